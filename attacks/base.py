@@ -1,0 +1,121 @@
+"""The contract of an attack, and the registry. Adding an attack is one file with one class:
+
+    @register("grey")
+    class Grey(Attack):
+        '''Guess a grey image, whatever was observed.'''
+
+        def reconstruct(self, observation, threat_model, model, *, seed):
+            images = torch.zeros(observation.batch_size, *observation.input_shape)
+            return Reconstruction(images=images, loss=math.nan)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from attacks.observation import Observation, ThreatModel
+from defenses.registry import Registry
+
+Progress = Callable[[int, int, float], None]
+"""Called now and then by a long attack with (iterations done, iterations at most, median attack loss now)."""
+
+
+class NotApplicable(Exception):
+    """This attack does not apply to this observation or threat model; the message says why, in one line."""
+
+
+@dataclass(kw_only=True)
+class Reconstruction:
+    """What an attack says a client's batch was.
+
+    Args:
+        images: (B, C, H, W) in the model's normalised units, in any order.
+        loss: the attack's own loss at these images: the only quantity anything is ever selected by. NaN if it has none.
+        labels: (B,) class indices, if the attack has an opinion.
+        noise: the estimated noise (B, ...) by stochastic layer, in the order of `images`, if it estimated any.
+        iterations: optimisation steps spent on this victim (on its best restart).
+        losses: the loss over the iterations, thinned, for plots.
+        details: JSON-able facts, e.g. the stage that answered or a confidence.
+    """
+
+    images: Tensor
+    loss: float
+    labels: Tensor | None = None
+    noise: Mapping[str, Tensor] | None = None
+    iterations: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Attack:
+    """Base of all attacks. Constructor parameters are keyword-only; they become the keys that a scenario may set.
+
+    Class attributes:
+        requires: what the threat model must grant, e.g. `{"labels": ("known", "inferred")}`.
+        given: what this attack is run with whatever the scenario grants, e.g. `{"noise": "known"}` for the oracle WIIG;
+            the result rows show it.
+        oracle: True if `given` holds something that no real server has.
+        floor: True for the null attacks, which stand in every comparison.
+    """
+
+    name: ClassVar[str] = ""
+    requires: ClassVar[Mapping[str, Sequence[str]]] = {}
+    given: ClassVar[Mapping[str, str]] = {}
+    oracle: ClassVar[bool] = False
+    floor: ClassVar[bool] = False
+
+    def check(self, threat_model: ThreatModel) -> None:
+        """Raise `NotApplicable` if the threat model does not grant what this attack requires."""
+        for aspect, accepted in self.requires.items():
+            value = getattr(threat_model, aspect)
+            if value not in accepted:
+                raise NotApplicable(f"needs {aspect} {' or '.join(accepted)}, but the threat model says {value}")
+
+    def reconstruct(
+        self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
+    ) -> Reconstruction:
+        """Attack one observation. Raises `NotApplicable`. Override this, or `run` for many victims at once."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        threat_model: ThreatModel,
+        model: nn.Module,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Reconstruction | NotApplicable]:
+        """Attack the clients of one round, who all received the same model; one answer each, in order.
+
+        `model` is the attacker's own copy, on the device and in the dtype to work in; its weights are replaced by the
+        observed state. A victim's answer does not depend on which other victims stand beside it.
+        """
+        results: list[Reconstruction | NotApplicable] = []
+        for observation in observations:
+            try:
+                self.check(threat_model)
+                results.append(self.reconstruct(observation, threat_model, model, seed=seed))
+            except NotApplicable as reason:
+                results.append(reason)
+        return results
+
+    def __call__(
+        self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int = 0
+    ) -> Reconstruction:
+        """Attack one observation; raises `NotApplicable`."""
+        [result] = self.run([observation], threat_model, model, seed=seed)
+        if isinstance(result, NotApplicable):
+            raise result
+        return result
+
+
+_registry: Registry[Attack] = Registry("attack", "attacks")
+register = _registry.register
+get = _registry.get
+names = _registry.names
+create = _registry.create

@@ -1,0 +1,94 @@
+"""What a server saw of one client in one round, and what it is assumed to know besides: the information barrier.
+
+An attack gets an `Observation`, the `ThreatModel` and a model of its own, and can reach nothing else. A field that the
+threat model does not grant is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModel:
+    """Who the adversary is and what it knows. Every result row carries all of these fields as `threat_<field>`."""
+
+    server: Literal["passive", "malicious"] = "passive"
+    aggregation: str = "individual"
+    """`individual`, or `sum_of_k`: the server sees only sums over k clients."""
+    labels: Literal["known", "inferred", "unknown"] = "known"
+    batch_size: Literal["known", "unknown"] = "known"
+    defense: Literal["known", "unknown"] = "unknown"
+    dropout_rate: Literal["known", "unknown"] = "known"
+    noise: Literal["known", "unknown"] = "unknown"
+    """`known`: the noise that the client drew (its dropout masks). An oracle: no real server has it."""
+    client_mode: Literal["train", "eval"] = "train"
+    batch_norm: Literal["none", "running", "batch"] = "none"
+    local_training: Literal["known", "unknown"] = "known"
+    normalisation: Literal["public", "client"] = "public"
+    auxiliary_data: Literal["none", "public"] = "none"
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def choices(cls) -> list[str]:
+        return [f.name for f in fields(cls)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """How a client computes its update: `steps` plain SGD steps of `batch_size` fresh examples each."""
+
+    steps: int = 1
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One client's reply in one round, as the server received it.
+
+    Args:
+        state: the global model that the server sent: parameters and buffers by name.
+        update: what came back, by parameter name, shapes as in `state`.
+        kind: `gradient` (of the mean loss over the batch), or `delta`: returned weights minus sent weights.
+        precision: the floating-point type that the update travelled in, e.g. `float32`. A float32 delta of a small step
+            has lost digits, and an attack's accuracy with them.
+        input_shape: (C, H, W) of one image.
+        classes: the number of classes.
+        mean, std: per channel; a model sees `(pixel - mean) / std` with pixels in [0, 1].
+        buffers: the buffers the client returned (batch-norm statistics), empty if none.
+        batch_size: images per local step, if granted.
+        local: the local training, if granted.
+        labels: (steps * batch_size,) int64 class indices, if granted.
+        noise: what each stochastic layer drew, (steps * batch_size, ...) by module path, if granted (an oracle).
+        public: (N, C, H, W) public images in normalised units, if granted.
+        defense: the client's defenses as `{"name": ..., **parameters}`, if granted.
+        round, client: where it was seen; they seed the attack's own randomness and nothing else.
+    """
+
+    state: Tensors
+    update: Tensors
+    kind: Literal["gradient", "delta"] = "gradient"
+    precision: str = "float32"
+    input_shape: tuple[int, int, int]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    buffers: Tensors = field(default_factory=dict)
+    batch_size: int | None = 1
+    local: LocalTraining | None = field(default_factory=LocalTraining)
+    labels: Tensor | None = None
+    noise: Tensors | None = None
+    public: Tensor | None = None
+    defense: tuple[Mapping[str, Any], ...] | None = None
+    round: int = 1
+    client: int = 0

@@ -1,0 +1,8 @@
+"""What a client, or an honest protocol, does against an adversarial server. Needs torch only.
+
+Opacus is imported inside the one function that uses it, so that this package loads on a machine that has none.
+"""
+
+from defenses.base import Accounting, Defense, compose, create, get, names
+
+__all__ = ["Accounting", "Defense", "compose", "create", "get", "names"]

@@ -1,0 +1,88 @@
+"""A registry of named classes that finds its members by walking a package, on first use.
+
+One file with one decorated class is all it takes to add a member: no list to edit, nothing imported before it is asked
+for. `attacks` and `defenses` each hold one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+class UnknownName(KeyError):
+    """A name that no member of the registry has; `nearest` is the closest one that exists, or None."""
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        self.kind, self.name, self.known = kind, name, known
+        close = difflib.get_close_matches(name, known, n=1)
+        self.nearest = close[0] if close else None
+        super().__init__(name)
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
+        return f"unknown {self.kind} {self.name!r}{hint} (known: {', '.join(self.known)})"
+
+
+class Registry(Generic[T]):
+    """Classes by name, discovered in `package` and its sub-packages the first time somebody asks."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._members: dict[str, type[T]] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator: `@register("clip")`. A second class of the same name is refused."""
+
+        def decorate(cls: C) -> C:
+            known = self._members.get(name)
+            if known is not None and known.__qualname__ != cls.__qualname__:
+                raise ValueError(f"{self.kind} {name!r} is already registered by {known.__module__}")
+            cls.name = name  # type: ignore[attr-defined]
+            self._members[name] = cls
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        self._discover()
+        return sorted(self._members)
+
+    def get(self, name: str) -> type[T]:
+        """The class called `name`; raises `UnknownName`."""
+        self._discover()
+        if name not in self._members:
+            raise UnknownName(self.kind, name, sorted(self._members))
+        return self._members[name]
+
+    def create(self, name: str, **params: Any) -> T:
+        return self.get(name)(**params)
+
+    def __iter__(self) -> Iterator[tuple[str, type[T]]]:
+        return iter((name, self._members[name]) for name in self.names())
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
+            importlib.import_module(module.name)
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The keyword parameters of a member's constructor, in order: what a user may set in a scenario."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    }

@@ -1,0 +1,49 @@
+"""Dropout (Srivastava et al., JMLR 2014) with its Bernoulli mask made explicit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from defenses.stochastic.layer import StochasticLayer
+
+
+class Dropout(StochasticLayer):
+    """Inverted dropout: `h * m / (1 - p)` with m drawn from Bernoulli(1 - p), elementwise.
+
+    Args:
+        p: the rate at which units are dropped, in [0, 1).
+
+    Shape:
+        x: (B, ...); noise: like x, entries 0 or 1 when drawn, in [0, 1] when relaxed.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout rate p = {p} is not in [0, 1)")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.p == 0 and self.noise is None:  # nothing random: nothing to draw, record or attack
+            return x
+        return super().forward(x)
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
+
+    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
+        return x * noise / (1 - self.p)
+
+    def relax(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def project(self, noise: Tensor) -> Tensor:
+        return noise.clamp(0, 1)
+
+    def penalty(self, noise: Tensor) -> Tensor:
+        """`|(1 - mean(m)) - p|`, the drop-rate prior of the Dropout Inversion Attack (Scheliga et al., AAAI 2023)."""
+        return ((1 - noise.mean()) - self.p).abs()
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
