@@ -1,0 +1,89 @@
+"""The results table: one row per reconstructed image, and what each column means.
+
+`results.parquet` has these columns in this order. A victim whose attack did not apply, or whose client or job failed, has
+a row as well, with `status` and `reason` and no scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import polars as pl
+
+from attacks import ThreatModel
+
+_TEXT, _INT, _REAL, _FLAG = pl.String, pl.Int64, pl.Float64, pl.Boolean
+
+SCHEMA: dict[str, type[pl.DataType]] = {
+    # which victim image
+    "run": _TEXT,
+    "scenario": _TEXT,
+    "cell": _TEXT,  # key of the federation that was run
+    "seed": _INT,
+    "round": _INT,
+    "client": _INT,
+    "sample": _INT,  # index in the client's batch(es) of that round
+    # what was trained
+    "dataset": _TEXT,
+    "model": _TEXT,
+    "model_params": _TEXT,  # JSON
+    "dropout": _REAL,  # the effective rate
+    "defense": _TEXT,  # the label; parts of a composition are joined by " + "
+    "defense_params": _TEXT,  # JSON list
+    "batch_size": _INT,
+    "local_steps": _INT,
+    # who attacked, and what was granted
+    "attack": _TEXT,
+    "attack_params": _TEXT,  # JSON
+    "details": _TEXT,  # JSON
+    "oracle": _FLAG,
+    **{f"threat_{field.name}": _TEXT for field in fields(ThreatModel)},
+    "status": _TEXT,  # ok | not_applicable | failed
+    "reason": _TEXT,
+    # the state of what was attacked
+    "model_state": _TEXT,  # init | round_k | pretrained
+    "victim_loss": _REAL,
+    "update_kind": _TEXT,
+    "update_precision": _TEXT,
+    # scores, in [0, 1] pixel space, after the optimal assignment to the originals
+    "mse": _REAL,
+    "psnr": _REAL,  # dB, at most 160
+    "ssim": _REAL,
+    "lpips": _REAL,
+    "leaked_ssim": _FLAG,  # ssim >= 0.6
+    "leaked_psnr": _FLAG,  # psnr > 19 dB
+    "bit_exact": _FLAG,  # equal after rounding to uint8
+    "label_correct": _FLAG,
+    "mask_accuracy": _REAL,
+    "mask_accuracy_layers": _TEXT,  # JSON: {layer: accuracy}
+    # the attack's own account
+    "attack_loss": _REAL,
+    "iterations": _INT,
+    "seconds": _REAL,  # the job's wall time divided by its victims
+    "device": _TEXT,
+    # the cost of the defense
+    "utility": _REAL,  # test accuracy of the utility training, in [0, 1]
+    "epsilon": _REAL,
+    "delta": _REAL,
+    "fedsim_version": _TEXT,
+    # where the pictures are
+    "job": _TEXT,
+    "picture": _INT,  # index into the job's stack of pictures
+}
+
+LEAKED_SSIM = 0.6
+LEAKED_PSNR = 19.0
+PSNR_CAP_ROW = 160.0
+PSNR_CAP_SUMMARY = 100.0
+
+
+def empty() -> pl.DataFrame:
+    return pl.DataFrame(schema=SCHEMA)
+
+
+def frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+    """Rows as a table; missing columns are null, an unknown column is an error."""
+    unknown = {key for row in rows for key in row} - SCHEMA.keys()
+    if unknown:
+        raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
+    return pl.DataFrame([{key: row.get(key) for key in SCHEMA} for row in rows], schema=SCHEMA, orient="row")
