@@ -1,0 +1,143 @@
+"""The adversary at the server: a wrapper around any Flower strategy that writes down what the server received."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedsim.federation.client import TRUTH
+from fedsim.random import seed_for
+from fedsim.truth import Truth, unpack
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One client's reply in one round: what the server sent, and what came back."""
+
+    round: int
+    client: int
+    sent: dict[str, Tensor]
+    received: dict[str, Tensor]
+    examples: int
+
+
+class Eavesdropper(Strategy):
+    """Record each reply before the inner strategy sees it, and hand on what that strategy expects.
+
+    Args:
+        strategy: any Flower strategy; it aggregates weights.
+        partition_of: the partition of each node.
+        share: `gradient` (FedSGD: the inner strategy is handed the weights that the gradient implies) or `weights`.
+        learning_rate: the local learning rate, for those implied weights.
+        parameters: the names of the parameters; every other array is a buffer.
+        seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
+        on_capture: called with each good reply, and with the truth if the client sent it; may refuse by returning False.
+        on_fault: called with (round, client, reason) for each client whose reply is unusable; such a reply goes no
+            further, since one NaN would spread to the global model.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        partition_of: dict[int, int],
+        share: str,
+        learning_rate: float,
+        parameters: frozenset[str],
+        seed: int,
+        on_capture: Callable[[Capture, Truth | None], None],
+        on_fault: Callable[[int, int, str], None],
+    ) -> None:
+        self.strategy = strategy
+        self._partition_of = partition_of
+        self._share = share
+        self._learning_rate = learning_rate
+        self._parameters = parameters
+        self._seed = seed
+        self._on_capture = on_capture
+        self._on_fault = on_fault
+        self._sent: dict[str, Tensor] = {}
+        self._asked: set[int] = set()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._sent = dict(arrays.to_torch_state_dict())
+        random.seed(seed_for(self._seed, "sampling", round=server_round))
+        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        self._asked = {self._partition_of[message.metadata.dst_node_id] for message in messages}
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        by_client = {self._partition_of[reply.metadata.src_node_id]: reply for reply in replies}
+        for client in sorted(self._asked - by_client.keys()):
+            self._on_fault(server_round, client, "no reply before the round's deadline")
+        usable: list[Message] = []
+        for client, reply in sorted(by_client.items()):
+            if reply.has_error():
+                self._on_fault(server_round, client, f"the client raised {_reason(reply)}")
+                continue
+            envelope = reply.content.pop(TRUTH, None)
+            fault = self._fault(reply)
+            if fault:
+                self._on_fault(server_round, client, fault)
+                continue
+            received = dict(reply.content.array_records["arrays"].to_torch_state_dict())
+            examples = int(reply.content.metric_records["metrics"]["num-examples"])  # type: ignore[arg-type]
+            truth = None if envelope is None else unpack(envelope["safetensors"])  # type: ignore[arg-type]
+            self._on_capture(Capture(server_round, client, self._sent, received, examples), truth)
+            if self._share == "gradient":
+                reply.content["arrays"] = ArrayRecord(self._implied_weights(received))
+            usable.append(reply)
+        arrays, metrics = self.strategy.aggregate_train(server_round, usable)
+        return self._restored(arrays), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.strategy.summary()
+
+    def _fault(self, reply: Message) -> str | None:
+        """Why a reply cannot be aggregated, or None."""
+        if "arrays" not in reply.content.array_records:
+            return "the reply holds no arrays"
+        received = reply.content.array_records["arrays"].to_torch_state_dict()
+        if received.keys() != self._sent.keys():
+            return "the reply's arrays are not those of the model"
+        for name, value in received.items():
+            if value.shape != self._sent[name].shape:
+                return f"{name} has shape {tuple(value.shape)}, not {tuple(self._sent[name].shape)}"
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                return f"{name} holds NaN or infinity"
+        return None
+
+    def _implied_weights(self, received: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: self._sent[name] - self._learning_rate * value if name in self._parameters else value
+            for name, value in received.items()
+        }
+
+    def _restored(self, arrays: ArrayRecord | None) -> ArrayRecord | None:
+        """The aggregate in the model's own dtypes: a weighted mean turns integers to floats, and float32 to float64."""
+        if arrays is None:
+            return None
+        return ArrayRecord({name: value.to(self._sent[name].dtype) for name, value in arrays.to_torch_state_dict().items()})
+
+
+def _reason(reply: Message) -> str:
+    return " ".join(str(reply.error.reason).split())[:300]

@@ -1,0 +1,87 @@
+"""A Flower grid that shows its nodes in the order of their partitions, and asks once more where no good reply came.
+
+Node ids are random. A strategy that samples from nodes in partition order, and gets its replies in that order, gives the
+same table for the same seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+
+class OrderedGrid(Grid):
+    """Wraps a grid; `partition_of` maps its node ids to partitions (the first query asks for it).
+
+    Args:
+        grid: Flower's own.
+        nodes: how many nodes to wait for.
+        deadline: seconds that one attempt of a round may take.
+    """
+
+    def __init__(self, grid: Grid, *, nodes: int, deadline: float) -> None:
+        self._grid = grid
+        self._deadline = deadline
+        self.partition_of: dict[int, int] = {}
+        while len(ids := list(grid.get_node_ids())) < nodes:
+            time.sleep(0.05)
+        queries = [
+            Message(RecordDict({"config": ConfigRecord()}), dst_node_id=node, message_type=MessageType.QUERY)
+            for node in ids
+        ]
+        for reply in grid.send_and_receive(queries, timeout=deadline):
+            if reply.has_error():
+                raise RuntimeError(f"a client could not be reached: {reply.error.reason}")
+            record = reply.content.metric_records["node"]
+            self.partition_of[reply.metadata.src_node_id] = int(record["partition"])  # type: ignore[arg-type]
+
+    def first(self, clients: int) -> OrderedGrid:
+        """The same grid restricted to the first `clients` partitions."""
+        view = object.__new__(OrderedGrid)
+        view._grid, view._deadline = self._grid, self._deadline
+        view.partition_of = {node: part for node, part in self.partition_of.items() if part < clients}
+        return view
+
+    def get_node_ids(self) -> list[int]:
+        return sorted(self.partition_of, key=self.partition_of.__getitem__)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send, wait until the deadline, ask once more where there was no reply or an error; replies by partition."""
+        deadline = self._deadline if timeout is None else min(timeout, self._deadline)
+        pending = {message.metadata.dst_node_id: message for message in messages}
+        replies: dict[int, Message] = {}
+        for _attempt in range(2):
+            if not pending:
+                break
+            again = {node: _copy(message) for node, message in pending.items()}
+            for reply in self._grid.send_and_receive(pending.values(), timeout=deadline):
+                node = reply.metadata.src_node_id
+                replies[node] = reply
+                if not reply.has_error():
+                    again.pop(node, None)
+            pending = again
+        return [replies[node] for node in self.get_node_ids() if node in replies]
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(message_ids)
+
+
+def _copy(message: Message) -> Message:
+    return Message(message.content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type)

@@ -1,0 +1,192 @@
+"""The Flower server of one cell: trains under the eavesdropper's ear, writes what was seen, seals what was true."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp.strategy import FedAvg, Strategy
+from torch import nn
+
+from attacks import LocalTraining, Observation
+from fedsim import observations, truth
+from fedsim.federation.eavesdropper import Capture, Eavesdropper
+from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.plan import Plan
+from fedsim.files import whole_directory, write_json
+from fedsim.models import effective_dropout
+from fedsim.truth import Truth
+
+PUBLIC_IMAGES = 256
+
+
+def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path) -> None:
+    """Train one cell and leave its directory at `target`, whole or not at all.
+
+    The directory holds what `fedsim.observations` and `fedsim.truth` describe, and `cell.json`: the work, the test
+    accuracy after each round, the utility, the privacy spent, and the clients that failed with their reasons.
+    """
+    plan = Plan(work)
+    with whole_directory(target) as directory:
+        recorder = Recorder(plan, directory)
+        accuracies = _train(grid, plan, recorder)
+        summary = {
+            "work": work,
+            "accuracy": accuracies,
+            "dropout": effective_dropout(plan.defense().on_model(plan.model())),
+            "faults": recorder.faults,
+            **_utility(grid, plan),
+        }
+        _save_public(plan, directory)
+        write_json(directory / "cell.json", summary)
+
+
+class Recorder:
+    """Writes the captures of the attacked clients, and remembers the faults."""
+
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        self.plan = plan
+        self.directory = directory
+        self.faults: list[dict[str, Any]] = []
+        self._parameters = {name for name, _ in plan.model().named_parameters()}
+        self._taken: dict[int, int] = {}
+
+    def capture(self, seen: Capture, envelope: Truth | None) -> None:
+        if envelope is None or not self._take(seen.round):
+            return
+        plan, dataset, local = self.plan, self.plan.dataset, self.plan.local
+        update = {name: value for name, value in seen.received.items() if name in self._parameters}
+        if local["share"] == "weights":
+            update = {name: value - seen.sent[name] for name, value in update.items()}
+        buffers = {name: value for name, value in seen.received.items() if name not in self._parameters}
+        observation = Observation(
+            state=seen.sent,
+            update=update,
+            kind="gradient" if local["share"] == "gradient" else "delta",
+            precision=str(plan.dtype).removeprefix("torch."),
+            input_shape=dataset.input_shape,
+            classes=len(dataset.classes),
+            mean=dataset.mean,
+            std=dataset.std,
+            buffers=buffers,
+            batch_size=local["batch_size"],
+            local=LocalTraining(steps=local["steps"], learning_rate=local["learning_rate"]),
+            labels=envelope.labels,
+            noise=envelope.noise,
+            defense=tuple(plan.work["defense"]),
+            round=seen.round,
+            client=seen.client,
+        )
+        derived = {"client_mode": local["mode"], "batch_norm": "running" if buffers else "none"}
+        observations.save(self.directory, observation, model=plan.work["model"], derived=derived)
+        truth.seal(self.directory, seen.round, seen.client, envelope)
+
+    def fault(self, round: int, client: int, reason: str) -> None:
+        if self._take(round):
+            self.faults.append({"round": round, "client": client, "reason": reason})
+
+    def _take(self, round: int) -> bool:
+        """True for the first clients of an attacked round, in partition order: these are the victims."""
+        if not self.plan.attacked(round) or self._taken.get(round, 0) >= self.plan.work["victims"]["clients"]:
+            return False
+        self._taken[round] = self._taken.get(round, 0) + 1
+        return True
+
+
+def _strategy(plan: Plan) -> Strategy:
+    per_round = plan.federation["clients_per_round"]
+    return FedAvg(
+        fraction_train=per_round / plan.federation["clients"],
+        fraction_evaluate=0.0,
+        min_train_nodes=per_round,
+        min_evaluate_nodes=0,
+        min_available_nodes=plan.federation["clients"],
+    )
+
+
+def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder) -> list[float | None]:
+    """Run the rounds of a plan; returns the test accuracy before the first round and after each."""
+    model = plan.model()
+    view = grid.first(plan.federation["clients"])
+    strategy = Eavesdropper(
+        _strategy(plan),
+        partition_of=view.partition_of,
+        share=plan.local["share"],
+        learning_rate=plan.local["learning_rate"],
+        parameters=frozenset(name for name, _ in model.named_parameters()),
+        seed=plan.seed,
+        on_capture=recorder.capture,
+        on_fault=recorder.fault,
+    )
+    accuracies: list[float | None] = []
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        model.load_state_dict(arrays.to_torch_state_dict())
+        accuracies.append(accuracy(model, plan))
+        return None
+
+    strategy.start(
+        view,
+        ArrayRecord(model.state_dict()),
+        num_rounds=plan.federation["rounds"],
+        train_config=ConfigRecord({"work": json.dumps(plan.work)}),
+        evaluate_fn=evaluate,
+    )
+    return accuracies
+
+
+def _utility(grid: OrderedGrid, plan: Plan) -> dict[str, Any]:
+    """The final accuracy of the unattacked training that the `utility` block asks for, and the privacy spent.
+
+    Without such a block, the utility is null and the privacy is that of the attacked rounds.
+    """
+    spent, utility = plan, None
+    if plan.work["utility"] is not None:
+        block = plan.work["utility"]
+        work = copy.deepcopy(plan.work)
+        work["federation"]["rounds"] = block["rounds"]
+        work["federation"]["local"] |= block["local"]
+        if work["federation"]["local"]["steps"] > 1:
+            work["federation"]["local"]["share"] = "weights"
+        work["victims"] = {"rounds": [], "clients": 0}
+        spent = Plan(work)
+        utility = _train(grid, spent, Recorder(spent, Path()))[-1]
+    accounting = plan.defense().accounting(
+        steps=spent.federation["rounds"] * spent.local["steps"],
+        batch_size=spent.local["batch_size"],
+        examples=min(len(part) for part in plan.partition()),
+    )
+    return {
+        "utility": utility,
+        "epsilon": accounting.epsilon if accounting else None,
+        "delta": accounting.delta if accounting else None,
+        "accounting_note": accounting.note if accounting else "",
+    }
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, plan: Plan) -> float | None:
+    """Top-1 accuracy on the data set's test part, in evaluation mode; None if it has no test part."""
+    dataset = plan.dataset
+    if len(dataset.test_labels) == 0:
+        return None
+    model.eval()
+    correct = 0
+    for pixels, labels in zip(dataset.test_images.split(250), dataset.test_labels.split(250), strict=True):
+        scores = model(dataset.normalise(pixels).to(plan.dtype))
+        correct += int((scores.argmax(1) == labels).sum())
+    share = correct / len(dataset.test_labels)
+    return share if math.isfinite(share) else None
+
+
+def _save_public(plan: Plan, directory: Path) -> None:
+    """Public images come from the test part, which no client holds."""
+    images = plan.dataset.test_images
+    if len(images):
+        chosen = torch.linspace(0, len(images) - 1, min(PUBLIC_IMAGES, len(images))).long()
+        observations.save_public(directory, plan.dataset.normalise(images[chosen]))

@@ -1,0 +1,86 @@
+"""The simulation process: runs the pending cells of a run directory on Flower, attached to a Ray that already runs.
+
+    python -P -m fedsim.federation.simulate ORDER.json
+
+It is a process of its own because Flower's Ray backend shuts its Ray connection down when a simulation ends, which would
+take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, and Ray's address. Cells of equal
+size and resources share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from fedsim.federation.client import app as client_app
+from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.server import run_cell
+from fedsim.files import read_json, write_json
+
+DEADLINE = 900.0
+"""Seconds that one attempt of a round may take before its missing clients are asked once more."""
+
+
+def simulate(order: dict[str, Any]) -> None:
+    """Run all cells of an order, grouped by what one simulation can serve."""
+
+    def group_of(cell: dict[str, Any]) -> tuple[int, float, float]:
+        federation = cell["work"]["federation"]
+        return federation["clients"], federation["resources"]["cpus"], federation["resources"]["gpus"]
+
+    for (clients, cpus, gpus), cells in itertools.groupby(sorted(order["cells"], key=group_of), key=group_of):
+        run_simulation(
+            server_app=_server_app(list(cells), clients),
+            client_app=client_app,
+            num_supernodes=clients,
+            backend_config={
+                "init_args": {"address": order["address"], "log_to_driver": False, "logging_level": "ERROR"},
+                "client_resources": {"num_cpus": cpus, "num_gpus": gpus},
+            },
+        )
+
+
+def _server_app(cells: list[dict[str, Any]], clients: int) -> ServerApp:
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        ordered = OrderedGrid(grid, nodes=clients, deadline=DEADLINE)
+        for cell in cells:
+            target = Path(cell["target"])
+            try:
+                run_cell(ordered, cell["work"], target)
+            except Exception as error:  # one cell's fault costs its own rows only
+                traceback.print_exc()
+                write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})
+
+    return app
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _die_with_parent() -> None:
+    """A killed parent must not leave a simulation behind (Linux; elsewhere the parent's own clean-up has to do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    _die_with_parent()
+    torch.set_num_threads(1)
+    simulate(read_json(Path(sys.argv[1])))

@@ -1,0 +1,136 @@
+"""What the server saw, on disk; and the grants that a threat model may add to it.
+
+    cells/<key>/observations/round_1.state.safetensors      the global model that was sent
+                             round_1_client_0.safetensors   the update that came back
+                             round_1_client_0.json          everything else the server knows
+    cells/<key>/grants/round_1_client_0.labels.safetensors  loaded only where the threat model grants it
+                       round_1_client_0.noise.safetensors
+                       public.safetensors
+
+`load` is the only reader, and it returns exactly what the threat model allows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks import LocalTraining, Observation, ThreatModel
+from fedsim.files import read_json, read_tensors, write_json, write_tensors
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One observation and what goes with it: how to build the attacker's model, and what follows from the federation.
+
+    Args:
+        model: the specification for `fedsim.models.build`; without a dropout rate if that is not granted.
+        derived: fields of the threat model that the federation decides, e.g. `client_mode`.
+    """
+
+    observation: Observation
+    model: dict[str, Any]
+    derived: dict[str, str]
+
+
+def name_of(round: int, client: int) -> str:
+    return f"round_{round}_client_{client}"
+
+
+def save(cell: Path, observation: Observation, *, model: Mapping[str, Any], derived: Mapping[str, str]) -> None:
+    """Write one observation (with every field set) under a cell's directory, grants apart."""
+    name = name_of(observation.round, observation.client)
+    state = cell / "observations" / f"round_{observation.round}.state.safetensors"
+    if not state.exists():
+        write_tensors(state, observation.state)
+    tensors = {f"update.{key}": value for key, value in observation.update.items()}
+    tensors |= {f"buffer.{key}": value for key, value in observation.buffers.items()}
+    write_tensors(cell / "observations" / f"{name}.safetensors", tensors)
+    if observation.labels is not None:
+        write_tensors(cell / "grants" / f"{name}.labels.safetensors", {"labels": observation.labels})
+    if observation.noise is not None:
+        write_tensors(cell / "grants" / f"{name}.noise.safetensors", observation.noise)
+    plain = ("kind", "precision", "input_shape", "classes", "mean", "std", "batch_size", "defense", "round", "client")
+    record = {field: getattr(observation, field) for field in plain}
+    record["local"] = dataclasses.asdict(observation.local) if observation.local else None
+    write_json(
+        cell / "observations" / f"{name}.json",
+        {"observation": record, "model": dict(model), "derived": dict(derived)},
+    )
+
+
+def save_public(cell: Path, images: Tensor) -> None:
+    """Public images (N, C, H, W) in normalised units: auxiliary data that a threat model may grant."""
+    write_tensors(cell / "grants" / "public.safetensors", {"public": images})
+
+
+def listed(cell: Path) -> list[tuple[int, int]]:
+    """The (round, client) pairs that were observed in a cell, in order."""
+    found = [read_json(path)["observation"] for path in (cell / "observations").glob("*.json")]
+    return sorted((record["round"], record["client"]) for record in found)
+
+
+def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen:
+    """One observation as `threat_model` allows it to be seen: what is not granted is None, or left out."""
+    name = name_of(round, client)
+    record = read_json(cell / "observations" / f"{name}.json")
+    fields = dict(record["observation"])
+    tensors = read_tensors(cell / "observations" / f"{name}.safetensors")
+    granted: dict[str, Any] = {
+        "batch_size": fields["batch_size"] if threat_model.batch_size == "known" else None,
+        "local": LocalTraining(**fields["local"]) if threat_model.local_training == "known" else None,
+        "defense": tuple(fields["defense"] or ()) if threat_model.defense == "known" else None,
+        "labels": None,
+        "noise": None,
+        "public": None,
+    }
+    if threat_model.labels == "known":
+        granted["labels"] = read_tensors(cell / "grants" / f"{name}.labels.safetensors")["labels"]
+    if threat_model.noise == "known":
+        path = cell / "grants" / f"{name}.noise.safetensors"
+        granted["noise"] = read_tensors(path) if path.exists() else {}
+    if threat_model.auxiliary_data == "public":
+        path = cell / "grants" / "public.safetensors"
+        granted["public"] = read_tensors(path)["public"] if path.exists() else None
+    model = dict(record["model"])
+    if threat_model.dropout_rate == "unknown":
+        model["dropout"] = 0.0
+    observation = Observation(
+        state=read_tensors(cell / "observations" / f"round_{round}.state.safetensors"),
+        update={key.removeprefix("update."): value for key, value in tensors.items() if key.startswith("update.")},
+        buffers={key.removeprefix("buffer."): value for key, value in tensors.items() if key.startswith("buffer.")},
+        kind=fields["kind"],
+        precision=fields["precision"],
+        input_shape=tuple(fields["input_shape"]),
+        classes=fields["classes"],
+        mean=tuple(fields["mean"]),
+        std=tuple(fields["std"]),
+        round=fields["round"],
+        client=fields["client"],
+        **granted,
+    )
+    return Seen(observation=observation, model=model, derived=record["derived"])
+
+
+def to(observation: Observation, device: torch.device, dtype: torch.dtype) -> Observation:
+    """The same observation with its floating-point tensors on a device and in a dtype."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+
+    changes: dict[str, Any] = {}
+    for field in ("state", "update", "buffers", "noise"):
+        tensors = getattr(observation, field)
+        if tensors is not None:
+            changes[field] = {key: move(value) for key, value in tensors.items()}
+    for field in ("labels", "public"):
+        tensor = getattr(observation, field)
+        if tensor is not None:
+            changes[field] = move(tensor)
+    return dataclasses.replace(observation, **changes)
