@@ -79,10 +79,12 @@ class Eavesdropper(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         by_client = {self._partition_of[reply.metadata.src_node_id]: reply for reply in replies}
-        for client in sorted(self._asked - by_client.keys()):
-            self._on_fault(server_round, client, "no reply before the round's deadline")
         usable: list[Message] = []
-        for client, reply in sorted(by_client.items()):
+        for client in sorted(self._asked | by_client.keys()):
+            reply = by_client.get(client)
+            if reply is None:
+                self._on_fault(server_round, client, "no reply before the round's deadline")
+                continue
             if reply.has_error():
                 self._on_fault(server_round, client, f"the client raised {_reason(reply)}")
                 continue

@@ -1,0 +1,63 @@
+"""One Ray for the whole run: the simulation attaches to it, then the attack jobs use it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedsim.errors import BadInput
+from fedsim.paths import USER_PATH
+
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+OBJECT_STORE_BYTES = 300_000_000
+"""Flower's messages pass through it; models up to a few hundred MB spill to disk, which is slow but works."""
+
+
+@contextmanager
+def cluster(address: str | None = None) -> Iterator[str]:
+    """Start a Ray, or attach to the one at `address`; yields its address. A Ray that we started ends with the block.
+
+    Ray's workers put the driver's working directory first on their path, where a user's own `attacks` folder would take
+    the place of ours. So Ray is started from an empty directory, and the user's directory comes last (`fedsim.paths`).
+    """
+    os.environ.update(_QUIET)
+    os.environ.setdefault(USER_PATH, os.getcwd())
+    import ray  # after the environment is set, which Ray reads on import
+
+    home = os.getcwd()
+    variables = {**_QUIET, USER_PATH: os.environ[USER_PATH]}
+    with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
+        os.chdir(neutral)
+        try:
+            if address is None:
+                ray.init(
+                    address="local",
+                    num_cpus=os.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                )
+            else:
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": variables},
+                )
+        except ConnectionError as error:
+            raise BadInput(f"--ray-address {address}: no Ray cluster answers there ({error})") from None
+        finally:
+            os.chdir(home)
+        try:
+            yield ray.get_runtime_context().gcs_address
+        finally:
+            ray.shutdown()

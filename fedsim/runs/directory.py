@@ -1,0 +1,108 @@
+"""The run directory: who it belongs to, and where everything lies.
+
+    fedsim-run.json     our marker: the scenario's name, the present scenario, how it was started
+    cells/<key>/        what was trained, seen and sealed       (fedsim.federation)
+    jobs/<key>/         what an attack answered                 (fedsim.runs.attack)
+    scores/<key>/       its rows and pictures                   (fedsim.scoring)
+    results.parquet     the table of the present scenario
+    simulation.log      the output of Flower and Ray
+
+Keys are content hashes of all that the content depends on, fedsim's version included; every folder appears whole, by a
+rename. So a killed run goes on where it was, and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fedsim.errors import BadInput
+from fedsim.files import read_json, write_json
+
+MARKER = "fedsim-run.json"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    path: Path
+
+    def cell(self, key: str) -> Path:
+        return self.path / "cells" / key
+
+    def cell_error(self, key: str) -> Path:
+        return self.path / "cells" / f"{key}.error.json"
+
+    def job(self, key: str) -> Path:
+        return self.path / "jobs" / key
+
+    def progress(self, key: str) -> Path:
+        return self.path / "jobs" / f"{key}.progress.json"
+
+    def score(self, key: str) -> Path:
+        return self.path / "scores" / key
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.parquet"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "simulation.log"
+
+    def marker(self) -> dict[str, Any]:
+        """The marker's content; raises BadInput where there is no run."""
+        try:
+            return read_json(self.path / MARKER)
+        except FileNotFoundError:
+            raise BadInput(f"{self.path}: not a fedsim run (no {MARKER} in it)") from None
+        except ValueError:
+            raise BadInput(f"{self.path / MARKER}: damaged; it should be the JSON that `fedsim run` wrote") from None
+
+
+def check_owner(path: Path, name: str) -> None:
+    """Refuse a directory that is not ours, or that belongs to a scenario of another name. Writes nothing."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise BadInput(f"{path}: is a file; --out takes a directory")
+    if not (path / MARKER).exists():
+        if any(path.iterdir()):
+            raise BadInput(f"{path}: is not empty and not a fedsim run; --out takes a new directory or an earlier run")
+        return
+    owner = RunDirectory(path).marker().get("name")
+    if owner != name:
+        raise BadInput(f"{path}: belongs to the scenario {owner!r}, not {name!r}; choose another --out")
+
+
+@contextmanager
+def claimed(path: Path, marker: dict[str, Any], *, fresh: bool) -> Iterator[RunDirectory]:
+    """The run directory, held by a lock for the length of the block.
+
+    Args:
+        marker: what to write into the marker; its `name` is checked against the directory's owner first.
+        fresh: delete what an earlier run left.
+    """
+    check_owner(path, marker["name"])
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(f"{path}: another fedsim is running here; wait for it, or choose another --out") from None
+    try:
+        if fresh:
+            shutil.rmtree(path)
+            path.mkdir()
+        for folder in ("cells", "jobs", "scores"):
+            for leftover in (path / folder).glob(".tmp-*"):
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
+        write_json(path / MARKER, marker)
+        yield RunDirectory(path)
+    finally:
+        lock.release()

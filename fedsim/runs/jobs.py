@@ -1,0 +1,75 @@
+"""From a scenario to its work: the cells to train, and the attack jobs on what each cell's server saw."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import attacks
+from defenses.registry import parameters
+from fedsim import observations
+from fedsim.files import key_of
+from fedsim.random import seed_for
+from fedsim.runs.directory import RunDirectory
+from fedsim.scenario import Cell, Scenario
+from fedsim.version import __version__
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """One attack on some clients of one round of one cell: the unit that is run, kept and scored.
+
+    `spec` is JSON and holds all that the answer depends on; `key` is its hash.
+    """
+
+    cell: str
+    spec: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.spec)
+
+
+def cell_key(cell: Cell) -> str:
+    return key_of({"work": cell.work(), "version": __version__})
+
+
+def attack_specs(scenario: Scenario) -> list[dict[str, Any]]:
+    """The scenario's attacks with every parameter filled in, and the null attacks, which stand in every comparison."""
+    named = [_filled(spec) for spec in scenario.attack_specs()]
+    present = {spec["name"] for spec in named}
+    floors = [{"name": name} for name, attack in attacks.base._registry if attack.floor and name not in present]
+    return [*named, *(_filled(spec) for spec in floors)]
+
+
+def _filled(spec: dict[str, Any]) -> dict[str, Any]:
+    accepted = parameters(attacks.get(spec["name"]))
+    defaults = {key: p.default for key, p in accepted.items() if p.default is not inspect.Parameter.empty}
+    return {**defaults, **spec}
+
+
+def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:
+    """The attack jobs on a cell that has been trained."""
+    key = cell_key(cell)
+    by_round: dict[int, list[int]] = {}
+    for round, client in observations.listed(directory.cell(key)):
+        by_round.setdefault(round, []).append(client)
+    chunk = cell.scenario.engine.chunk
+    for spec in attack_specs(cell.scenario):
+        for round, clients in by_round.items():
+            for start in range(0, len(clients), chunk):
+                yield AttackJob(
+                    key,
+                    {
+                        "cell": key,
+                        "round": round,
+                        "clients": clients[start : start + chunk],
+                        "attack": spec,
+                        "threat_model": cell.scenario.grants(),
+                        "engine": cell.scenario.engine.model_dump(),
+                        "seed": seed_for(cell.seed, "attack"),
+                        "version": __version__,
+                    },
+                )

@@ -1,0 +1,112 @@
+"""The results table of a scenario, put together from the scores of its jobs and the faults of its cells."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from fedsim import table
+from fedsim.files import key_of, read_json, write_bytes
+from fedsim.runs.attack import threat_model_of
+from fedsim.runs.attacking import error_file
+from fedsim.runs.directory import RunDirectory
+from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, jobs_of
+from fedsim.scenario import Cell, Scenario
+from fedsim.version import __version__
+
+
+def score_key(job: AttackJob, scenario: Scenario) -> str:
+    return key_of({"job": job.key, "metrics": list(scenario.metrics), "version": __version__})
+
+
+def assemble(directory: RunDirectory, scenario: Scenario) -> pl.DataFrame:
+    """Every row of the present scenario. Equal work was done once; it has its rows under each label that names it."""
+    parts = [table.empty()]
+    for cell in scenario.cells():
+        parts += [part.with_columns(_labels(directory, scenario, cell)) for part in _parts(directory, cell)]
+    return pl.concat(parts)
+
+
+def write(directory: RunDirectory, results: pl.DataFrame) -> None:
+    buffer = io.BytesIO()
+    results.write_parquet(buffer)
+    write_bytes(directory.results, buffer.getvalue())
+
+
+def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
+    key = cell_key(cell)
+    if not directory.cell(key).exists():
+        error = directory.cell_error(key)
+        if error.exists():
+            victims = cell.work()["victims"]
+            reason = f"the federation failed: {read_json(error)['reason']}"
+            faults = [(r, c, reason) for r in victims["rounds"] for c in range(victims["clients"])]
+            yield table.frame(list(_failed(cell, faults)))
+        return
+    faults = [(f["round"], f["client"], f["reason"]) for f in read_json(directory.cell(key) / "cell.json")["faults"]]
+    yield table.frame(list(_failed(cell, faults)))
+    for job in jobs_of(directory, cell):
+        score = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
+        error = error_file(directory, job)
+        if score.exists():
+            yield pl.read_parquet(score)
+        elif error.exists():
+            faults = [(job.spec["round"], client, read_json(error)["reason"]) for client in job.spec["clients"]]
+            yield table.frame(list(_failed(cell, faults, [job.spec["attack"]])))
+
+
+def _failed(
+    cell: Cell, faults: list[tuple[int, int, str]], specs: list[dict[str, Any]] | None = None
+) -> Iterator[dict[str, object]]:
+    local = cell.work()["federation"]["local"]
+    for spec in specs or attack_specs(cell.scenario):
+        threat = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec}).as_dict()
+        for round, client, reason in faults:
+            for sample in range(local["steps"] * local["batch_size"]):
+                yield {
+                    "round": round,
+                    "client": client,
+                    "sample": sample,
+                    "attack": spec["name"],
+                    "attack_params": json.dumps({k: v for k, v in spec.items() if k != "name"}, sort_keys=True),
+                    **{f"threat_{aspect}": value for aspect, value in threat.items()},
+                    "status": "failed",
+                    "reason": reason,
+                }
+
+
+def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.Expr]:
+    """The columns that a label decides, as literals."""
+    import attacks
+
+    key = cell_key(cell)
+    summary_file = directory.cell(key) / "cell.json"
+    summary = read_json(summary_file) if summary_file.exists() else {}
+    work = cell.work()
+    model = dict(work["model"])
+    local = work["federation"]["local"]
+    columns = {
+        "run": directory.path.name,
+        "scenario": scenario.name,
+        "cell": key,
+        "seed": cell.seed,
+        "dataset": work["data"]["name"],
+        "model": model.get("name") or model["factory"],
+        "model_params": json.dumps({k: v for k, v in model.items() if k not in ("name", "factory")}, sort_keys=True),
+        "dropout": summary.get("dropout", model.get("dropout")),
+        "defense": cell.defense_label,
+        "defense_params": json.dumps(list(cell.defense), sort_keys=True),
+        "batch_size": local["batch_size"],
+        "local_steps": local["steps"],
+        "utility": summary.get("utility"),
+        "epsilon": summary.get("epsilon"),
+        "delta": summary.get("delta"),
+        "fedsim_version": __version__,
+    }
+    oracles = [name for name in attacks.names() if attacks.get(name).oracle]
+    literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
+    return [*literals, pl.col("attack").is_in(oracles).alias("oracle")]

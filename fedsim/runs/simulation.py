@@ -1,0 +1,60 @@
+"""Start the simulation process for the pending cells, and watch it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedsim.files import write_json
+from fedsim.paths import USER_PATH
+from fedsim.runs.directory import RunDirectory
+
+POLL_SECONDS = 0.2
+
+
+def simulate(
+    directory: RunDirectory, works: dict[str, dict[str, Any]], *, address: str, on_done: Callable[[int], None]
+) -> None:
+    """Train the cells `{key: work}` in one child process attached to the Ray at `address`.
+
+    Afterwards each cell has its directory, or an error file with the reason. `on_done` is called with the number of
+    finished cells as it grows.
+    """
+    for key in works:
+        directory.cell_error(key).unlink(missing_ok=True)
+    cells = [{"key": key, "work": work, "target": str(directory.cell(key).absolute())} for key, work in works.items()]
+    with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
+        order = Path(neutral) / "order.json"
+        write_json(order, {"address": address, "cells": cells})
+        with directory.log.open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fedsim.federation.simulate", str(order)],
+                cwd=neutral,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", USER_PATH: os.environ.get(USER_PATH, os.getcwd())},
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
+            try:
+                while child.poll() is None:
+                    on_done(_finished(directory, works))
+                    time.sleep(POLL_SECONDS)
+            finally:
+                child.kill()
+                child.wait()
+    on_done(_finished(directory, works))
+    for key in works:
+        if not directory.cell(key).exists() and not directory.cell_error(key).exists():
+            reason = f"the simulation ended with exit code {child.returncode}; see {directory.log.name}"
+            write_json(directory.cell_error(key), {"reason": reason})
+
+
+def _finished(directory: RunDirectory, keys: dict[str, Any]) -> int:
+    return sum(directory.cell(key).exists() or directory.cell_error(key).exists() for key in keys)

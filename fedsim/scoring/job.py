@@ -1,0 +1,96 @@
+"""Score one attack job: open the envelopes of its victims, match, measure, keep the pictures.
+
+    scores/<key>/rows.parquet    one row per victim image, the columns that do not depend on a scenario's labels
+                 pictures.npz    `original` and `reconstruction`, uint8 (N, H, W, C), matched to each other
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim import table
+from fedsim.files import read_json, read_tensors, whole_directory, write_bytes
+from fedsim.observations import name_of
+from fedsim.scoring.score import score_victim
+from fedsim.truth import Truth, open_envelope
+
+
+def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequence[str]) -> None:
+    """Score the answers under `job` against the truth under `cell`; leave rows and pictures at `target`."""
+    account = read_json(job / "job.json")
+    answers = job / "reconstructions.safetensors"
+    tensors = read_tensors(answers) if answers.exists() else {}
+    rows: list[dict[str, object]] = []
+    originals: list[Tensor] = []
+    reconstructions: list[Tensor] = []
+    for client, outcome in account["clients"].items():
+        round = account["spec"]["round"]
+        truth = open_envelope(cell, round, int(client))
+        common = _common(account, outcome, truth, key, round, int(client))
+        if outcome["status"] != "ok":
+            rows += [{**common, "sample": sample} for sample in range(len(truth.labels))]
+            continue
+        own = {name.removeprefix(f"{client}."): v for name, v in tensors.items() if name.startswith(f"{client}.")}
+        seen = read_json(cell / "observations" / f"{name_of(round, int(client))}.json")["observation"]
+        scored = score_victim(
+            original=truth.images,
+            reconstruction=own["images"],
+            mean=seen["mean"],
+            std=seen["std"],
+            true_labels=truth.labels,
+            labels=own.get("labels"),
+            true_noise=truth.noise,
+            noise={n.removeprefix("noise."): v for n, v in own.items() if n.startswith("noise.")} or None,
+            metrics=metrics,
+        )
+        for sample, scores in enumerate(scored.rows):
+            rows.append({**common, **scores, "sample": sample, "picture": len(rows_with_picture(rows))})
+        originals.append(truth.images)
+        reconstructions.append(scored.reconstructions)
+    with whole_directory(target) as directory:
+        table.frame(rows).write_parquet(directory / "rows.parquet")
+        if originals:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, original=_stack(originals), reconstruction=_stack(reconstructions))
+            write_bytes(directory / "pictures.npz", buffer.getvalue())
+
+
+def rows_with_picture(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [row for row in rows if row.get("picture") is not None]
+
+
+def _common(
+    account: dict[str, Any], outcome: dict[str, Any], truth: Truth, key: str, round: int, client: int
+) -> dict[str, object]:
+    spec = account["spec"]["attack"]
+    return {
+        "round": round,
+        "client": client,
+        "attack": spec["name"],
+        "attack_params": json.dumps({name: value for name, value in spec.items() if name != "name"}, sort_keys=True),
+        "details": json.dumps(outcome.get("details", {}), sort_keys=True),
+        **{f"threat_{aspect}": value for aspect, value in account["threat_model"].items()},
+        "status": outcome["status"],
+        "reason": outcome.get("reason"),
+        "model_state": "init" if round == 1 else f"round_{round - 1}",
+        "victim_loss": truth.loss if np.isfinite(truth.loss) else None,
+        "update_kind": account["observed"]["kind"],
+        "update_precision": account["observed"]["precision"],
+        "attack_loss": outcome.get("loss"),
+        "iterations": outcome.get("iterations"),
+        "seconds": account["seconds"],
+        "device": account["device"],
+        "job": key,
+    }
+
+
+def _stack(images: list[Tensor]) -> np.ndarray:
+    return torch.cat(images).permute(0, 2, 3, 1).contiguous().numpy()
