@@ -1,0 +1,47 @@
+"""A simulator of privacy attacks on federated learning.
+
+    import fedsim
+
+    run = fedsim.run("scenarios/quickstart.yaml")
+    run.results           # a polars data frame, one row per reconstructed image
+    run.leaderboard()     # attacks ranked, per model and defense
+    run.report()          # writes report.html and returns its path
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attacks
+import defenses
+from fedsim.version import __version__
+
+if TYPE_CHECKING:
+    from fedsim.api import Run, run
+
+__all__ = ["Run", "__version__", "run"]
+
+
+def _check_neighbours() -> None:
+    """`attacks` and `defenses` are common folder names: a user's own must not silently take the place of ours."""
+    home = Path(__file__).resolve().parent.parent
+    for package in (attacks, defenses):
+        found = Path(package.__file__ or "").resolve().parent
+        if found.parent != home:
+            raise ImportError(
+                f"fedsim: a folder named {package.__name__!r} at {found.parent} hides fedsim's own package; "
+                "rename it, or start Python from another directory"
+            )
+
+
+_check_neighbours()
+
+
+def __getattr__(name: str) -> Any:
+    """`run` and `Run` are loaded when they are asked for: `import fedsim` stays light."""
+    if name in ("run", "Run"):
+        from fedsim import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
