@@ -1,0 +1,88 @@
+"""What a scenario can name, as tables: read from the registries, so that a new file shows up by itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+
+from rich.table import Table
+
+import attacks
+import defenses
+from defenses.registry import parameters
+from fedsim.errors import BadInput
+
+
+def catalogue(kind: str) -> Table:
+    """The members of one kind: attacks, defenses, models, datasets, metrics or scenarios."""
+    if kind not in _KINDS:
+        raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
+    table = Table("name", "parameters", "what it is", title=kind, title_justify="left", show_lines=False)
+    for row in _KINDS[kind]():
+        table.add_row(*row)
+    return table
+
+
+Row = tuple[str, str, str]
+
+
+def _members(registry: object, names: Iterable[str], get: Callable[[str], type]) -> Iterable[Row]:
+    for name in names:
+        cls = get(name)
+        shown = [_shown(p) for p in parameters(cls).values()]
+        oracle = " (oracle)" if getattr(cls, "oracle", False) else ""
+        yield name, ", ".join(shown), _first_line(cls) + oracle
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default}"
+
+
+def _first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").split("\n", 1)[0]
+
+
+def _attacks() -> Iterable[Row]:
+    return _members(attacks, attacks.names(), attacks.get)
+
+
+def _defenses() -> Iterable[Row]:
+    return _members(defenses, defenses.names(), defenses.get)
+
+
+def _models() -> Iterable[Row]:
+    from fedsim import models
+
+    for name in models.names():
+        yield name, ", ".join(_shown(p) for p in models.parameters(name).values()), _first_line(models.get(name))
+
+
+def _datasets() -> Iterable[Row]:
+    from fedsim import data
+
+    for name, description in data.describe().items():
+        yield name, "", description
+
+
+def _metrics() -> Iterable[Row]:
+    from fedsim.scoring.metrics import METRICS
+
+    for name, metric in METRICS.items():
+        yield name, "", _first_line(metric) if callable(metric) else str(metric)
+
+
+def _scenarios() -> Iterable[Row]:
+    from fedsim.scenario import bundled, load
+
+    for name in bundled():
+        yield name, "", load(name).description
+
+
+_KINDS: dict[str, Callable[[], Iterable[Row]]] = {
+    "attacks": _attacks,
+    "defenses": _defenses,
+    "models": _models,
+    "datasets": _datasets,
+    "metrics": _metrics,
+    "scenarios": _scenarios,
+}
