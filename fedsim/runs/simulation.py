@@ -52,9 +52,14 @@ def simulate(
     on_done(_finished(directory, works))
     for key in works:
         if not directory.cell(key).exists() and not directory.cell_error(key).exists():
-            reason = f"the simulation ended with exit code {child.returncode}; see {directory.log.name}"
+            reason = f"the simulation ended with exit code {child.returncode} ({_last_line(directory.log)}); see {directory.log}"
             write_json(directory.cell_error(key), {"reason": reason})
 
 
 def _finished(directory: RunDirectory, keys: dict[str, Any]) -> int:
     return sum(directory.cell(key).exists() or directory.cell_error(key).exists() for key in keys)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no output"

@@ -1,0 +1,128 @@
+"""What a run would do and how long it might take: `fedsim run --dry-run`.
+
+The time of an attack is measured, not guessed: each distinct pair of model and attack runs a few iterations on made-up
+victims in this process. Its budget of iterations is an upper bound, since attacks stop when they have converged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+import attacks
+from attacks import NotApplicable, Observation, ThreatModel
+from defenses.stochastic import record
+from fedsim import models
+from fedsim.federation.plan import Plan
+from fedsim.runs.attack import threat_model_of
+from fedsim.runs.directory import RunDirectory
+from fedsim.runs.jobs import attack_specs, cell_key
+from fedsim.scenario import Cell, Scenario
+
+START_SECONDS = 15.0
+"""Ray and the first actors (measured: 12 to 16 s on 2 cores)."""
+CELL_SECONDS = 2.0
+"""One small cell in a simulation that runs already; large models take longer."""
+PROBES = (10, 40)
+
+
+def plan_table(scenario: Scenario, out: Path) -> Group:
+    """The cells with their jobs, and the total: what is done already, what is to do, how long at most."""
+    directory = RunDirectory(out)
+    table = Table("cell", "model", "data", "defense", "seed", "jobs", "attacks at most", title=scenario.name)
+    seconds, jobs, trained, seen = 0.0, 0, 0, set()
+    costs: dict[str, float] = {}
+    for cell in scenario.cells():
+        key = cell_key(cell)
+        work, rounds = cell.work(), len(cell.scenario.victims.rounds)
+        victims = cell.scenario.victims.clients
+        chunks = rounds * math.ceil(victims / cell.scenario.engine.chunk)
+        specs = attack_specs(cell.scenario)
+        state = "shared" if key in seen else "trained" if directory.cell(key).exists() else "new"
+        cost = 0.0
+        if state != "shared":
+            cost = sum(_cost(cell, spec, costs) for spec in specs) * rounds
+            jobs += chunks * len(specs)
+            seconds += cost
+            trained += state == "new"
+        seen.add(key)
+        name = work["model"].get("name") or work["model"]["factory"]
+        row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
+        table.add_row(*row, str(chunks * len(specs)) if state != "shared" else "-", _duration(cost) if cost else "-")
+    total = START_SECONDS + CELL_SECONDS * trained + seconds / max(1, os.cpu_count() or 1)
+    text = f"{trained} cells to train, {jobs} attack jobs; at most about {_duration(total)} (attacks stop when they converge)"
+    return Group(table, Text(text))
+
+
+def _cost(cell: Cell, spec: dict[str, Any], known: dict[str, float]) -> float:
+    """Seconds of one job on all victims of a round, measured on made-up victims."""
+    work = cell.work()
+    probe = {"model": work["model"], "data": work["data"], "attack": spec, "local": work["federation"]["local"]}
+    key = json.dumps([probe, cell.scenario.victims.clients, cell.scenario.grants()], sort_keys=True)
+    if key not in known:
+        known[key] = _measure(cell, spec)
+    return known[key]
+
+
+def _measure(cell: Cell, spec: dict[str, Any]) -> float:
+    iterations = spec.get("iterations")
+    if iterations is None:
+        return 0.1
+    few, more = (_timed(cell, {**spec, "iterations": min(count, iterations)}) for count in PROBES)
+    per_iteration = max(0.0, more - few) / (PROBES[1] - PROBES[0])
+    return few + per_iteration * iterations
+
+
+def _timed(cell: Cell, spec: dict[str, Any]) -> float:
+    observations, threat_model, model = _made_up(cell, spec)
+    attack = attacks.create(spec["name"], **{key: value for key, value in spec.items() if key != "name"})
+    started = time.perf_counter()
+    answers = attack.run(observations, threat_model, model, seed=0)
+    return 0.0 if isinstance(answers[0], NotApplicable) else time.perf_counter() - started
+
+
+def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], ThreatModel, torch.nn.Module]:
+    plan = Plan(cell.work())
+    dataset, local = plan.dataset, plan.local
+    model = plan.model().float()
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    count = local["steps"] * local["batch_size"]
+    images = torch.randn(count, *dataset.input_shape)
+    with record(model) as drawn:
+        for batch in images.split(local["batch_size"]):
+            model(batch)
+    threat_model = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec})
+    victims = [
+        Observation(
+            state=state,
+            update={name: torch.randn_like(value) for name, value in model.named_parameters()},
+            input_shape=dataset.input_shape,
+            classes=len(dataset.classes),
+            mean=dataset.mean,
+            std=dataset.std,
+            batch_size=local["batch_size"],
+            local=attacks.LocalTraining(steps=local["steps"], learning_rate=local["learning_rate"]),
+            kind="gradient" if local["share"] == "gradient" else "delta",
+            labels=torch.zeros(count, dtype=torch.int64),
+            noise={path: torch.cat(draws) for path, draws in drawn.items() if draws},
+            client=client,
+        )
+        for client in range(min(cell.scenario.victims.clients, cell.scenario.engine.chunk))
+    ]
+    attacker = models.build(cell.work()["model"], input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0)
+    return victims, threat_model, attacker
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

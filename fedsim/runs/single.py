@@ -1,0 +1,107 @@
+"""Attack what a server recorded, outside any run: `fedsim attack OBSERVATIONS --attack NAME`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+import attacks
+from attacks import ThreatModel
+from defenses.registry import UnknownName, parameters
+from fedsim import observations
+from fedsim.errors import BadInput
+from fedsim.files import read_json, read_tensors, write_bytes
+from fedsim.random import seed_for
+from fedsim.runs.attack import attack
+
+
+def attack_recorded(cell: Path, name: str, overrides: Sequence[str], target: Path) -> list[Path]:
+    """Attack every observation under a cell's directory with the grants of a passive server that knows the labels.
+
+    Args:
+        cell: a folder that holds `observations/` (and `grants/`), as a run's `cells/<key>` does.
+        name: the attack.
+        overrides: its parameters, as `key=value`.
+        target: where the answers go: `<target>/round_r/` with the tensors, the account and one PNG per image.
+
+    Returns:
+        the PNG files.
+
+    Raises:
+        BadInput: no observations, no such attack, or a parameter it has not.
+    """
+    found = observations.listed(cell) if (cell / "observations").is_dir() else []
+    if not found:
+        raise BadInput(f"{cell}: holds no observations; give a run's cells/<key> directory")
+    spec = {"name": name, **_parameters(name, overrides)}
+    written: list[Path] = []
+    for round in sorted({round for round, _ in found}):
+        clients = [client for own, client in found if own == round]
+        answer = target / f"round_{round}"
+        engine = {"device": "auto", "dtype": "float32", "chunk": len(clients), "compile": "auto"}
+        grants = {key: value for key, value in ThreatModel().as_dict().items()}
+        job: dict[str, Any] = {
+            "attack": spec,
+            "round": round,
+            "clients": clients,
+            "threat_model": grants,
+            "engine": engine,
+            "seed": seed_for(0, "attack"),
+        }
+        attack(cell, answer, job)
+        written += _draw(cell, answer, round)
+    return written
+
+
+def _parameters(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    try:
+        accepted = parameters(attacks.get(name))
+    except UnknownName as error:
+        raise BadInput(f"--attack: {error}") from None
+    values: dict[str, Any] = {}
+    for override in overrides:
+        key, found, value = override.partition("=")
+        if not found or key not in accepted:
+            raise BadInput(f"--set {override}: takes key=value with a key of {name}: {', '.join(accepted) or 'none'}")
+        try:
+            values[key] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise BadInput(f"--set {override}: {value!r} is not a YAML value") from None
+    try:
+        attacks.create(name, **values)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"--attack {name}: {error}") from None
+    return values
+
+
+def _draw(cell: Path, answer: Path, round: int) -> list[Path]:
+    path = answer / "reconstructions.safetensors"
+    if not path.exists():
+        reasons = {outcome["reason"] for outcome in read_json(answer / "job.json")["clients"].values()}
+        raise BadInput(f"{cell}: the attack does not apply: {'; '.join(sorted(reasons))}")
+    written = []
+    for key, images in read_tensors(path).items():
+        client, _, part = key.partition(".")
+        if part == "images":
+            seen = read_json(cell / "observations" / f"{observations.name_of(round, int(client))}.json")["observation"]
+            for index, image in enumerate(_pixels(images, seen["mean"], seen["std"])):
+                target = answer / f"client_{client}_image_{index}.png"
+                buffer = io.BytesIO()
+                Image.fromarray(image).save(buffer, format="PNG")
+                write_bytes(target, buffer.getvalue())
+                written.append(target)
+    return written
+
+
+def _pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    scale, shift = torch.tensor(std).view(-1, 1, 1), torch.tensor(mean).view(-1, 1, 1)
+    pixels = ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
