@@ -1,0 +1,209 @@
+"""Ghost matching: the matching loss from activations and deltas alone, victims as one ordinary minibatch.
+
+All victims of a round received the same weights, so N problems of B examples are one minibatch of N * B. A zero-valued tap
+on every parametric layer's output yields each example's back-propagated delta in one backward pass. With `G = delta^T a`
+
+    <G, G*> = sum(delta * (a G*^T))        |G|^2 = sum((delta delta^T) * (a a^T))
+
+so that no parameter gradient is ever formed where it is larger than its factors (the norms' trick is that of fast
+per-example clipping: Goodfellow 2015; Bu et al., mixed ghost clipping, NeurIPS 2022). An observed update is itself a sum
+of B outer products, hence of low rank unless somebody added noise: then it is used as its factors too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from attacks.evaluators.base import Evaluator
+from attacks.evaluators.rules import Outer, Unfit, rule_for
+from attacks.unknowns import Guess, noise_of
+
+Calls = dict[str, list[tuple[Tensor, Tensor]]]
+
+
+class Ghost(Evaluator):
+    """Never forms a large parameter gradient. For gradients of one step, models whose every parametric layer has a rule.
+
+    Args:
+        model: the attacker's copy; its weights are what the clients received.
+        observed: the observed gradients by parameter name, (N, *shape); parameters that are not in it are not matched.
+        example: any guess of the N problems; it shows how many rows each layer sees.
+
+    Raises:
+        Unfit: a parameter whose layer has no rule, a layer called twice or never.
+    """
+
+    def __init__(self, model: nn.Module, observed: Mapping[str, Tensor], example: Guess) -> None:
+        self._model = model
+        parameters = dict(model.named_parameters())
+        self._names = [name for name in parameters if name in observed]
+        self._bare: dict[str, Tensor] = {}
+        self._layers: dict[str, nn.Module] = {}
+        for name in self._names:
+            path, _, _ = name.rpartition(".")
+            layer = model.get_submodule(path)
+            if rule_for(layer) is not None:
+                self._layers[path] = layer
+            elif parameters[name].dim() > 1 and len(parameters[name]) == 1:
+                self._bare[name] = parameters[name]
+            else:
+                raise Unfit(f"no rule for {name} of {type(layer).__name__}")
+        parts = self._gradients(example)
+        self._targets = [_target(parts[name], observed[name]) for name in self._names]
+        self.observed = torch.stack([observed[n].flatten(1).square().sum(1).double() for n in self._names], dim=1)
+
+    def __call__(self, guess: Guess) -> tuple[Tensor, Tensor]:
+        parts = self._gradients(guess)
+        pairs = [target(parts[name]) for name, target in zip(self._names, self._targets)]
+        inner, simulated = zip(*pairs)
+        return torch.stack(inner, dim=1).double(), torch.stack(simulated, dim=1).double()
+
+    def keep(self, problems: Tensor) -> None:
+        for target in self._targets:
+            target.keep(problems)
+        self.observed = self.observed[problems]
+
+    def _gradients(self, guess: Guess) -> dict[str, Tensor | Outer]:
+        """Every observed parameter's simulated gradient per problem, large ones as factors."""
+        images, labels = guess["images"], guess["labels"]
+        problems, batch = images.shape[:2]
+        bare_taps = {
+            name: value.new_zeros(problems * batch, *value.shape[1:]).requires_grad_()
+            for name, value in self._bare.items()
+        }
+        substituted = {name: self._bare[name] + tap for name, tap in bare_taps.items()}
+        substituted |= {f"{path}.noise": noise.flatten(0, 1) for path, noise in noise_of(guess).items()}
+        with torch.enable_grad(), _taps(self._layers) as calls:
+            logits = functional_call(self._model, substituted, (images.flatten(0, 1),))
+            loss = F.cross_entropy(logits, labels.flatten(0, 1), reduction="sum") / batch
+            for path, layer_calls in calls.items():
+                if len(layer_calls) != 1:
+                    raise Unfit(f"{path} is called {len(layer_calls)} times in one forward pass")
+            taps = [tap for [(_, tap)] in calls.values()] + list(bare_taps.values())
+            deltas = torch.autograd.grad(loss, taps, create_graph=True, materialize_grads=True)
+        parts: dict[str, Tensor | Outer] = {}
+        for (path, [(inputs, _)]), delta in zip(calls.items(), deltas):
+            layer = self._layers[path]
+            rule = rule_for(layer)
+            assert rule is not None
+            prefix = f"{path}." if path else ""
+            parts |= {prefix + own: part for own, part in rule(layer, inputs, delta, problems).items()}
+        for name, delta in zip(bare_taps, deltas[len(calls) :]):
+            parts[name] = delta.unflatten(0, (problems, batch)).sum(1, keepdim=self._bare[name].dim() == delta.dim())
+        return parts
+
+
+@contextmanager
+def _taps(layers: Mapping[str, nn.Module]) -> Iterator[Calls]:
+    """While open, each call of a layer records its input and adds a zero-valued tap to its output."""
+    calls: Calls = {path: [] for path in layers}
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def add_tap(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            tap = torch.zeros_like(output, requires_grad=True)
+            calls[path].append((inputs[0], tap))
+            return output + tap
+
+        return add_tap
+
+    handles = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Target:
+    """One parameter's observed gradient, in the form that makes comparing it cheapest. Calls give (N,) and (N,)."""
+
+    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def keep(self, problems: Tensor) -> None:
+        for name, value in vars(self).items():
+            setattr(self, name, value[problems])
+
+
+class _Formed(_Target):
+    """A small parameter: its simulated gradient is formed."""
+
+    def __init__(self, observed: Tensor) -> None:
+        self.observed = observed.flatten(1)
+
+    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
+        formed = (part.formed() if isinstance(part, Outer) else part).flatten(1)
+        return (formed * self.observed).sum(1), formed.square().sum(1)
+
+
+class _Dense(_Target):
+    """A large weight whose observed gradient has full rank."""
+
+    def __init__(self, observed: Tensor) -> None:
+        self.observed = observed
+
+    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
+        assert isinstance(part, Outer)
+        inner = (part.left * (part.right @ self.observed.transpose(1, 2))).sum((1, 2))
+        return inner, _gram_norm(part)
+
+
+class _Factored(_Target):
+    """A large weight whose observed gradient is `left right^T`. left: (N, out, r); right: (N, in, r)."""
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        self.left, self.right = left, right
+
+    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
+        assert isinstance(part, Outer)
+        inner = ((part.left @ self.left) * (part.right @ self.right)).sum((1, 2))
+        return inner, _gram_norm(part)
+
+
+def _gram_norm(part: Outer) -> Tensor:
+    if part.left.shape[1] == 1:
+        return part.left.square().sum((1, 2)) * part.right.square().sum((1, 2))
+    return ((part.left @ part.left.transpose(1, 2)) * (part.right @ part.right.transpose(1, 2))).sum((1, 2))
+
+
+def _target(part: Tensor | Outer, observed: Tensor) -> _Target:
+    """The cheapest way to compare this parameter's gradient: formed, or by its factors."""
+    if not isinstance(part, Outer):
+        return _Formed(observed)
+    problems, rows, out = part.left.shape
+    width = part.right.shape[2]
+    if rows * (out + width) >= out * width:
+        return _Formed(observed)
+    matrix = observed.reshape(problems, out, width)
+    factors = low_rank(matrix, rows)
+    if factors is None or factors[0].shape[2] * (out + width) >= out * width:
+        return _Dense(matrix)
+    return _Factored(*factors)
+
+
+def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
+    """Factors left (N, out, r) and right (N, in, r), r <= rank, with `left right^T = matrix`; None if it has more rank.
+
+    A randomised range finder (Halko, Martinsson and Tropp, SIAM Review 2011), accepted only if what it leaves out is
+    rounding error.
+    """
+    _, out, width = matrix.shape
+    exact = matrix.double()
+    columns = min(rank + 8, out, width)
+    probe = torch.randn(width, columns, generator=torch.Generator().manual_seed(0)).to(exact)
+    basis, _ = torch.linalg.qr(exact @ probe)
+    small = basis.transpose(1, 2) @ exact
+    left, values, right = torch.linalg.svd(small, full_matrices=False)
+    rounding = torch.finfo(matrix.dtype).eps
+    kept = int((values > rounding * values[:, :1]).sum(1).max().clamp(max=rank, min=1))
+    left, right = basis @ left[..., :kept] * values[:, None, :kept], right[:, :kept].transpose(1, 2)
+    residual = (exact - left @ right.transpose(1, 2)).flatten(1).norm(dim=1)
+    if (residual > 32 * rounding * exact.flatten(1).norm(dim=1)).any():
+        return None
+    return left.to(matrix), right.contiguous().to(matrix)

@@ -1,0 +1,241 @@
+"""Base of the attacks that optimise: what the observations of a round become before, and after, the engine has run.
+
+A subclass states its composition; its fields are the keys that a scenario may set:
+
+    @register("my_attack")
+    @dataclass(kw_only=True, eq=False)
+    class MyAttack(IterativeAttack):
+        sharpness: float = 1.0
+
+        def compose(self, setting):
+            return Composition(unknowns=[Images(setting)], objective=Cosine(), priors=[...])
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, NotApplicable, Progress, Reconstruction
+from attacks.engine import Composition, Schedule, Solution, Watch, solve
+from attacks.evaluators import choose
+from attacks.labels import infer_labels
+from attacks.observation import Observation, ThreatModel
+from attacks.seeds import generator_for
+from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of
+from attacks.updates import attacker_copy, check_update, examples, observed_gradient
+
+
+@dataclass(kw_only=True, eq=False)
+class IterativeAttack(Attack):
+    """Gradient matching by the engine, from several random starts.
+
+    Args:
+        iterations: at most this many.
+        restarts: random starts per victim; the one with the lowest attack loss is the answer.
+        learning_rate: of Adam; it falls by 10 after `plateau` iterations without improvement.
+        total_variation: weight of the smoothness prior.
+        tolerance: a total loss below it stops.
+        plateau, patience: iterations without improvement until the learning rate falls, and until the victim is given up.
+    """
+
+    requires: ClassVar = {"labels": ("known", "inferred"), "batch_size": ("known",), "aggregation": ("individual",)}
+
+    iterations: int = 20_000
+    restarts: int = 1
+    learning_rate: float = 0.1
+    total_variation: float = 1e-5
+    tolerance: float = 1e-5
+    plateau: int = 800
+    patience: int = 4_000
+
+    watch: ClassVar[Watch | None] = None
+    """Set on an instance to measure what happens inside; it cannot change anything."""
+
+    def __post_init__(self) -> None:
+        for key in ("iterations", "restarts", "plateau", "patience"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{self.name}: {key} = {value!r} is not a whole number of at least 1")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"{self.name}: learning_rate = {self.learning_rate!r} is not a positive number")
+        for key in ("total_variation", "tolerance"):
+            if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
+                raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is not a number of at least 0")
+
+    @abstractmethod
+    def compose(self, setting: Setting) -> Composition:
+        """The attack: unknowns + objective + priors."""
+
+    def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:
+        """What this attack substitutes for the stochastic layers' draws, (B, ...) by module path: nothing."""
+        return {}
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        threat_model: ThreatModel,
+        model: nn.Module,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Reconstruction | NotApplicable]:
+        results: dict[int, Reconstruction | NotApplicable] = {}
+        groups: list[list[_Victim]] = []
+        for index, observation in enumerate(observations):
+            try:
+                self.check(threat_model)
+                victim = _Victim.of(index, observation, threat_model, model)
+            except NotApplicable as reason:
+                results[index] = reason
+                continue
+            group = next((group for group in groups if group[0].like(victim)), None)
+            if group is None:
+                groups.append([victim])
+            else:
+                group.append(victim)
+        for group in groups:
+            results |= self._attack(group, threat_model, model, seed, progress)
+        return [results[index] for index in range(len(observations))]
+
+    def _attack(
+        self, group: list[_Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
+    ) -> dict[int, Reconstruction | NotApplicable]:
+        """All victims of a group and all their restarts, at once."""
+        results: dict[int, Reconstruction | NotApplicable] = {}
+        try:
+            setting = _setting(group[0], threat_model, model)
+            composition = self.compose(setting)
+        except NotApplicable as reason:
+            return {victim.index: reason for victim in group}
+        known: list[dict[str, Tensor]] = []
+        attacked: list[_Victim] = []
+        for victim in group:
+            try:
+                noise = self.known_noise(victim.observation, setting)
+            except NotApplicable as reason:
+                results[victim.index] = reason
+                continue
+            known.append({"labels": victim.labels} | {NOISE + path: value for path, value in noise.items()})
+            attacked.append(victim)
+        if not attacked:
+            return results
+
+        like = next(setting.model.parameters())
+        starts = [
+            _start(composition, seed, victim.observation, restart)
+            for victim in attacked
+            for restart in range(self.restarts)
+        ]
+        start = _stack(starts, like)
+        repeated = _stack([one for one in known for _ in range(self.restarts)], like)
+        observed = _stack([victim.update for victim in attacked for _ in range(self.restarts)], like)
+        first = attacked[0]
+        solution = solve(
+            composition,
+            choose(setting.model, observed, {**repeated, **start}, local=first.observation.local, kind=first.kind),
+            start,
+            repeated,
+            Schedule(
+                iterations=self.iterations,
+                learning_rate=self.learning_rate,
+                plateau=self.plateau,
+                patience=self.patience,
+                tolerance=self.tolerance,
+            ),
+            progress=progress,
+            watch=self.watch,
+        )
+        best = solution.loss.view(len(attacked), self.restarts).argmin(dim=1)
+        for number, victim in enumerate(attacked):
+            results[victim.index] = _answer(solution, number * self.restarts + int(best[number]), victim)
+        return results
+
+
+@dataclass(frozen=True)
+class _Victim:
+    """One observation as the engine needs it: its labels found, a one-step delta turned into its gradient."""
+
+    index: int
+    observation: Observation
+    images: int
+    labels: Tensor
+    update: Mapping[str, Tensor]
+    kind: Literal["gradient", "delta"]
+
+    @classmethod
+    def of(cls, index: int, observation: Observation, threat_model: ThreatModel, model: nn.Module) -> _Victim:
+        images = examples(observation)
+        check_update(observation, model)
+        found = observed_gradient(observation)
+        if threat_model.labels == "inferred":
+            if found is None:
+                raise NotApplicable("labels cannot be inferred from several local steps")
+            labels = infer_labels(model, found, batch_size=images, classes=observation.classes)
+        elif observation.labels is None:
+            raise NotApplicable("the observation holds no labels")
+        elif len(observation.labels) != images:
+            raise NotApplicable(f"the observation holds {len(observation.labels)} labels for {images} images")
+        else:
+            labels = observation.labels
+        if found is None:
+            return cls(index, observation, images, labels, observation.update, "delta")
+        return cls(index, observation, images, labels, found, "gradient")
+
+    def like(self, other: _Victim) -> bool:
+        """Whether both received the same model and computed the same thing with it, so that they can run together."""
+        mine, theirs = self.observation, other.observation
+        return (
+            (self.images, self.kind, self.update.keys()) == (other.images, other.kind, other.update.keys())
+            and (self.kind == "gradient" or mine.local == theirs.local)
+            and (mine.input_shape, mine.mean, mine.std) == (theirs.input_shape, theirs.mean, theirs.std)
+            and mine.state.keys() == theirs.state.keys()
+            and all(v is theirs.state[n] or torch.equal(v, theirs.state[n]) for n, v in mine.state.items())
+        )
+
+
+def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Setting:
+    observation = victim.observation
+    twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
+    trains = threat_model.client_mode == "train"
+    return Setting(
+        model=twin,
+        images=victim.images,
+        input_shape=observation.input_shape,
+        mean=observation.mean,
+        std=observation.std,
+        noise_inputs=noise_inputs(twin, victim.images, observation.input_shape) if trains else {},
+    )
+
+
+def _start(composition: Composition, seed: int, observation: Observation, restart: int) -> dict[str, Tensor]:
+    def draw(purpose: str) -> torch.Generator:
+        return generator_for(seed, purpose, round=observation.round, client=observation.client, restart=restart)
+
+    return {name: value for unknown in composition.unknowns for name, value in unknown.start(draw).items()}
+
+
+def _stack(problems: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
+    """Tensors of N problems as (N, ...), on the device to work on; real numbers in its dtype."""
+    stacked = {name: torch.stack([problem[name] for problem in problems]).to(like.device) for name in problems[0]}
+    return {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in stacked.items()}
+
+
+def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction | NotApplicable:
+    if not solution.loss[problem].isfinite():
+        return NotApplicable("the matching loss is not finite: the simulated update is zero or not a number")
+    guess = {name: value[problem].cpu() for name, value in solution.guess.items()}
+    return Reconstruction(
+        images=guess["images"],
+        loss=solution.loss[problem].item(),
+        labels=victim.labels,
+        noise=noise_of(guess) or None,
+        iterations=int(solution.iterations[problem]),
+        losses=solution.curves[problem],
+    )

@@ -1,0 +1,46 @@
+"""The Dropout Inversion Attack (DIA): Scheliga, Mäder, Seeland, *Dropout is NOT all you need to prevent gradient leakage*,
+AAAI 2023 (arXiv 2208.06163)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from attacks.base import register
+from attacks.engine import Composition
+from attacks.iterative import IterativeAttack
+from attacks.objectives import Cosine
+from attacks.priors import DropRate, TotalVariation
+from attacks.unknowns import Images, Noise, Setting
+
+
+@register("dropout_inversion")
+@dataclass(kw_only=True, eq=False)
+class DropoutInversion(IterativeAttack):
+    """Inverting Gradients with the client's masks m as a further unknown, relaxed to [0, 1]:
+
+        min_{x, m}  1 - cos(g(x, m), g*) + total_variation * TV(x) + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
+
+    Any stochastic layer will do, not only dropout: it says how its noise is relaxed, projected and penalised. Where the
+    client's model draws nothing this is Inverting Gradients.
+
+    Args:
+        drop_rate: weight of the drop-rate prior.
+    """
+
+    requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
+
+    drop_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
+            raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
+
+    def compose(self, setting: Setting) -> Composition:
+        return Composition(
+            unknowns=[Images(setting), Noise(setting)],
+            objective=Cosine(),
+            priors=[TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.model)],
+        )

@@ -1,0 +1,49 @@
+"""Well-Informed Inverting Gradients (WIIG), the oracle of the dropout-inversion paper (Scheliga et al., AAAI 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attacks.base import NotApplicable, register
+from attacks.engine import Composition
+from attacks.iterative import IterativeAttack
+from attacks.objectives import Cosine
+from attacks.observation import Observation
+from attacks.priors import TotalVariation
+from attacks.unknowns import Images, Setting
+
+
+@register("well_informed")
+@dataclass(kw_only=True, eq=False)
+class WellInformed(IterativeAttack):
+    """Inverting Gradients with the masks m* that the client drew:
+
+        min_x  1 - cos(g(x, m*), g*) + total_variation * TV(x)
+
+    No real server has them. It shows how much of the difficulty is not knowing the masks; it is no bound, since the Dropout
+    Inversion Attack may end lower at the same stopping threshold.
+    """
+
+    requires: ClassVar = {**IterativeAttack.requires, "noise": ("known",)}
+    given: ClassVar = {"noise": "known"}
+    oracle: ClassVar = True
+
+    def compose(self, setting: Setting) -> Composition:
+        return Composition(
+            unknowns=[Images(setting)],
+            objective=Cosine(),
+            priors=[TotalVariation(self.total_variation)],
+        )
+
+    def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:
+        drawn = observation.noise or {}
+        if missing := setting.noise_inputs.keys() - drawn.keys():
+            raise NotApplicable(f"the observation holds no noise of {', '.join(sorted(missing))}")
+        for path in setting.noise_inputs:
+            if len(drawn[path]) != setting.images:
+                raise NotApplicable(f"the noise of {path} is of {len(drawn[path])} images, not {setting.images}")
+        return {path: drawn[path] for path in setting.noise_inputs}

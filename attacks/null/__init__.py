@@ -1,0 +1,1 @@
+"""The floor of every comparison: answers that never look at the update."""

@@ -1,0 +1,32 @@
+"""How a simulated update is compared with the observed one.
+
+Both are reduced to three numbers per parameter tensor, summed in float64: their inner product and their squared norms. So
+one definition serves every evaluator, whether it forms parameter gradients or not.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Objective(Protocol):
+    """Per-problem losses (N,) from per-parameter scalars (N, L)."""
+
+    def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
+        """From `<g, g*>`, `|g|^2` and `|g*|^2`, each (N, L) float64: the loss of each problem (N,)."""
+
+
+class Cosine:
+    """`1 - cos(g, g*)` of all parameters concatenated (Geiping et al., NeurIPS 2020)."""
+
+    def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
+        return 1 - inner.sum(1) / (simulated.sum(1) * observed.sum(1)).sqrt()
+
+
+class Euclidean:
+    """`|g - g*|^2` (Zhu et al., Deep Leakage from Gradients, NeurIPS 2019)."""
+
+    def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
+        return (simulated - 2 * inner + observed).sum(1)

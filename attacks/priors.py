@@ -1,0 +1,58 @@
+"""What an attacker believes about a batch before it looks at the update: penalties added to the matching loss.
+
+A prior maps a guess (see `attacks.unknowns`) of N problems to N penalties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from attacks.unknowns import Guess, noise_of
+from defenses.stochastic import StochasticLayer, stochastic_layers
+
+
+class Prior(Protocol):
+    """Penalties (N,) of N problems' guesses."""
+
+    def __call__(self, guess: Guess) -> Tensor:
+        """The penalty of each problem (N,), weight included."""
+
+
+@dataclass(frozen=True)
+class TotalVariation:
+    """Images are smooth: the mean absolute difference of neighbouring pixels, down and across.
+
+    Shape:
+        guess["images"]: (N, B, C, H, W).
+    """
+
+    weight: float
+
+    def __call__(self, guess: Guess) -> Tensor:
+        images = guess["images"]
+        down, across = images.diff(dim=-2), images.diff(dim=-1)
+        per_problem = sum(d.abs().flatten(1).mean(1) for d in (down, across) if d.numel())
+        return self.weight * (per_problem + images.new_zeros(len(images)))
+
+
+class DropRate:
+    """As many units are dropped as the rate says: each stochastic layer's own `penalty` of its noise, summed.
+
+    For dropout that is `|(1 - mean(m)) - p|` (Scheliga et al., AAAI 2023).
+    """
+
+    def __init__(self, weight: float, model: nn.Module) -> None:
+        self.weight = weight
+        self.layers: Mapping[str, StochasticLayer] = stochastic_layers(model)
+
+    def __call__(self, guess: Guess) -> Tensor:
+        penalties = [vmap(self.layers[path].penalty)(noise) for path, noise in noise_of(guess).items()]
+        if not penalties:
+            return guess["images"].new_zeros(len(guess["images"]))
+        return self.weight * torch.stack(penalties).sum(0)

@@ -1,0 +1,197 @@
+"""The client's computation as a function: one gradient, or several local steps, differentiable in everything.
+
+An attack is only as good as its simulation of the client: same loss reduction, same mode, same buffers. Everything here
+is a pure function of tensors, so that `torch.func` can differentiate it and `vmap` can run it for many clients at once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+from torch.nn import functional as F
+
+from attacks.base import NotApplicable
+from attacks.observation import LocalTraining, Observation
+from defenses.stochastic import Inexplicit, convert, set_stochastic, stochastic_layers
+
+Tensors = Mapping[str, Tensor]
+
+
+def attacker_copy(model: nn.Module, state: Tensors, *, client_mode: Literal["train", "eval"] = "train") -> nn.Module:
+    """A copy of the model that computes what the client computes, without drawing anything.
+
+    In train mode its stochastic layers pass their input through unless a noise is substituted, and batch norm uses the
+    statistics of the batch it sees (it tracks none: a running average cannot be updated under `vmap`). In eval mode batch
+    norm uses the observed running statistics. Parameters do not require gradients: attacks differentiate functionally.
+
+    Raises:
+        ValueError: the state does not fit the model.
+        NotApplicable: the model is random in a way that no noise can be substituted for.
+    """
+    try:
+        twin = convert(copy.deepcopy(model))
+    except Inexplicit as reason:
+        raise NotApplicable(str(reason)) from reason
+    load_state(twin, state)
+    twin.requires_grad_(False)
+    twin.train(client_mode == "train")
+    set_stochastic(twin, False)
+    if client_mode == "train":
+        for module in twin.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+    return twin
+
+
+def load_state(model: nn.Module, state: Tensors) -> None:
+    """Put the observed global state into a model; ValueError names what does not fit."""
+    own = model.state_dict()
+    for what, names in (("lacks", own.keys() - state.keys()), ("has, unlike the model,", state.keys() - own.keys())):
+        if names:
+            raise ValueError(f"the observed state {what} {', '.join(sorted(names))}")
+    for name, value in own.items():
+        if value.shape != state[name].shape:
+            raise ValueError(
+                f"the observed state's {name} has shape {tuple(state[name].shape)}, the model's {tuple(value.shape)}"
+            )
+    model.load_state_dict(dict(state), strict=True)
+
+
+def gradient(
+    model: nn.Module,
+    parameters: Tensors,
+    buffers: Tensors,
+    images: Tensor,
+    labels: Tensor,
+    noise: Tensors | None = None,
+) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy over a batch.
+
+    Args:
+        parameters: what to differentiate with respect to, by name.
+        buffers: the rest of the state, by name; what is absent is taken from the model.
+        images: (B, C, H, W).
+        labels: (B,) class indices, or (B, K) probabilities.
+        noise: (B, ...) by module path, put in place of what those stochastic layers would draw.
+
+    Raises:
+        ValueError: a name that the model does not have (`functional_call` would ignore it in silence).
+    """
+    substituted = {f"{path}.noise": value for path, value in (noise or {}).items()}
+    _check_names(model, parameters, buffers, noise or {})
+
+    def loss(parameters: Tensors) -> Tensor:
+        logits = functional_call(model, {**buffers, **parameters, **substituted}, (images,))
+        return F.cross_entropy(logits, labels)
+
+    return dict(grad(loss)(dict(parameters)))
+
+
+def simulate(
+    model: nn.Module,
+    state: Tensors,
+    images: Tensor,
+    labels: Tensor,
+    noise: Tensors | None = None,
+    *,
+    local: LocalTraining | None = None,
+    kind: Literal["gradient", "delta"] = "gradient",
+) -> dict[str, Tensor]:
+    """The update that a client sends: its gradient, or the change of its weights over its local SGD steps.
+
+    Args:
+        model: gives the computation, e.g. an `attacker_copy`; its own weights are not used.
+        state: the global state that the client received; the model's parameters among it are trained.
+        images: (steps * B, C, H, W): the batches of the steps one after the other. labels and noise likewise.
+        local: the local training; needed for `kind="delta"`.
+        kind: `gradient`, or `delta`: returned weights minus sent weights.
+
+    Returns:
+        Tensors by parameter name, differentiable in images, labels (if they are probabilities) and noise.
+    """
+    names = dict(model.named_parameters())
+    start = {name: state[name] for name in names if name in state}
+    own_buffers = {name for name, _ in model.named_buffers()}
+    buffers = {name: value for name, value in state.items() if name in own_buffers}
+    noise = noise or {}
+    if kind == "gradient":
+        return gradient(model, start, buffers, images, labels, noise)
+    if local is None:
+        raise ValueError("a weight delta cannot be simulated without the local training")
+    if len(images) % local.steps:
+        raise ValueError(f"{len(images)} images cannot be split over {local.steps} local steps")
+    size = len(images) // local.steps
+    weights, velocity = dict(start), {}
+    for step in range(local.steps):
+        part = slice(step * size, (step + 1) * size)
+        noise_now = {path: value[part] for path, value in noise.items()}
+        grads = gradient(model, weights, buffers, images[part], labels[part], noise_now)
+        grads = {name: value + local.weight_decay * weights[name] for name, value in grads.items()}
+        velocity = {name: local.momentum * velocity[name] + g if step else g for name, g in grads.items()}
+        weights = {name: value - local.learning_rate * velocity[name] for name, value in weights.items()}
+    return {name: weights[name] - start[name] for name in start}
+
+
+def observed_gradient(observation: Observation) -> dict[str, Tensor] | None:
+    """The update as a gradient: itself, or the one that a single plain SGD step reveals. None for several steps.
+
+    Raises:
+        NotApplicable: a weight delta whose local training is not granted.
+    """
+    if observation.kind == "gradient":
+        return dict(observation.update)
+    local = observation.local
+    if local is None:
+        raise NotApplicable("a weight delta needs local_training known")
+    if local.steps != 1:
+        return None
+    return {
+        name: -delta / local.learning_rate - local.weight_decay * observation.state[name].to(delta)
+        for name, delta in observation.update.items()
+    }
+
+
+def local_steps(observation: Observation) -> int:
+    """How many local steps the update is made of; a gradient is one."""
+    if observation.kind == "gradient":
+        return 1
+    if observation.local is None:
+        raise NotApplicable("a weight delta needs local_training known")
+    return observation.local.steps
+
+
+def examples(observation: Observation) -> int:
+    """How many images the client trained on, steps * batch_size. Raises NotApplicable where that is not granted."""
+    if observation.batch_size is None:
+        raise NotApplicable("needs batch_size known")
+    return local_steps(observation) * observation.batch_size
+
+
+def check_update(observation: Observation, model: nn.Module) -> None:
+    """Raise NotApplicable for an update that no attack can use: foreign names or shapes, not finite, or all zero."""
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    if not observation.update:
+        raise NotApplicable("the update is empty")
+    for name, value in observation.update.items():
+        if name not in shapes:
+            raise NotApplicable(f"the update has {name}, which is no parameter of the model")
+        if tuple(value.shape) != shapes[name]:
+            raise NotApplicable(f"the update's {name} has shape {tuple(value.shape)}, the model's {shapes[name]}")
+        if not torch.isfinite(value).all():
+            raise NotApplicable(f"the update's {name} is not finite")
+    if not any(value.any() for value in observation.update.values()):
+        raise NotApplicable("the update is zero: it holds nothing to match")
+
+
+def _check_names(model: nn.Module, parameters: Tensors, buffers: Tensors, noise: Tensors) -> None:
+    own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    unknown = (parameters.keys() | buffers.keys()) - own
+    unknown |= noise.keys() - stochastic_layers(model).keys()
+    if unknown:
+        raise ValueError(f"the model has no {', '.join(sorted(unknown))}")
