@@ -1,0 +1,59 @@
+"""The update that the Flower server received equals the one recomputed from the sealed truth.
+
+Where this fails, every attack on the payload fails with it: another reduction, normalisation, mode or buffer.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attacks import ThreatModel
+from attacks.updates import attacker_copy, simulate
+from conftest import consistency_cells
+from fedsim import models, observations, truth
+
+KNOWN = ThreatModel(noise="known")
+# A float32 delta is a difference of two float32 weights: each entry carries a rounding error of half a unit in the last
+# place of the weight, |w| * 6e-8 per step, whatever the size of the step.
+ULP = 2.0**-23
+
+
+@pytest.mark.parametrize("name", consistency_cells())
+def test_the_received_update_is_the_recomputed_one(simulated, name):
+    cell, work = simulated.cell(name), consistency_cells()[name]
+    assert (cell / "cell.json").exists(), simulated.log.read_text()[-3000:]
+    double = work["federation"]["local"]["precision"] == "float64"
+    pairs = observations.listed(cell)
+    assert len(pairs) == 4  # two clients in each of two rounds
+    for round, client in pairs:
+        seen = observations.load(cell, round, client, KNOWN)
+        envelope = truth.open_envelope(cell, round, client)
+        received = observations.to(seen.observation, torch.device("cpu"), torch.float64)
+        dtype = torch.float64 if double else torch.float32
+        observation = observations.to(seen.observation, torch.device("cpu"), dtype)
+        model = models.build(seen.model, input_shape=observation.input_shape, classes=observation.classes, seed=9)
+        mean, std = (torch.tensor(v, dtype=dtype).view(-1, 1, 1) for v in (observation.mean, observation.std))
+        images = (envelope.images.to(dtype) / 255 - mean) / std
+        # the client normalises in float32; so must we, to compare in float64
+        images = ((envelope.images.float() / 255 - mean.float()) / std.float()).to(dtype)
+        recomputed = simulate(
+            attacker_copy(model.to(dtype), observation.state),
+            observation.state,
+            images,
+            envelope.labels,
+            observation.noise,
+            local=observation.local,
+            kind=observation.kind,
+        )
+        recomputed = {key: value.double() for key, value in recomputed.items()}
+        assert recomputed.keys() == received.update.keys()
+        distance = sum(float((recomputed[k] - received.update[k]).square().sum()) for k in recomputed) ** 0.5
+        size = sum(float(received.update[k].square().sum()) for k in recomputed) ** 0.5
+        assert size > 0
+        if double:
+            assert distance <= 1e-9 * size
+        elif observation.kind == "gradient":
+            assert distance <= 1e-4 * size
+        else:
+            weights = sum(float(received.state[k].square().sum()) for k in recomputed) ** 0.5
+            assert distance <= 1e-4 * size + 2 * ULP * weights

@@ -1,0 +1,111 @@
+"""The eavesdropper wraps any strategy: it takes the truth out, drops what cannot be aggregated, restores dtypes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fedsim.federation.client import TRUTH
+from fedsim.federation.eavesdropper import Eavesdropper
+from fedsim.truth import Truth, pack
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+
+STATE = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "count": torch.tensor(7)}
+
+
+class Grid:
+    def get_node_ids(self):
+        return [30, 10, 20]
+
+
+def _reply(node: int, arrays: dict | None, *, error: str | None = None) -> Message:
+    request = Message(RecordDict(), dst_node_id=node, message_type="train")
+    if error:
+        return Message(Error(code=1, reason=error), reply_to=request)
+    envelope = pack(Truth(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), {}, 1.0))
+    records = {"metrics": MetricRecord({"num-examples": 1}), TRUTH: ConfigRecord({"safetensors": envelope})}
+    if arrays is not None:
+        records["arrays"] = ArrayRecord(arrays)
+    return Message(RecordDict(records), reply_to=request)
+
+
+def _eavesdropper(strategy, share="weights"):
+    seen, faults = [], []
+    wrapped = Eavesdropper(
+        strategy,
+        partition_of={10: 0, 20: 1, 30: 2},
+        share=share,
+        learning_rate=0.5,
+        parameters=frozenset({"weight", "bias"}),
+        seed=0,
+        on_capture=lambda capture, truth: seen.append((capture, truth)),
+        on_fault=lambda *fault: faults.append(fault),
+    )
+    messages = wrapped.configure_train(1, ArrayRecord(STATE), ConfigRecord(), Grid())
+    return wrapped, seen, faults, list(messages)
+
+
+def _filled(value: float) -> dict:
+    return {"weight": torch.full((2, 3), value), "bias": torch.full((2,), value), "count": torch.tensor(7)}
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, FedMedian, FedAdam])
+def test_it_wraps_any_strategy(strategy):
+    wrapped, seen, faults, messages = _eavesdropper(strategy(fraction_evaluate=0.0))
+    if strategy is FedAdam:
+        wrapped.strategy.current_arrays = {key: value.numpy() for key, value in STATE.items()}
+    assert len(messages) == 3
+    arrays, _ = wrapped.aggregate_train(1, [_reply(node, _filled(float(node))) for node in (30, 10, 20)])
+    assert [capture.client for capture, _ in seen] == [0, 1, 2]
+    assert all(truth is not None for _, truth in seen)
+    assert not faults
+    assert arrays is not None
+    assert arrays.to_torch_state_dict()["weight"].dtype == torch.float32
+    assert arrays.to_torch_state_dict()["count"].dtype == torch.int64
+
+
+def test_the_inner_strategy_never_sees_the_truth():
+    class Curious(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            replies = list(replies)
+            assert all(TRUTH not in reply.content for reply in replies)
+            return super().aggregate_train(server_round, replies)
+
+    wrapped, _, _, _ = _eavesdropper(Curious(fraction_evaluate=0.0))
+    wrapped.aggregate_train(1, [_reply(10, _filled(1.0))])
+
+
+def test_a_gradient_becomes_the_weights_it_implies():
+    wrapped, seen, _, _ = _eavesdropper(FedAvg(fraction_evaluate=0.0), share="gradient")
+    arrays, _ = wrapped.aggregate_train(1, [_reply(10, _filled(1.0)), _reply(20, _filled(3.0))])
+    assert torch.equal(arrays.to_torch_state_dict()["weight"], torch.full((2, 3), -0.5 * 2.0))
+    assert torch.equal(seen[0][0].received["weight"], torch.full((2, 3), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({**_filled(1.0), "bias": torch.tensor([1.0, float("nan")])}, "bias holds NaN or infinity"),
+        ({**_filled(1.0), "weight": torch.zeros(3, 2)}, "weight has shape"),
+        ({"weight": torch.zeros(2, 3)}, "not those of the model"),
+        (None, "no arrays"),
+    ],
+)
+def test_a_malformed_reply_goes_no_further(arrays, reason):
+    wrapped, seen, faults, _ = _eavesdropper(FedAvg(fraction_evaluate=0.0))
+    result, _ = wrapped.aggregate_train(1, [_reply(10, _filled(1.0)), _reply(20, arrays), _reply(30, _filled(1.0))])
+    assert [capture.client for capture, _ in seen] == [0, 2]
+    assert [(fault[0], fault[1]) for fault in faults] == [(1, 1)]
+    assert reason in faults[0][2]
+    assert torch.equal(result.to_torch_state_dict()["weight"], torch.ones(2, 3))
+
+
+def test_a_client_that_raised_and_one_that_never_replied_are_faults():
+    wrapped, seen, faults, _ = _eavesdropper(FedAvg(fraction_evaluate=0.0))
+    result, _ = wrapped.aggregate_train(1, [_reply(10, None, error="ValueError:\nboom"), _reply(30, _filled(1.0))])
+    assert [capture.client for capture, _ in seen] == [2]
+    assert faults[0][1] == 0
+    assert "boom" in faults[0][2]
+    assert "\n" not in faults[0][2]
+    assert faults[1] == (1, 1, "no reply before the round's deadline")
+    assert result is not None

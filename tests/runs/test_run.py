@@ -1,0 +1,130 @@
+"""A scenario from file to table, report and leaderboard, through real Flower, Ray and processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fedsim
+import polars as pl
+import pytest
+from fedsim import table
+from fedsim.runs.directory import RunDirectory
+
+VICTIM = ["cell", "defense", "attack", "attack_params", "seed", "round", "client", "sample"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fedsim.run("smoke", out=tmp_path_factory.mktemp("runs") / "smoke")
+
+
+def test_every_victim_has_one_row_per_attack_and_label(run):
+    results = run.results
+    assert results.columns == list(table.SCHEMA)
+    assert results.select(VICTIM).is_duplicated().sum() == 0
+    assert results.height == 2 * 4 * 2  # defenses, attacks (two named, two floors), clients
+    assert set(results["status"]) == {"ok"}
+    assert set(results["attack"]) == {"inverting_gradients", "dropout_inversion", "null_mean", "null_random"}
+
+
+def test_rows_carry_scores_threat_model_and_effective_dropout(run):
+    results = run.results
+    assert results.select(pl.col("mse", "psnr", "ssim", "lpips", "seconds").null_count()).sum_horizontal().item() == 0
+    assert set(results.filter(pl.col("defense") == "none")["dropout"]) == {0.0}
+    assert set(results.filter(pl.col("defense") != "none")["dropout"]) == {0.25}
+    assert set(results["threat_labels"]) == {"known"}
+    assert set(results.filter(pl.col("attack") == "null_random")["threat_auxiliary_data"]) == {"public"}
+    assert set(results["model_state"]) == {"init"}
+    dropped = results.filter((pl.col("attack") == "dropout_inversion") & (pl.col("dropout") > 0))
+    assert dropped["mask_accuracy"].null_count() == 0
+
+
+def test_pictures_are_the_ones_the_rows_were_scored_on(run):
+    for row in run.results.iter_rows(named=True):
+        original, reconstruction = run.pictures(row["job"])
+        left, right = (stack[row["picture"]].astype(float) / 255 for stack in (original, reconstruction))
+        assert ((left - right) ** 2).mean() == pytest.approx(row["mse"], abs=5e-3)
+
+
+def test_report_and_leaderboard_are_written(run, tmp_path):
+    assert run.report(tmp_path / "page.html").read_text().startswith("<!doctype html>".upper()[:2])
+    assert run.leaderboard().height > 0
+
+
+def test_a_finished_run_returns_at_once_and_does_nothing_twice(run):
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("job.json")}
+    started = time.monotonic()
+    again = fedsim.run("smoke", out=run.path)
+    assert time.monotonic() - started < 10  # no Ray was started
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("job.json")} == before
+    assert again.results.equals(run.results)
+
+
+def test_a_changed_scenario_keeps_what_is_finished(run):
+    before = set(run.path.glob("jobs/*/job.json"))
+    changed = fedsim.run("smoke", out=run.path, set=["attacks=[{name: inverting_gradients, iterations: 300}]"])
+    assert set(changed.results["attack"]) == {"inverting_gradients", "null_mean", "null_random"}
+    assert set(run.path.glob("jobs/*/job.json")) == before
+
+
+def _start(out: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_at_any_moment_a_run_goes_on_and_loses_nothing(tmp_path, run):
+    out = tmp_path / "smoke"
+    directory = RunDirectory(out)
+    moments = [
+        lambda: directory.log.exists(),  # while the simulation starts
+        lambda: any(directory.path.glob("cells/*/cell.json")),  # some cell is trained
+        lambda: any(directory.path.glob("jobs/*/job.json")),  # some job is done
+    ]
+    finished: dict[Path, int] = {}
+    for moment in moments:
+        process = _start(out)
+        _wait_for(moment, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        finished |= {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.json") if path not in finished}
+    process = _start(out)
+    assert process.wait(timeout=300) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    results = fedsim.Run(out).results
+    scores = ["mse", "psnr", "attack_loss"]
+    assert results.sort(VICTIM).select(VICTIM + scores).equals(run.results.sort(VICTIM).select(VICTIM + scores))
+
+
+def test_interrupted_a_run_keeps_what_is_finished_and_says_so(tmp_path):
+    out = tmp_path / "smoke"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _wait_for(lambda: any(out.glob("jobs/*/job.json")), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "what is finished is kept" in errors
+    assert "Traceback" not in errors
+    assert (out / "results.parquet").exists()
