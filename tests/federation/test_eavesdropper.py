@@ -9,6 +9,15 @@ from fedsim.federation.eavesdropper import Eavesdropper
 from fedsim.truth import Truth, pack
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+from flwr.supercore.task_identity import TaskIdentity
+
+
+@pytest.fixture(autouse=True)
+def _inside_a_flower_task(monkeypatch):
+    """Flower lets messages be made only by a task that knows who it is."""
+    for part in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, part, 1)
+
 
 STATE = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "count": torch.tensor(7)}
 
