@@ -47,3 +47,14 @@ class Dropout(StochasticLayer):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class FeatureDropout(Dropout):
+    """Dropout of whole channels (Tompson et al., CVPR 2015), as `nn.Dropout1d`, `2d` and `3d` do.
+
+    Shape:
+        x: (B, C, ...); noise: (B, C, 1, ...), one entry a channel.
+    """
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return x.new_empty(x.shape[:2] + (1,) * (x.dim() - 2)).bernoulli_(1 - self.p, generator=generator)

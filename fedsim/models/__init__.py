@@ -1,0 +1,10 @@
+"""Dropout-equipped models by name, or the user's own by factory; every one has only explicit randomness.
+
+>>> model = build({"name": "mlp", "width": 64, "dropout": 0.5}, input_shape=(1, 28, 28), classes=10, seed=0)
+>>> effective_dropout(model)
+0.5
+"""
+
+from fedsim.models.build import build, effective_dropout, names, parameters
+
+__all__ = ["build", "effective_dropout", "names", "parameters"]

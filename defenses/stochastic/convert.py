@@ -1,0 +1,173 @@
+"""Make the randomness of any model explicit: `nn.Dropout*` becomes our layers, and what cannot is refused by name.
+
+An attacker can only guess, and a test can only replay, what passes through a `StochasticLayer`. A random number drawn
+anywhere else would make every comparison silently wrong, so the conversion looks for it twice: in the modules that are
+known to draw, and, given an example input, in every operation of one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from defenses.stochastic.dropout import Dropout, FeatureDropout
+from defenses.stochastic.layer import StochasticLayer
+
+_EXPLICIT: dict[type[nn.Module], type[Dropout]] = {
+    nn.Dropout: Dropout,
+    nn.Dropout1d: FeatureDropout,
+    nn.Dropout2d: FeatureDropout,
+    nn.Dropout3d: FeatureDropout,
+}
+
+
+class Inexplicit(ValueError):
+    """A model draws random numbers that no stochastic layer holds; the message names the module."""
+
+
+def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
+    """Replace every `nn.Dropout`, `Dropout1d`, `2d` and `3d` by an explicit layer of the same rate and mode, in place.
+
+    Args:
+        model: any module; a model that is itself a dropout layer is replaced, so use the returned one.
+        example: an input (B, ...). With it, one forward pass in training mode looks for all other randomness; B of at
+            least 2 suits batch norm. Neither the model's state nor the global random state is changed by it.
+
+    Returns:
+        The model, all of whose randomness (with `example`: proven for this input) is in `stochastic_layers(model)`.
+
+    Raises:
+        Inexplicit: random numbers are drawn elsewhere (`F.dropout`, the rate inside `nn.MultiheadAttention`, ...), or one
+            layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
+    """
+    _refuse_shared(model)
+    for path, module in list(model.named_modules()):
+        _refuse_hidden(path, module)
+        if type(module) in _EXPLICIT:
+            layer = _explicit(path, module)
+            if not path:
+                model = layer
+            else:
+                parent, _, child = path.rpartition(".")
+                model.get_submodule(parent)._modules[child] = layer
+    if example is not None:
+        _probe(model, example)
+    return model
+
+
+def _explicit(path: str, module: nn.Module) -> Dropout:
+    try:
+        return _EXPLICIT[type(module)](module.p).train(module.training)
+    except ValueError as error:
+        raise Inexplicit(f"{_named(path, module)}: {error}") from error
+
+
+def _refuse_shared(model: nn.Module) -> None:
+    first: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, StochasticLayer | _DropoutNd) and first.setdefault(id(module), path) != path:
+            raise Inexplicit(
+                f"{_named(path, module)} is the same layer as {first[id(module)]!r}; each place needs a layer of its own"
+            )
+
+
+def _refuse_hidden(path: str, module: nn.Module) -> None:
+    """Refuse the modules of torch that are known to draw inside, and dropout of a kind that we have no layer for."""
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
+        raise Inexplicit(
+            f"{_named(path, module)} draws its dropout (rate {module.dropout}) inside; set it to 0, or write the layer "
+            "with explicit dropout"
+        )
+    if isinstance(module, nn.RReLU):
+        raise Inexplicit(f"{_named(path, module)} draws random slopes; use a deterministic activation")
+    if isinstance(module, _DropoutNd) and type(module) not in _EXPLICIT and module.p > 0:
+        known = ", ".join(f"nn.{kind.__name__}" for kind in _EXPLICIT)
+        raise Inexplicit(f"{_named(path, module)} has no explicit counterpart; these have: {known}")
+
+
+def _named(path: str, module: nn.Module) -> str:
+    return f"module {path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
+
+
+def _probe(model: nn.Module, example: Tensor) -> None:
+    modes = {module: module.training for module in model.modules()}
+    calls: Counter[str] = Counter()
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    device = [example.device] if example.device.type == "cuda" else []
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    try:
+        with torch.random.fork_rng(device), torch.no_grad(), _following(model, stack, calls), _Watch(stack):
+            torch.func.functional_call(model, buffers, (example,))  # batch norm writes to the copies
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    for path, count in calls.items():
+        if count > 1:
+            raise Inexplicit(
+                f"{_named(path, model.get_submodule(path))} is called {count} times in one forward pass; each call needs "
+                "a layer of its own"
+            )
+
+
+class _Watch(TorchDispatchMode):
+    """Refuses every operation that draws random numbers, unless a stochastic layer is the innermost module running."""
+
+    def __init__(self, stack: list[tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        path, module = self.stack[-1]
+        if _draws(func, args, kwargs or {}) and not isinstance(module, StochasticLayer):
+            raise Inexplicit(
+                f"{_named(path, module)} draws random numbers in its forward pass ({func}); use a layer of "
+                "defenses.stochastic, or nn.Dropout, in its place"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for index, argument in enumerate(func._schema.arguments):  # fused attention carries the tag at any rate
+        if argument.name == "dropout_p":
+            given = args[index] if index < len(args) else kwargs.get("dropout_p", argument.default_value)
+            return bool(given)
+    return True
+
+
+@contextmanager
+def _following(model: nn.Module, stack: list[tuple[str, nn.Module]], calls: Counter[str]) -> Iterator[None]:
+    """Keep the stack of running modules, and count the calls of stochastic layers."""
+
+    def entering(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            stack.append((path, module))
+            calls[path] += isinstance(module, StochasticLayer)
+
+        return hook
+
+    def leaving(module: nn.Module, inputs: Any, output: Any) -> None:
+        stack.pop()
+
+    handles = [
+        handle
+        for path, module in model.named_modules()
+        for handle in (
+            module.register_forward_pre_hook(entering(path)),
+            module.register_forward_hook(leaving, always_call=True),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

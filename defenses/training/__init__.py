@@ -1,0 +1,1 @@
+"""Defenses that change how a client computes its gradient."""

@@ -1,0 +1,1 @@
+"""Defenses that change what leaves the client."""

@@ -1,0 +1,37 @@
+"""Clip the norm of the whole update."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense, Tensors, register
+
+
+def global_norm(update: Tensors) -> Tensor:
+    """The L2 norm over all entries of all tensors, as a float64 scalar."""
+    return torch.stack([value.double().square().sum() for value in update.values()]).sum().sqrt()
+
+
+@register("clip")
+class Clip(Defense):
+    """Scale the update down to an L2 norm of at most `norm`, over all parameters together.
+
+    The clipping of DP-FedAvg (McMahan et al., ICLR 2018), without its noise.
+
+    Args:
+        norm: the bound, above 0.
+    """
+
+    def __init__(self, *, norm: float = 1.0) -> None:
+        if not 0 < norm < math.inf:
+            raise ValueError(f"clip: norm = {norm} is not a positive number")
+        self.norm = norm
+
+    def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
+        length = float(global_norm(update))
+        if length <= self.norm:
+            return update
+        return {name: value * (self.norm / length) for name, value in update.items()}

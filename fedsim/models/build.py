@@ -1,0 +1,160 @@
+"""From a scenario's `model` block to a module: constructed, initialised by a seed, converted, and tried on one input."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from defenses.registry import parameters as _constructor_parameters
+from defenses.stochastic import Dropout, convert, stochastic_layers
+from fedsim.errors import BadInput
+from fedsim.models.lenet import LeNet
+from fedsim.models.mlp import MLP
+from fedsim.models.resnet18 import ResNet18
+from fedsim.models.vit import ViT
+from fedsim.models.vit_b16 import ViTB16
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
+
+
+def names() -> list[str]:
+    """The bundled models."""
+    return list(MODELS)
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The keys, besides `dropout`, that a scenario may set for a bundled model."""
+    return {
+        key: value for key, value in _constructor_parameters(_bundled(name)).items() if value.kind is value.KEYWORD_ONLY
+    }
+
+
+def build(
+    spec: Mapping[str, Any], *, input_shape: tuple[int, int, int], classes: int, seed: int | None = None
+) -> nn.Module:
+    """A model in training mode, all of whose randomness is in stochastic layers.
+
+    Args:
+        spec: `{"name": "mlp", **keys}` or `{"factory": "package.module:function", **keys}`; the keys go to the
+            constructor or to the factory, which is called with `input_shape` and `classes` besides. The key `dropout`
+            sets the rate of all dropout layers; None or absent leaves the model's own.
+        input_shape: (C, H, W).
+        seed: of the initial weights; the global random state is left alone. None draws them from it.
+
+    Raises:
+        BadInput: unknown name or key, a value that the model refuses, a factory that cannot be imported or called, hidden
+            randomness, or logits of the wrong shape.
+    """
+    label, make = _constructor(spec)
+    keys = {key: value for key, value in spec.items() if key not in ("name", "factory", "dropout")}
+    with _explained(label, ValueError, TypeError), _seeded(seed):
+        model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"{label}: returned {type(model).__name__}, not a torch.nn.Module")
+    model.train()
+    example = _example(model, input_shape)
+    with _explained(f"{label}, tried on images of shape {tuple(example.shape)}", Exception):  # the user's own forward
+        model = convert(model, example)
+        _check_logits(model, example, classes)
+    if spec.get("dropout") is not None:
+        _set_dropout(label, model, spec["dropout"])
+    return model
+
+
+def effective_dropout(model: nn.Module) -> float:
+    """The rate of a model's dropout layers, the largest where they differ; 0 without any."""
+    return max((layer.p for layer in stochastic_layers(model).values() if isinstance(layer, Dropout)), default=0.0)
+
+
+def _bundled(name: str) -> type[nn.Module]:
+    if name not in MODELS:
+        close = difflib.get_close_matches(str(name), MODELS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise BadInput(f"unknown model {name!r}{hint} (known: {', '.join(MODELS)}, or a factory)")
+    return MODELS[name]
+
+
+def _constructor(spec: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
+    """What to call the model in a message, and what makes it."""
+    if ("name" in spec) == ("factory" in spec):
+        raise BadInput("model: give either a name or a factory")
+    if "name" in spec:
+        return f"model {spec['name']!r}", _bundled(spec["name"])
+    factory = str(spec["factory"])
+    label = f"model factory {factory!r}"
+    module_name, colon, attribute = factory.partition(":")
+    if not (module_name and colon and attribute):
+        raise BadInput(f"{label}: write it as package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise BadInput(f"{label}: cannot import {module_name!r}: {error} (is its folder on PYTHONPATH?)") from error
+    make = getattr(module, attribute, None)
+    if not callable(make):
+        raise BadInput(f"{label}: module {module_name!r} has no function {attribute!r}")
+    return label, make
+
+
+def _call(make: Callable[..., Any], keys: dict[str, Any]) -> Any:
+    signature = inspect.signature(make)
+    try:
+        signature.bind(**keys)
+    except TypeError as error:
+        accepted = [name for name in signature.parameters if name not in ("input_shape", "classes")]
+        raise TypeError(f"{error} (it is called with input_shape, classes and the keys of {accepted})") from error
+    return make(**keys)
+
+
+@contextmanager
+def _explained(label: str, *kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        raise BadInput(f"{label}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _example(model: nn.Module, input_shape: tuple[int, int, int]) -> torch.Tensor:
+    """Two grey images, of the model's type and on its device; two, because batch norm cannot do with one."""
+    reference = next(model.parameters(), torch.empty(()))
+    return torch.zeros(2, *input_shape, dtype=reference.dtype, device=reference.device)
+
+
+def _check_logits(model: nn.Module, example: torch.Tensor, classes: int) -> None:
+    model.eval()
+    with torch.no_grad():
+        logits = model(example)
+    model.train()
+    if not isinstance(logits, torch.Tensor) or logits.shape != (len(example), classes):
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"returned {found}, not logits of shape {(len(example), classes)}")
+
+
+def _set_dropout(label: str, model: nn.Module, p: float) -> None:
+    layers = [layer for layer in stochastic_layers(model).values() if isinstance(layer, Dropout)]
+    if not 0 <= p < 1:
+        raise BadInput(f"{label}: dropout = {p} is not in [0, 1)")
+    if p > 0 and not layers:
+        raise BadInput(f"{label}: has no dropout layer, so its rate cannot be set to {p}")
+    for layer in layers:
+        layer.p = p

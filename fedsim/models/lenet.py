@@ -1,0 +1,46 @@
+"""The small convolutional network of the gradient inversion literature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from defenses.stochastic import Dropout
+from fedsim.models.checks import one_of
+
+
+class LeNet(nn.Module):
+    """Three 5x5 convolutions of 12 channels, strides 2, 2, 1, with sigmoids; dropout; one linear layer.
+
+    The network of Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019, with dropout before its classifier.
+
+    Args:
+        init: `uniform` draws every weight from U(-0.5, 0.5), as that paper does, because sigmoids make the gradient of
+            the first layers vanish at torch's `default`.
+
+    Shape:
+        images (B, C, H, W) -> logits (B, classes)
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int, *, init: str = "uniform") -> None:
+        super().__init__()
+        one_of("init", init, ["uniform", "default"])
+        channels = input_shape[0]
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 12, 5, stride=2, padding=2),
+            nn.Sigmoid(),
+            nn.Conv2d(12, 12, 5, stride=2, padding=2),
+            nn.Sigmoid(),
+            nn.Conv2d(12, 12, 5, stride=1, padding=2),
+            nn.Sigmoid(),
+        )
+        height, breadth = (-(-(-(-size // 2)) // 2) for size in input_shape[1:])
+        self.dropout = Dropout(0.0)
+        self.head = nn.Linear(12 * height * breadth, classes)
+        if init == "uniform":
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.uniform_(-0.5, 0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.features(images).flatten(1)))

@@ -1,0 +1,72 @@
+"""ResNet-18, with dropout before the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from defenses.stochastic import Dropout
+from fedsim.models.checks import one_of
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(32, channels),
+}
+_SMALL = 64  # pixels: up to this size the stem keeps the resolution
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = norm(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 (He et al., CVPR 2016). Images of up to 64 pixels get a 3x3 stem that keeps their resolution, as is
+    customary on CIFAR; larger ones the 7x7 convolution and max pooling of the paper.
+
+    Args:
+        norm: `batch`, or `group` (32 groups; Wu and He, ECCV 2018), which mixes no samples and suits DP-SGD.
+
+    Shape:
+        images (B, C, H, W) -> logits (B, classes)
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int, *, norm: str = "batch") -> None:
+        super().__init__()
+        one_of("norm", norm, list(_NORMS))
+        make = _NORMS[norm]
+        channels = input_shape[0]
+        if max(input_shape[1:]) <= _SMALL:
+            self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1, bias=False), make(64), nn.ReLU())
+        else:
+            self.stem = nn.Sequential(
+                nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False),
+                make(64),
+                nn.ReLU(),
+                nn.MaxPool2d(3, stride=2, padding=1),
+            )
+        widths = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
+        self.stages = nn.Sequential(
+            *(nn.Sequential(Block(i, o, stride, make), Block(o, o, 1, make)) for i, o, stride in widths)
+        )
+        self.dropout = Dropout(0.0)
+        self.head = nn.Linear(512, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stages(self.stem(images)).mean((2, 3))
+        return self.head(self.dropout(features))
