@@ -44,8 +44,8 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
         The model, all of whose randomness (with `example`: proven for this input) is in `stochastic_layers(model)`.
 
     Raises:
-        Inexplicit: random numbers are drawn elsewhere (`F.dropout`, the rate inside `nn.MultiheadAttention`, ...), or one
-            layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
+        Inexplicit: random numbers are drawn elsewhere (`F.dropout`, the rate inside `nn.MultiheadAttention`, ...), or
+            one layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
     """
     _refuse_shared(model)
     for path, module in list(model.named_modules()):
@@ -74,7 +74,7 @@ def _refuse_shared(model: nn.Module) -> None:
     for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, StochasticLayer | _DropoutNd) and first.setdefault(id(module), path) != path:
             raise Inexplicit(
-                f"{_named(path, module)} is the same layer as {first[id(module)]!r}; each place needs a layer of its own"
+                f"{_named(path, module)} is the same layer as {first[id(module)]!r}; each place needs its own"
             )
 
 
@@ -112,8 +112,8 @@ def _probe(model: nn.Module, example: Tensor) -> None:
     for path, count in calls.items():
         if count > 1:
             raise Inexplicit(
-                f"{_named(path, model.get_submodule(path))} is called {count} times in one forward pass; each call needs "
-                "a layer of its own"
+                f"{_named(path, model.get_submodule(path))} is called {count} times in one forward pass; each "
+                "call needs a layer of its own"
             )
 
 

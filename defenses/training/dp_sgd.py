@@ -17,12 +17,12 @@ from defenses.stochastic import stochastic_layers
 
 @register("dp_sgd")
 class DPSGD(Defense):
-    """Clip each sample's gradient to `max_grad_norm`, sum, add N(0, (noise_multiplier * max_grad_norm)^2), and divide by
-    the batch size (Abadi et al., "Deep Learning with Differential Privacy", CCS 2016).
+    """Clip each sample's gradient to `max_grad_norm`, sum, add N(0, (noise_multiplier * max_grad_norm)^2), and divide
+    by the batch size (Abadi et al., "Deep Learning with Differential Privacy", CCS 2016).
 
-    The per-sample gradients, the clipping and the noise are Opacus' (`GradSampleModule`, `DPOptimizer`), the accounting
-    is its Renyi accountant. The batches of a simulated client are of fixed size, while the accountant's theorem is about
-    Poisson sampling: epsilon is what the same training would spend if its batches were Poisson-sampled.
+    The per-sample gradients, the clipping and the noise are Opacus' (`GradSampleModule`, `DPOptimizer`), the
+    accounting is its Renyi accountant. The batches of a simulated client are of fixed size, while the accountant's
+    theorem is about Poisson sampling: epsilon is what the same training would spend if its batches were so sampled.
 
     Args:
         noise_multiplier: noise over clipping bound, at least 0; 0 gives no privacy (epsilon is infinite).
@@ -58,8 +58,8 @@ class DPSGD(Defense):
                 raise ValueError(f"dp_sgd: Opacus refuses {_named(path, module)}: it has parameters and buffers")
             if stochastic_layers(module):
                 raise ValueError(
-                    f"dp_sgd: Opacus refuses {_named(path, module)}: it has parameters of its own beside dropout layers; "
-                    "move them into a module of their own"
+                    f"dp_sgd: Opacus refuses {_named(path, module)}: it has parameters of its own beside dropout "
+                    "layers; move them into a module of their own"
                 )
         return model
 
@@ -80,8 +80,8 @@ class DPSGD(Defense):
                     expected_batch_size=len(images),
                     generator=_on(images.device, generator),
                 )
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="Full backward hook")  # no gradient of the images is wanted
+                with warnings.catch_warnings():  # of no gradient for the images, which nobody wants
+                    warnings.filterwarnings("ignore", message="Full backward hook")
                     F.cross_entropy(per_sample(images), labels).backward()
                 optimizer.pre_step()
                 return {name: parameter.grad.detach() for name, parameter in named.items()}

@@ -1,4 +1,4 @@
-"""From a scenario's `model` block to a module: constructed, initialised by a seed, converted, and tried on one input."""
+"""From a scenario's `model` block to a module: constructed, initialised by a seed, converted, tried on one input."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def build(
         seed: of the initial weights; the global random state is left alone. None draws them from it.
 
     Raises:
-        BadInput: unknown name or key, a value that the model refuses, a factory that cannot be imported or called, hidden
-            randomness, or logits of the wrong shape.
+        BadInput: unknown name or key, a value that the model refuses, a factory that cannot be imported or called,
+            hidden randomness, or logits of the wrong shape.
     """
     label, make = _constructor(spec)
     keys = {key: value for key, value in spec.items() if key not in ("name", "factory", "dropout")}

@@ -34,7 +34,7 @@ class LeNet(nn.Module):
             nn.Conv2d(12, 12, 5, stride=1, padding=2),
             nn.Sigmoid(),
         )
-        height, breadth = (-(-(-(-size // 2)) // 2) for size in input_shape[1:])
+        height, breadth = ((size + 3) // 4 for size in input_shape[1:])  # two strides of 2, rounded up
         self.dropout = Dropout(0.0)
         self.head = nn.Linear(12 * height * breadth, classes)
         if init == "uniform":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from defenses.stochastic import Dropout
@@ -54,7 +56,7 @@ class MLP(nn.Module):
         channels, height, breadth = input_shape
         sizes = [channels * height * breadth] + [width] * depth
         self.hidden = nn.Sequential(
-            *(Hidden(inputs, outputs, bias=bias, activation=activation) for inputs, outputs in zip(sizes, sizes[1:]))
+            *(Hidden(inputs, outputs, bias=bias, activation=activation) for inputs, outputs in pairwise(sizes))
         )
         self.head = nn.Linear(width, classes, bias=bias)
 
