@@ -12,7 +12,7 @@ from fedsim.models.checks import one_of
 class LeNet(nn.Module):
     """Three 5x5 convolutions of 12 channels, strides 2, 2, 1, with sigmoids; dropout; one linear layer.
 
-    The network of Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019, with dropout before its classifier.
+    After the network of Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019, which has no dropout.
 
     Args:
         init: `uniform` draws every weight from U(-0.5, 0.5), as that paper does, because sigmoids make the gradient of

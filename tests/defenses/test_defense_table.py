@@ -1,0 +1,260 @@
+"""Every defense must achieve what it is for. A new defense adds one line to the table."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import defenses
+from defenses.base import Defense
+from defenses.stochastic import Dropout, record, set_stochastic
+from fedsim.models import build
+
+Tensors = dict[str, Tensor]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def an_update() -> Tensors:
+    shapes = {"layer.weight": (64, 100), "layer.bias": (64,), "scale": ()}
+    return {name: 2 * torch.randn(shape, generator=generator(i)) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def flat(update: Tensors) -> Tensor:
+    return torch.cat([value.flatten() for value in update.values()])
+
+
+def private_model(name: str = "mlp", **keys: object) -> nn.Module:
+    return build({"name": name, **keys}, input_shape=(3, 16, 16), classes=10, seed=0).double()
+
+
+def a_batch(size: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(size, 3, 16, 16, dtype=torch.float64, generator=generator(1)), torch.arange(size)
+
+
+def plain_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensors:
+    named = dict(model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(F.cross_entropy(model(images), labels), list(named.values()))))
+
+
+def changes_nothing(defense: Defense) -> None:
+    update = an_update()
+    assert defense.on_update(update, generator=generator()) == update
+    assert defense.declarative
+    assert not defense.model_overrides()
+
+
+def sets_the_rate(defense: Defense) -> None:
+    assert defense.model_overrides() == {"dropout": 0.3}
+    assert defense.declarative
+
+
+def bounds_the_norm(defense: Defense) -> None:
+    update = an_update()
+    clipped = flat(defense.on_update(update, generator=generator()))
+    assert clipped.norm() == pytest.approx(1.5)
+    assert F.cosine_similarity(clipped, flat(update), dim=0) == pytest.approx(1.0)
+    small = {name: value * 1e-3 for name, value in update.items()}
+    assert torch.equal(flat(defense.on_update(small, generator=generator())), flat(small))
+
+
+def adds_noise_of_its_std(defense: Defense) -> None:
+    update = an_update()
+    noise = flat(defense.on_update(update, generator=generator(5))) - flat(update)
+    assert noise.std() == pytest.approx(0.1, rel=0.05)
+    assert abs(noise.mean()) < 0.01
+    again, other = (flat(defense.on_update(update, generator=generator(s))) - flat(update) for s in (5, 6))
+    assert torch.equal(noise, again)
+    assert not torch.equal(noise, other)
+
+
+def keeps_the_largest(defense: Defense) -> None:
+    update = an_update()
+    before, after = flat(update), flat(defense.on_update(update, generator=generator()))
+    kept = after != 0
+    assert int(kept.sum()) == math.ceil(0.2 * len(before))
+    assert torch.equal(after[kept], before[kept])
+    assert before[kept].abs().min() >= before[~kept].abs().max()
+
+
+def clips_each_sample_and_adds_noise(defense: Defense) -> None:
+    model = defense.on_model(private_model(width=16))
+    images, labels = a_batch()
+    one_by_one = [plain_gradient(model, images[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    clipped = [flat(g) * min(1.0, 0.5 / float(flat(g).norm())) for g in one_by_one]
+    assert min(float(flat(g).norm()) for g in one_by_one) > 0.5
+    found = flat(defense.gradient(model, images, labels, generator=generator()))
+    noise = (found - sum(clipped) / 3) * 3
+    assert noise.std() == pytest.approx(2.0 * 0.5, rel=0.05)
+    assert torch.equal(found, flat(defense.gradient(model, images, labels, generator=generator())))
+
+
+@dataclass
+class Row:
+    parameters: dict[str, float]
+    outcome: Callable[[Defense], None]
+    refused: list[dict[str, float]]
+
+
+TABLE = {
+    "none": Row({}, changes_nothing, []),
+    "dropout": Row({"p": 0.3}, sets_the_rate, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
+    "clip": Row({"norm": 1.5}, bounds_the_norm, [{"norm": 0}, {"norm": -1.0}, {"norm": math.inf}]),
+    "gaussian_noise": Row({"std": 0.1}, adds_noise_of_its_std, [{"std": -1e-3}, {"std": math.nan}]),
+    "pruning": Row({"keep": 0.2}, keeps_the_largest, [{"keep": 0}, {"keep": 1.1}]),
+    "dp_sgd": Row(
+        {"noise_multiplier": 2.0, "max_grad_norm": 0.5},
+        clips_each_sample_and_adds_noise,
+        [{"noise_multiplier": -1.0}, {"max_grad_norm": 0}, {"delta": 0}, {"delta": 1}],
+    ),
+}
+
+
+def test_the_table_has_every_defense():
+    assert defenses.names() == sorted(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_achieves_its_outcome(name):
+    TABLE[name].outcome(defenses.create(name, **TABLE[name].parameters))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_keeps_names_shapes_and_types_and_spares_its_input(name):
+    update = an_update()
+    copy = {key: value.clone() for key, value in update.items()}
+    result = defenses.create(name, **TABLE[name].parameters).on_update(update, generator=generator())
+    assert [(k, v.shape, v.dtype) for k, v in result.items()] == [(k, v.shape, v.dtype) for k, v in copy.items()]
+    assert all(torch.equal(update[key], copy[key]) for key in copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [(name, parameters) for name, row in TABLE.items() for parameters in row.refused]
+)
+def test_values_out_of_range_are_refused_in_one_line(name, parameters):
+    [(key, value)] = parameters.items()
+    with pytest.raises(ValueError, match=f"^{name}: {key} = {re.escape(str(value))} is not [^\n]+$"):
+        defenses.create(name, **parameters)
+
+
+def test_a_composition_applies_its_parts_in_order():
+    specs = [{"name": "clip", "norm": 1.0}, {"name": "pruning", "keep": 0.1}, {"name": "dropout", "p": 0.2}]
+    composed = defenses.compose(specs)
+    update = an_update()
+    step = update
+    for spec in specs[:2]:
+        step = defenses.compose([spec]).on_update(step, generator=generator())
+    assert torch.equal(flat(composed.on_update(update, generator=generator())), flat(step))
+    assert composed.model_overrides() == {"dropout": 0.2}
+    assert not composed.declarative
+    with pytest.raises(ValueError, match="dp_sgd and dp_sgd"):
+        defenses.compose([{"name": "dp_sgd"}, {"name": "dp_sgd"}])
+
+
+SMALL_VIT = {"depth": 1, "width": 16, "heads": 2, "mlp": 16}
+PRIVATE_MODELS = {
+    "mlp": {"width": 16},
+    "lenet": {},
+    "resnet18": {"norm": "group"},
+    "vit": SMALL_VIT,
+    "vit_b16": {**SMALL_VIT, "patch": 8},
+}
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", PRIVATE_MODELS)
+def test_dp_sgd_without_noise_and_bound_is_the_plain_gradient(name, mode):
+    """Also with dropout: per-sample gradients are taken at the masks that were drawn, which can be recorded."""
+    defense = defenses.create("dp_sgd", noise_multiplier=0.0, max_grad_norm=1e9)
+    model = defense.on_model(private_model(name, dropout=0.5, **PRIVATE_MODELS[name])).train(mode == "train")
+    images, labels = a_batch()
+    state, modes = list(model.state_dict()), [m.training for m in model.modules()]
+    with record(model) as drawn:
+        private = defense.gradient(model, images, labels, generator=generator())
+    assert all(len(draws) == (mode == "train") for draws in drawn.values())
+    assert list(model.state_dict()) == state
+    assert [m.training for m in model.modules()] == modes
+    assert all(parameter.grad is None and not parameter.__dict__ for parameter in model.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+    set_stochastic(model, False)
+    noise = {f"{path}.noise": draws[0] for path, draws in drawn.items() if draws}
+    named = dict(model.named_parameters())
+    loss = F.cross_entropy(torch.func.functional_call(model, {**named, **noise}, (images,)), labels)
+    plain = torch.autograd.grad(loss, list(named.values()))
+    assert list(private) == list(named)
+    torch.testing.assert_close(list(private.values()), list(plain), rtol=1e-9, atol=1e-12)
+
+
+def epsilon(**changes: float) -> float:
+    parameters = {"noise_multiplier": 1.0, "steps": 20, "batch_size": 8, "examples": 400, **changes}
+    accounting = defenses.create("dp_sgd", noise_multiplier=parameters.pop("noise_multiplier")).accounting(**parameters)
+    assert accounting is not None
+    assert accounting.delta == 1e-5
+    assert accounting.note == "as if Poisson-sampled"
+    return accounting.epsilon
+
+
+def test_epsilon_is_that_of_opacus_and_moves_the_right_way():
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    for _ in range(20):
+        accountant.step(noise_multiplier=1.0, sample_rate=8 / 400)
+    assert epsilon() == pytest.approx(accountant.get_epsilon(delta=1e-5))
+    assert epsilon(noise_multiplier=2.0) < epsilon() < epsilon(steps=40)
+    assert epsilon(batch_size=4) < epsilon() < epsilon(examples=8)
+    assert epsilon(noise_multiplier=0.0) == math.inf
+
+
+class BareParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(4))
+        self.inner = nn.Sequential(nn.Linear(4, 4), Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + self.token)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: private_model("resnet18"), "layer 'stem.1' (BatchNorm2d)"),
+        (lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), "layer '0' (MultiheadAttention)"),
+        (lambda: nn.Sequential(BareParameter()), "layer '0' (BareParameter)"),
+        (BareParameter, "the model (BareParameter)"),
+    ],
+)
+def test_a_layer_that_opacus_cannot_handle_is_refused_by_name(make, named):
+    with pytest.raises(ValueError) as refusal:
+        defenses.create("dp_sgd").on_model(make())
+    assert named in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_defenses_and_the_contracts_of_attacks_need_only_torch():
+    """They import, and build every defense, in a process where the simulator's dependencies are blocked."""
+    code = """
+import sys
+for blocked in ("flwr", "ray", "opacus", "pydantic", "ruamel", "fedsim"):
+    sys.modules[blocked] = None
+import attacks.base, attacks.observation, defenses, defenses.stochastic
+assert [defenses.create(name).name for name in defenses.names()] == defenses.names()
+print("alone")
+"""
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "alone", result.stderr

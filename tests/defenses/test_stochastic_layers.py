@@ -1,0 +1,255 @@
+"""Explicit randomness: what is drawn can be recorded and replayed, and nothing else in a model is random."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from defenses.stochastic import (
+    Dropout,
+    FeatureDropout,
+    Inexplicit,
+    convert,
+    record,
+    set_stochastic,
+    stochastic_layers,
+)
+from fedsim.models import build
+
+
+class UsersModel(nn.Module):
+    """As users write them: torch's own dropout layers, nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.3))
+        self.blocks = nn.ModuleDict({"mix": nn.Sequential(nn.LazyLinear(8), nn.Tanh(), nn.Dropout(0.5, inplace=True))})
+        self.sequence = nn.Dropout1d(0.2)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.blocks["mix"](self.features(x).flatten(1))
+        return self.head(self.sequence(h[:, :, None])[:, :, 0])
+
+
+def users_model() -> nn.Module:
+    model = UsersModel()
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 16, 16))  # gives the lazy layer its shape
+    return convert(model, torch.zeros(2, 3, 16, 16))
+
+
+def bundled(name: str, **keys: object) -> nn.Module:
+    small = {"vit": {"depth": 2, "width": 32, "heads": 4, "mlp": 32}}
+    small["vit_b16"] = {**small["vit"], "patch": 8}
+    spec = {"name": name, "dropout": 0.4, **small.get(name, {}), **keys}
+    return build(spec, input_shape=(3, 16, 16), classes=10, seed=3)
+
+
+EVERY_MODEL = {
+    "mlp": lambda: bundled("mlp"),
+    "lenet": lambda: bundled("lenet"),
+    "resnet18": lambda: bundled("resnet18"),
+    "resnet18 group": lambda: bundled("resnet18", norm="group"),
+    "vit": lambda: bundled("vit"),
+    "vit_b16": lambda: bundled("vit_b16"),
+    "user's": users_model,
+}
+
+
+def loss_and_gradient(model: nn.Module, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    tensors = {**dict(model.named_parameters()), **{name: b.clone() for name, b in model.named_buffers()}}
+    loss = F.cross_entropy(torch.func.functional_call(model, {**tensors, **noise}, (x,)), y)
+    return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+@pytest.mark.parametrize("make", EVERY_MODEL.values(), ids=EVERY_MODEL)
+def test_replaying_recorded_noise_gives_the_same_loss_and_gradient(make):
+    model = make().double().train()
+    x, y = torch.randn(3, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 2, 3])
+    with record(model) as drawn:
+        loss, gradient = loss_and_gradient(model, x, y, {})
+    assert drawn.keys() == stochastic_layers(model).keys()
+    assert drawn
+    assert all(len(draws) == 1 and 0 < draws[0].mean() < 1 for draws in drawn.values())
+
+    set_stochastic(model, False)
+    replayed, replayed_gradient = loss_and_gradient(model, x, y, {f"{path}.noise": n for path, [n] in drawn.items()})
+    assert torch.equal(replayed, loss)
+    torch.testing.assert_close(replayed_gradient, gradient, rtol=1e-12, atol=1e-12)
+    without, _ = loss_and_gradient(model, x, y, {})
+    assert not torch.isclose(without, loss)
+
+
+@pytest.mark.parametrize("make", EVERY_MODEL.values(), ids=EVERY_MODEL)
+def test_noise_is_never_part_of_the_state_and_recording_never_freezes_it(make):
+    model = make()
+    keys = set(model.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    with record(model) as drawn:
+        model(x)
+        model(x)
+    model(x)
+    assert set(model.state_dict()) == keys
+    assert not any("noise" in key for key in keys)
+    assert all(len(draws) == 2 for draws in drawn.values())
+    first, second = (torch.cat([draws[i].flatten() for draws in drawn.values()]) for i in (0, 1))
+    assert not torch.equal(first, second)
+    assert all(layer.noise is None for layer in stochastic_layers(model).values())
+
+
+def test_vmap_batches_the_noise_of_many_problems():
+    model = bundled("mlp", width=16).double()
+    set_stochastic(model, False)
+    parameters = dict(model.named_parameters())
+    x = torch.randn(4, 1, 3, 16, 16, dtype=torch.float64)
+    noise = {
+        f"{path}.noise": torch.bernoulli(torch.full((4, 1, 16), 0.6, dtype=torch.float64))
+        for path in stochastic_layers(model)
+    }
+
+    def logits(x, noise):
+        return torch.func.functional_call(model, {**parameters, **noise}, (x,))
+
+    together = torch.func.vmap(logits)(x, noise)
+    for i in range(4):
+        alone = logits(x[i], {name: n[i] for name, n in noise.items()})
+        torch.testing.assert_close(together[i], alone)
+    assert len({tuple(logits(x[0], {k: n[i] for k, n in noise.items()})[0].tolist()) for i in range(4)}) == 4
+
+
+@settings(max_examples=25, deadline=None)
+@given(p=st.floats(0, 0.95), channels=st.integers(1, 5), dims=st.integers(0, 3), batch=st.integers(0, 3))
+def test_dropout_keeps_the_scale_and_the_shape(p, channels, dims, batch):
+    x = torch.ones(batch, channels, *([3] * dims))
+    for layer in (Dropout(p), FeatureDropout(p)):
+        noise = layer.sample(x)
+        y = layer.inject(x, noise)
+        assert y.shape == x.shape
+        assert set(noise.unique().tolist()) <= {0.0, 1.0}
+        torch.testing.assert_close(y, noise.expand_as(x) / (1 - p))
+
+
+def test_feature_dropout_drops_whole_channels():
+    y = FeatureDropout(0.5)(torch.ones(64, 8, 4, 4))
+    per_channel = y.flatten(2)
+    assert torch.equal(per_channel.amin(-1), per_channel.amax(-1))
+    assert 0.4 < (per_channel[..., 0] == 0).float().mean() < 0.6
+
+
+def test_conversion_keeps_rate_and_mode_and_leaves_no_dropout_of_torch():
+    model = UsersModel()
+    model.sequence.eval()
+    convert(model)
+    assert {path: (type(m), m.p) for path, m in stochastic_layers(model).items()} == {
+        "features.3": (FeatureDropout, 0.3),
+        "blocks.mix.2": (Dropout, 0.5),
+        "sequence": (FeatureDropout, 0.2),
+    }
+    assert model.features[3].training
+    assert not model.sequence.training
+    assert isinstance(convert(nn.Dropout(0.1)), Dropout)
+
+
+class Functional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, self.training)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.second = nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.second(self.drop(self.first(x))))
+
+
+class Gaussian(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class FusedAttention(nn.Module):
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=self.p)[:, 0]
+
+
+def shared() -> nn.Module:
+    drop = nn.Dropout(0.5)
+    return nn.Sequential(nn.Linear(4, 4), drop, nn.Linear(4, 4), drop)
+
+
+def attention(p: float) -> nn.Module:
+    return nn.Sequential(nn.Identity(), nn.TransformerEncoderLayer(4, 2, 8, dropout=p, batch_first=True))
+
+
+REFUSED = {
+    "F.dropout": (lambda: nn.Sequential(nn.Linear(4, 4), Functional()), "'1' (Functional)"),
+    "noise in a forward": (lambda: nn.Sequential(nn.Linear(4, 4), Gaussian()), "'1' (Gaussian)"),
+    "called twice": (Twice, "'drop' (Dropout) is called 2 times"),
+    "registered twice": (shared, "'3' (Dropout) is the same layer as '1'"),
+    "multi-head attention": (lambda: attention(0.1), "'1.self_attn' (MultiheadAttention)"),
+    "fused attention": (lambda: FusedAttention(0.1), "FusedAttention"),
+    "recurrent": (lambda: nn.Sequential(nn.LSTM(4, 4, num_layers=2, dropout=0.2)), "'0' (LSTM)"),
+    "alpha": (lambda: nn.Sequential(nn.AlphaDropout(0.5)), "'0' (AlphaDropout)"),
+    "random slopes": (lambda: nn.Sequential(nn.RReLU()), "'0' (RReLU)"),
+    "everything dropped": (lambda: nn.Sequential(nn.Dropout(1.0)), "'0' (Dropout)"),
+}
+
+
+@pytest.mark.parametrize(("make", "named"), REFUSED.values(), ids=REFUSED)
+def test_randomness_that_cannot_be_made_explicit_is_refused_by_name(make, named):
+    with pytest.raises(Inexplicit) as refusal:
+        convert(make(), torch.randn(2, 3, 4))
+    assert named in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("make", [lambda: attention(0.0), lambda: FusedAttention(0.0), lambda: nn.AlphaDropout(0.0)])
+def test_what_draws_nothing_is_accepted(make):
+    model = make()
+    assert convert(model, torch.randn(2, 3, 4)) is model
+
+
+def test_the_probe_changes_neither_the_model_nor_the_random_state():
+    model = UsersModel()
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 16, 16))
+    model.features[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    state = torch.get_rng_state()
+    convert(model, torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [m.training for m in model.modules()] == modes
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_refused_model_is_left_without_hooks():
+    model = nn.Sequential(nn.Linear(4, 4), Functional()).eval()
+    with pytest.raises(Inexplicit):
+        convert(model, torch.randn(2, 4))
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m.training for m in model.modules())
+
+
+def test_the_penalty_is_zero_at_the_rate_and_grows_away_from_it():
+    layer = Dropout(0.25)
+    at_rate = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    penalties = [float(layer.penalty(at_rate * scale)) for scale in (1.0, 0.5, 0.0)]
+    assert penalties[0] == 0
+    assert all(a < b for a, b in pairwise(penalties))
+    assert layer.project(torch.tensor([-1.0, 0.3, 2.0])).tolist() == pytest.approx([0.0, 0.3, 1.0])
