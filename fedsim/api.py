@@ -76,7 +76,7 @@ class Run:
 
     @cached_property
     def scenario(self) -> Scenario:
-        return Scenario.model_validate(RunDirectory(self.path).marker()["scenario"])
+        return scenarios.parse(RunDirectory(self.path).marker()["scenario"])
 
     @cached_property
     def results(self) -> pl.DataFrame:
