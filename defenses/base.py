@@ -5,7 +5,7 @@ A client's round runs the hooks in this order:
     model_overrides        before anything is built: keys of the scenario's `model` block that it replaces
     on_model               once, when the client has built its model
     on_batch               per local step: the images and labels that are trained on
-    gradient               per local step: replaces the plain gradient (DP-SGD does); at most one defense of a composition
+    gradient               per local step: replaces the plain gradient (DP-SGD does); at most one of a composition may
     on_update              once: what leaves the client (the gradient, or the weight delta)
 
 Adding a defense is one file with one class:
@@ -76,7 +76,7 @@ class Defense:
         return update
 
     def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
-        """The privacy spent by `steps` local steps of `batch_size` out of `examples`, if the defense accounts for any."""
+        """The privacy that `steps` local steps of `batch_size` out of `examples` spend, if it accounts for any."""
         return None
 
     @property
@@ -97,7 +97,8 @@ class Composition(Defense):
         self.parts = list(parts)
         replacing = [part.name for part in self.parts if part.replaces_gradient]
         if len(replacing) > 1:
-            raise ValueError(f"only one defense of a composition may replace the gradient, not {' and '.join(replacing)}")
+            listed = " and ".join(replacing)
+            raise ValueError(f"only one defense of a composition may replace the gradient, not {listed}")
 
     def model_overrides(self) -> dict[str, Any]:
         return {key: value for part in self.parts for key, value in part.model_overrides().items()}
