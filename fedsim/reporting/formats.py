@@ -1,0 +1,51 @@
+"""Numbers as they are printed, in the terminal, on the page and above the pictures: one rule for each quantity."""
+
+from __future__ import annotations
+
+import math
+
+NONE = "–"
+"""Stands where a number does not exist."""
+
+
+def number(value: float | None, digits: int) -> str:
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = f"{value:.{digits}f}"
+    return text[1:] if float(text) == 0 and text.startswith("-") else text
+
+
+def decibel(value: float | None) -> str:
+    return number(value, 1)
+
+
+def percent(value: float | None) -> str:
+    return NONE if value is None else f"{number(100 * value, 0)} %"
+
+
+def interval(low: float | None, high: float | None, digits: int) -> str:
+    """`12.0–14.5`, or nothing where there is no interval."""
+    return "" if low is None or high is None else f"{number(low, digits)}–{number(high, digits)}"
+
+
+def percent_interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{interval(100 * low, 100 * high, 0)} %"
+
+
+def count(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return number(value, 2 if value < 1 else 1 if value < 100 else 0)
+
+
+def epsilon(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}" if math.isfinite(value) else "∞"
+
+
+def rank_text(rank: object, tied: bool) -> str:
+    """`2`, or `2=` for a tie."""
+    return "" if rank is None else f"{rank}=" if tied else f"{rank}"

@@ -1,0 +1,124 @@
+"""Which pictures a report shows, and where they stand: panels of originals above what each attack rebuilt.
+
+The victims shown are the first ones in the order of seed, round, client and sample, the same for every attack and
+defense. Nothing about the reconstructions decides who is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+
+from fedsim.reporting.leaderboard import DEFENSE, THREAT, labelled
+
+Pictures = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""From a job's key to its originals and its matched reconstructions: two uint8 arrays (N, H, W, C).
+
+Raises FileNotFoundError where there are none; then a picture is missing, and the rest is still shown.
+"""
+
+VICTIM = ["seed", "round", "client", "sample"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One place in a panel: a picture, or the reason why there is none."""
+
+    image: np.ndarray | None
+    psnr: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack on the panel's victims; `role` is attack, oracle or floor."""
+
+    label: str
+    role: str
+    tiles: list[Tile]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One model under one defense: the originals, and a row for each attack. `victims` names the columns."""
+
+    setting: str
+    defense: str
+    victims: list[str]
+    originals: list[Tile]
+    rows: list[Row]
+
+
+def panels(results: pl.DataFrame, pictures: Pictures, *, victims: int = 8) -> Iterator[Panel]:
+    """The panels, in the order of the results; at most `victims` columns each."""
+    if results.is_empty():
+        return
+    stack = lru_cache(maxsize=8)(pictures)
+    rows = labelled(results)
+    for _, part in rows.group_by(DEFENSE, maintain_order=True):
+        shown = part.select(VICTIM).unique().sort(VICTIM).head(victims).rows()
+        entries = [
+            _Entry(
+                group["attack_label"][0],
+                group["role"][0],
+                {tuple(row[v] for v in VICTIM): row for row in group.to_dicts()},
+            )
+            for _, group in part.group_by(["attack", "attack_params", *THREAT], maintain_order=True)
+        ]
+        attacks = [_row(entry, shown, stack) for entry in entries]
+        yield Panel(
+            part["setting_label"][0],
+            part["defense_label"][0],
+            [_victim_name(part, victim) for victim in shown],
+            [_original(entries, victim, stack) for victim in shown],
+            sorted(attacks, key=lambda row: ("attack", "oracle", "floor").index(row.role)),
+        )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    label: str
+    role: str
+    by_victim: dict[tuple[int, ...], dict[str, object]]
+
+
+def _row(entry: _Entry, shown: list[tuple[int, ...]], stack: Pictures) -> Row:
+    return Row(entry.label, entry.role, [_tile(entry.by_victim.get(victim), stack) for victim in shown])
+
+
+def _tile(row: dict[str, object] | None, stack: Pictures) -> Tile:
+    if row is None:
+        return Tile(None, why="not attacked")
+    if row["status"] != "ok":
+        return Tile(None, why=str(row["status"]).replace("_", " "))
+    image = _picture(row, stack, which=1)
+    return Tile(image, row["psnr"], "" if image is not None else "no picture")  # type: ignore[arg-type]
+
+
+def _original(entries: list[_Entry], victim: tuple[int, ...], stack: Pictures) -> Tile:
+    """The original of a victim, from any attack that has it."""
+    for entry in entries:
+        row = entry.by_victim.get(victim)
+        image = _picture(row, stack, which=0) if row is not None and row["status"] == "ok" else None
+        if image is not None:
+            return Tile(image)
+    return Tile(None, why="no picture")
+
+
+def _picture(row: dict[str, object], stack: Pictures, *, which: int) -> np.ndarray | None:
+    if row["job"] is None or row["picture"] is None:
+        return None
+    try:
+        return stack(str(row["job"]))[which][int(row["picture"])]  # type: ignore[call-overload]
+    except FileNotFoundError:
+        return None
+
+
+def _victim_name(part: pl.DataFrame, victim: tuple[int, ...]) -> str:
+    """`client 3`, with the seed, round or sample where there is more than one."""
+    names = dict(zip(VICTIM, victim))
+    return ", ".join(f"{name} {names[name]}" for name in VICTIM if name == "client" or part[name].n_unique() > 1)
