@@ -1,12 +1,12 @@
 """The contract of an attack, and the registry. Adding an attack is one file with one class:
 
-    @register("grey")
-    class Grey(Attack):
-        '''Guess a grey image, whatever was observed.'''
+@register("grey")
+class Grey(Attack):
+    '''Guess a grey image, whatever was observed.'''
 
-        def reconstruct(self, observation, threat_model, model, *, seed):
-            images = torch.zeros(observation.batch_size, *observation.input_shape)
-            return Reconstruction(images=images, loss=math.nan)
+    def reconstruct(self, observation, threat_model, model, *, seed):
+        images = torch.zeros(observation.batch_size, *observation.input_shape)
+        return Reconstruction(images=images, loss=math.nan)
 """
 
 from __future__ import annotations

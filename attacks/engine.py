@@ -7,7 +7,7 @@ masks and removed at the next check; between checks nothing waits for the device
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,32 +71,55 @@ class Solution:
     curves: list[list[tuple[int, float]]]
 
 
-class Adam:
-    """Adam (Kingma and Ba, ICLR 2015) over named tensors (N, ...), with one learning rate per problem."""
+class Layout:
+    """Where each unknown lies in a problem's row: all unknowns of N problems are one tensor (N, D)."""
 
-    def __init__(self, point: Mapping[str, Tensor]) -> None:
-        self._first = {name: torch.zeros_like(value) for name, value in point.items()}
-        self._second = {name: torch.zeros_like(value) for name, value in point.items()}
+    def __init__(self, start: Guess, unknowns: Sequence[Unknown]) -> None:
+        self._shapes = {name: value.shape[1:] for name, value in start.items()}
+        self._sizes = [shape.numel() for shape in self._shapes.values()]
+        self._owners = [next(unknown for unknown in unknowns if unknown.owns(name)) for name in start]
+
+    def pack(self, guess: Guess) -> Tensor:
+        return torch.cat([guess[name].flatten(1) for name in self._shapes], dim=1)
+
+    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
+        """Views of the rows (N, D) by name, (N, ...)."""
+        parts = rows.split(self._sizes, dim=1)
+        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self._shapes.items(), parts)}
+
+    def direct(self, gradient: Tensor) -> Tensor:
+        """The descent directions (N, D) that the unknowns make of their gradient."""
+        parts = [owner.direction(part) for owner, part in zip(self._owners, gradient.split(self._sizes, dim=1))]
+        return torch.cat(parts, dim=1)
+
+    def project_(self, rows: Tensor) -> None:
+        """Put every unknown back into its set, in place."""
+        for owner, (name, value) in zip(self._owners, self.unpack(rows).items()):
+            value.copy_(owner.project(name, value))
+
+
+class Adam:
+    """Adam (Kingma and Ba, ICLR 2015) over rows (N, D), with one learning rate per row."""
+
+    def __init__(self, point: Tensor) -> None:
+        self._first, self._second = torch.zeros_like(point), torch.zeros_like(point)
         self._steps = 0
 
-    def step(self, point: Mapping[str, Tensor], directions: Mapping[str, Tensor], rate: Tensor) -> None:
-        """Move each tensor of `point` in place. rate: (N,)."""
+    def step_(self, point: Tensor, direction: Tensor, rate: Tensor) -> None:
+        """Move the point in place. rate: (N,)."""
         self._steps += 1
         first_bias, second_bias = 1 - 0.9**self._steps, 1 - 0.999**self._steps
-        for name, direction in directions.items():
-            first, second = self._first[name], self._second[name]
-            first.lerp_(direction, 0.1)
-            second.mul_(0.999).addcmul_(direction, direction, value=0.001)
-            scale = second.sqrt().div_(second_bias**0.5).add_(1e-8)
-            point[name].sub_(first.div(scale).mul_(per_problem(rate / first_bias, first)))
+        self._first.lerp_(direction, 0.1)
+        self._second.mul_(0.999).addcmul_(direction, direction, value=0.001)
+        scale = self._second.sqrt().div_(second_bias**0.5).add_(1e-8)
+        point.sub_((self._first / scale).mul_((rate / first_bias).to(point.dtype)[:, None]))
 
     def keep(self, problems: Tensor) -> None:
-        self._first = {name: value[problems] for name, value in self._first.items()}
-        self._second = {name: value[problems] for name, value in self._second.items()}
+        self._first, self._second = self._first[problems], self._second[problems]
 
 
 class Plateau:
-    """Learning rates that fall by 10 on a plateau, as PyTorch's ReduceLROnPlateau with its defaults; one per problem."""
+    """Learning rates that fall by 10 on a plateau, one per problem: PyTorch's ReduceLROnPlateau."""
 
     def __init__(self, problems: int, schedule: Schedule, device: torch.device) -> None:
         self._patience = schedule.plateau
@@ -138,82 +161,68 @@ def solve(
         start: the unknowns' initial values by name, (N, ...), on the device and in the dtype to work in.
         known: the rest of the guess, (N, ...).
     """
-    owner = {name: unknown for unknown in composition.unknowns for name in start if unknown.owns(name)}
-    total = len(next(iter(start.values())))
-    device = next(iter(start.values())).device
-    point = {name: value.clone().requires_grad_() for name, value in start.items()}
-    adam, plateau = Adam(point), Plateau(total, schedule, device)
+    layout = Layout(start, composition.unknowns)
+    point = layout.pack(start).requires_grad_()
+    total, device = len(point), point.device
+    adam, plateau = Adam(point.detach()), Plateau(total, schedule, device)
     numbers = torch.arange(total, device=device)  # which problem each row is
     running = torch.ones(total, dtype=torch.bool, device=device)
-    best = {name: value.clone() for name, value in start.items()}
-    best_loss = torch.full((total,), torch.inf, dtype=torch.float64, device=device)
     iterations = torch.zeros(total, dtype=torch.int64, device=device)
-
-    answer = Solution({name: value.clone() for name, value in start.items()}, best_loss.clone(), iterations.clone(), [])
+    best = point.detach().clone()
+    best_loss = torch.full((total,), torch.inf, dtype=torch.float64, device=device)
+    final = best.clone(), best_loss.clone(), iterations.clone()
     curve: list[tuple[int, Tensor, Tensor]] = []
     curve_every = max(1, schedule.iterations // CURVE_POINTS)
 
     def retire(rows: Tensor) -> None:
-        done = numbers[rows]
-        for name, value in best.items():
-            answer.guess[name][done] = value[rows]
-        answer.loss[done], answer.iterations[done] = best_loss[rows], iterations[rows]
+        for whole, part in zip(final, (best, best_loss, iterations)):
+            whole[numbers[rows]] = part[rows]
 
     for iteration in range(schedule.iterations):
+        guess = {**known, **layout.unpack(point)}
         if watch is not None:
-            watch(iteration, numbers, {**known, **{name: value.detach() for name, value in point.items()}})
-        guess = {**known, **point}
+            watch(iteration, numbers, {name: value.detach() for name, value in guess.items()})
         inner, simulated = evaluator(guess)
         loss = composition.objective(inner, simulated, evaluator.observed)
         for prior in composition.priors:
             loss = loss + prior(guess)
-        gradients = torch.autograd.grad(loss.sum(), list(point.values()))
+        [gradient] = torch.autograd.grad(loss.sum(), [point])
 
         with torch.no_grad():
             loss = loss.detach()
             iterations += running
             improved = running & (loss < best_loss)
             best_loss = torch.where(improved, loss, best_loss)
-            best = {n: torch.where(per_problem(improved, value), point[n], value) for n, value in best.items()}
+            best = torch.where(improved[:, None], point, best)
             if iteration % curve_every == 0:
                 curve.append((iteration, numbers[running], loss[running]))
-
-            directions = {name: owner[name].direction(g) for name, g in zip(point, gradients)}
-            adam.step(point, directions, plateau.rate)
-            for name, value in point.items():
-                value.copy_(owner[name].project(name, value))
+            adam.step_(point, layout.direct(gradient), plateau.rate)
+            layout.project_(point)
             plateau.step(loss)
             running &= (loss >= schedule.tolerance) & (plateau.stale < schedule.patience) & loss.isfinite()
 
-            if (iteration + 1) % CHECK_EVERY == 0:
-                if progress is not None and (iteration + 1) % (10 * CHECK_EVERY) == 0:
-                    progress(iteration + 1, schedule.iterations, best_loss.median().item())
-                if not running.all():
-                    retire((~running).nonzero().flatten())
-                    left = running.nonzero().flatten()
-                    if not len(left):
-                        break
-                    numbers, running, best_loss, iterations = (
-                        value[left] for value in (numbers, running, best_loss, iterations)
-                    )
-                    best = {name: value[left] for name, value in best.items()}
-                    known = {name: value[left] for name, value in known.items()}
-                    point = {name: value.detach()[left].requires_grad_() for name, value in point.items()}
-                    for part in (adam, plateau, evaluator):
-                        part.keep(left)
-    else:
-        retire(torch.arange(len(numbers), device=device))
+        if (iteration + 1) % CHECK_EVERY == 0:
+            if progress is not None and (iteration + 1) % (10 * CHECK_EVERY) == 0:
+                progress(iteration + 1, schedule.iterations, best_loss.median().item())
+            if running.all():
+                continue
+            retire((~running).nonzero().flatten())
+            left = running.nonzero().flatten()
+            numbers, running, iterations = numbers[left], running[left], iterations[left]
+            if not len(left):
+                break
+            best, best_loss = best[left], best_loss[left]
+            known = {name: value[left] for name, value in known.items()}
+            point = point.detach()[left].requires_grad_()
+            for part in (adam, plateau, evaluator):
+                part.keep(left)
+    retire(torch.arange(len(numbers), device=device))
 
+    points, losses, counts = final
     if progress is not None:
-        progress(schedule.iterations, schedule.iterations, answer.loss.median().item())
-    answer.curves.extend([] for _ in range(total))
-    for iteration, rows, losses in curve:
-        for number, value in zip(rows.tolist(), losses.tolist()):
-            answer.curves[number].append((iteration, value))
-    return answer
-
-
-def per_problem(value: Tensor, like: Tensor) -> Tensor:
-    """One number per problem (N,), shaped and typed to act on a tensor (N, ...); masks stay masks."""
-    shaped = value.view(-1, *[1] * (like.dim() - 1))
-    return shaped if value.dtype == torch.bool else shaped.to(like.dtype)
+        progress(schedule.iterations, schedule.iterations, losses.median().item())
+    curves: list[list[tuple[int, float]]] = [[] for _ in range(total)]
+    for iteration, rows, values in curve:
+        for number, value in zip(rows.tolist(), values.tolist()):
+            curves[number].append((iteration, value))
+    return Solution(layout.unpack(points), losses, counts, curves)

@@ -39,10 +39,11 @@ class IterativeAttack(Attack):
     Args:
         iterations: at most this many.
         restarts: random starts per victim; the one with the lowest attack loss is the answer.
-        learning_rate: of Adam; it falls by 10 after `plateau` iterations without improvement.
+        learning_rate: of Adam, at the start.
         total_variation: weight of the smoothness prior.
         tolerance: a total loss below it stops.
-        plateau, patience: iterations without improvement until the learning rate falls, and until the victim is given up.
+        plateau: iterations without improvement after which the learning rate falls by 10.
+        patience: iterations without improvement after which a victim is given up.
     """
 
     requires: ClassVar = {"labels": ("known", "inferred"), "batch_size": ("known",), "aggregation": ("individual",)}
@@ -55,10 +56,8 @@ class IterativeAttack(Attack):
     plateau: int = 800
     patience: int = 4_000
 
-    watch: ClassVar[Watch | None] = None
-    """Set on an instance to measure what happens inside; it cannot change anything."""
-
     def __post_init__(self) -> None:
+        self.watch: Watch | None = None  # for measurements: sees every step and can change nothing
         for key in ("iterations", "restarts", "plateau", "patience"):
             value = getattr(self, key)
             if not isinstance(value, int) or value < 1:

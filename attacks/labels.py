@@ -16,10 +16,10 @@ from attacks.base import NotApplicable
 def infer_labels(model: nn.Module, gradient: Mapping[str, Tensor], *, batch_size: int, classes: int) -> Tensor:
     """The labels of one batch, in ascending order.
 
-    At batch size 1 they are exact (Zhao et al., iDLG, 2020): the bias gradient is negative at the label alone; without a
-    bias, the label's row of the weight gradient is as large as all others together. Larger batches are counted from the
-    bias gradient, label by label the most negative entry (Wainakh et al., PETS 2022), which assumes that the model is not
-    yet sure of anything.
+    At batch size 1 they are exact (Zhao et al., iDLG, 2020): the bias gradient is negative at the label alone; without
+    a bias, the label's row of the weight gradient is as large as all others together. Larger batches are counted from
+    the bias gradient, label by label the most negative entry (Wainakh et al., PETS 2022), which assumes that the model
+    is not yet sure of anything.
 
     Args:
         model: its last linear layer with `classes` outputs is the one that is read.

@@ -1,7 +1,8 @@
 """How a simulated update is compared with the observed one.
 
-Both are reduced to three numbers per parameter tensor, summed in float64: their inner product and their squared norms. So
-one definition serves every evaluator, whether it forms parameter gradients or not.
+Both are reduced to three numbers per parameter tensor: their inner product and their squared norms. So one definition
+serves every evaluator, whether it forms parameter gradients or not. The numbers are added up in float64: near its
+optimum `1 - cos` is a small difference of large sums.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -52,7 +51,9 @@ class DropRate:
         self.layers: Mapping[str, StochasticLayer] = stochastic_layers(model)
 
     def __call__(self, guess: Guess) -> Tensor:
-        penalties = [vmap(self.layers[path].penalty)(noise) for path, noise in noise_of(guess).items()]
-        if not penalties:
-            return guess["images"].new_zeros(len(guess["images"]))
-        return self.weight * torch.stack(penalties).sum(0)
+        return self.weight * vmap(self._penalty)(guess["images"], noise_of(guess))
+
+    def _penalty(self, images: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """Of one problem; zero, of the images' dtype, where nothing is drawn."""
+        penalties = (self.layers[path].penalty(value) for path, value in noise.items())
+        return sum(penalties, start=images.new_zeros(()))

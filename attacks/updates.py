@@ -26,8 +26,9 @@ def attacker_copy(model: nn.Module, state: Tensors, *, client_mode: Literal["tra
     """A copy of the model that computes what the client computes, without drawing anything.
 
     In train mode its stochastic layers pass their input through unless a noise is substituted, and batch norm uses the
-    statistics of the batch it sees (it tracks none: a running average cannot be updated under `vmap`). In eval mode batch
-    norm uses the observed running statistics. Parameters do not require gradients: attacks differentiate functionally.
+    statistics of the batch it sees (it tracks none: a running average cannot be updated under `vmap`). In eval mode
+    batch norm uses the observed running statistics. Parameters do not require gradients: attacks differentiate
+    functionally.
 
     Raises:
         ValueError: the state does not fit the model.
@@ -127,7 +128,8 @@ def simulate(
     if len(images) % local.steps:
         raise ValueError(f"{len(images)} images cannot be split over {local.steps} local steps")
     size = len(images) // local.steps
-    weights, velocity = dict(start), {}
+    weights = dict(start)
+    velocity: dict[str, Tensor] = {}
     for step in range(local.steps):
         part = slice(step * size, (step + 1) * size)
         noise_now = {path: value[part] for path, value in noise.items()}

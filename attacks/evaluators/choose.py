@@ -29,8 +29,8 @@ def choose(
 ) -> Evaluator:
     """The fastest evaluator that is right for this model.
 
-    Ghost matching assumes that examples do not meet inside the model and that weights are used by their own layers only.
-    No inspection of modules can show that, so its scalars are compared once with the general evaluator's.
+    Ghost matching assumes that examples do not meet inside the model, and that weights are used by their own layers
+    only. No inspection of modules can show that, so its scalars are compared once with the general evaluator's.
     """
     if kind != "gradient":
         return General(model, observed, local=local, kind=kind)

@@ -1,13 +1,14 @@
 """Ghost matching: the matching loss from activations and deltas alone, victims as one ordinary minibatch.
 
-All victims of a round received the same weights, so N problems of B examples are one minibatch of N * B. A zero-valued tap
-on every parametric layer's output yields each example's back-propagated delta in one backward pass. With `G = delta^T a`
+All victims of a round received the same weights, so N problems of B examples are one minibatch of N * B. A zero-valued
+tap on every parametric layer's output yields each example's back-propagated delta in one backward pass. With
+`G = delta^T a`
 
     <G, G*> = sum(delta * (a G*^T))        |G|^2 = sum((delta delta^T) * (a a^T))
 
-so that no parameter gradient is ever formed where it is larger than its factors (the norms' trick is that of fast
-per-example clipping: Goodfellow 2015; Bu et al., mixed ghost clipping, NeurIPS 2022). An observed update is itself a sum
-of B outer products, hence of low rank unless somebody added noise: then it is used as its factors too.
+so that no parameter gradient is ever formed where it is larger than its factors (for the norm this is fast per-example
+clipping: Goodfellow 2015; Bu et al., mixed ghost clipping, NeurIPS 2022). An observed update is itself a sum of outer
+products, hence of low rank unless somebody added noise: then it too is used as its factors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Calls = dict[str, list[tuple[Tensor, Tensor]]]
 
 
 class Ghost(Evaluator):
-    """Never forms a large parameter gradient. For gradients of one step, models whose every parametric layer has a rule.
+    """Never forms a large parameter gradient. For gradients of one step, where every parametric layer has a rule.
 
     Args:
         model: the attacker's copy; its weights are what the clients received.
@@ -80,7 +81,7 @@ class Ghost(Evaluator):
         substituted = {name: self._bare[name] + tap for name, tap in bare_taps.items()}
         substituted |= {f"{path}.noise": noise.flatten(0, 1) for path, noise in noise_of(guess).items()}
         with torch.enable_grad(), _taps(self._layers) as calls:
-            logits = functional_call(self._model, substituted, (images.flatten(0, 1),))
+            logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
             loss = F.cross_entropy(logits, labels.flatten(0, 1), reduction="sum") / batch
             for path, layer_calls in calls.items():
                 if len(layer_calls) != 1:

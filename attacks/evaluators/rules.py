@@ -1,8 +1,8 @@
 """How a layer's parameter gradient follows from its input and its back-propagated delta, layer type by layer type.
 
 N problems of B examples pass through the model as one minibatch of N * B examples, problem by problem. A rule maps the
-layer's input and the delta at its output to the gradient of each parameter *per problem*: either as a tensor (N, *shape),
-or, where it is a sum of outer products, as its factors, so that it need not be formed.
+layer's input and the delta at its output to the gradient of each parameter *per problem*: as a tensor (N, *shape), or,
+where it is a sum of outer products, as its factors, so that it need not be formed.
 """
 
 from __future__ import annotations

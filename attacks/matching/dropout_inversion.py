@@ -1,5 +1,5 @@
-"""The Dropout Inversion Attack (DIA): Scheliga, Mäder, Seeland, *Dropout is NOT all you need to prevent gradient leakage*,
-AAAI 2023 (arXiv 2208.06163)."""
+"""The Dropout Inversion Attack (DIA): Scheliga, Mäder, Seeland, *Dropout is NOT all you need to prevent gradient
+leakage*, AAAI 2023 (arXiv 2208.06163)."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class WellInformed(IterativeAttack):
 
         min_x  1 - cos(g(x, m*), g*) + total_variation * TV(x)
 
-    No real server has them. It shows how much of the difficulty is not knowing the masks; it is no bound, since the Dropout
-    Inversion Attack may end lower at the same stopping threshold.
+    No real server has them. It shows how much of the difficulty is not knowing the masks; it is no bound, since the
+    Dropout Inversion Attack may end with better images at the same stopping threshold.
     """
 
     requires: ClassVar = {**IterativeAttack.requires, "noise": ("known",)}

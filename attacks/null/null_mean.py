@@ -15,7 +15,7 @@ from attacks.updates import examples
 
 @register("null_mean")
 class NullMean(Attack):
-    """Answers the mean public image, or without public images the data set's mean colour, for every image of the batch."""
+    """Answers the mean public image for every image of the batch; without public images, the data set's mean colour."""
 
     requires: ClassVar = {"batch_size": ("known",)}
     given: ClassVar = {"auxiliary_data": "public"}
