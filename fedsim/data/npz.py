@@ -39,9 +39,10 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file; data.path must name a NumPy archive (.npz) holding {ACCEPTED}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BadInput(f"{path}: a single array; expected an archive (.npz) holding {ACCEPTED}")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise BadInput(f"{path}: a single array; expected an archive (.npz) holding {ACCEPTED}")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: not a readable NumPy archive of plain arrays ({error})") from error

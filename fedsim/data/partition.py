@@ -41,6 +41,12 @@ def partition(labels: Tensor, clients: int, spec: Mapping[str, Any], seed: int) 
             raise BadInput(f"data.partition.{key}: kind {kind} needs it")
     if not 1 <= clients <= len(labels):
         raise BadInput(f"federation.clients: {clients} clients, but {len(labels)} training examples: each needs one")
+    shards = spec["shards_per_client"] if kind == "shards" else 1
+    if not isinstance(shards, int) or not 1 <= shards * clients <= len(labels):
+        raise BadInput(
+            f"data.partition.shards_per_client: {shards} shards for each of {clients} clients cannot be cut from "
+            f"{len(labels)} training examples; a whole number from 1 to {len(labels) // clients} can"
+        )
 
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr-datasets is imported
     from datasets import Dataset as Table
@@ -53,7 +59,7 @@ def partition(labels: Tensor, clients: int, spec: Mapping[str, Any], seed: int) 
             partitioner = _partitioner(kind, clients, spec, seed_for(seed, "partition"))
             partitioner.dataset = table
             parts = [np.array(partitioner.load_partition(client)["index"], dtype=np.int64) for client in range(clients)]
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         settings = ", ".join(f"{key} {spec[key]}" for key in KINDS[kind])
         raise BadInput(
             f"data.partition: {kind} ({settings}) cannot give each of {clients} clients one of {len(labels)} examples: "

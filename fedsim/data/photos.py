@@ -1,6 +1,7 @@
 """`photos`: real colour crops at any size from 32 to 224 pixels, cut at run time from photographs that are installed.
 
-They ship inside the scikit-image wheel, so nothing is downloaded and nothing is bundled twice. A class is a photograph. Its right-hand end is the test part, the rest the training part: no test pixel is ever trained on.
+They ship inside the scikit-image wheel, so nothing is downloaded and nothing is bundled twice. A class is a photograph.
+Its right-hand end is the test part, the rest the training part: no test pixel is ever trained on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """LPIPS (Zhang et al., CVPR 2018), version 0.1 with the AlexNet trunk, from files that are installed.
 
 The `lpips` package cannot be imported here: it imports torchvision, whose registry build breaks beside a CPU build of
-torch, and downloads the trunk. So its calibrated linear heads are read from the installed package as a file, the trunk's
-convolutions are package data (float16), and the distance is computed below. On the authors' reference pair it gives the
-published 0.7219 and 0.1376.
+torch, and downloads the trunk. So its calibrated linear heads are read from the installed package as a file, the
+trunk's convolutions are package data (float16), and the distance is computed below. On the authors' reference pair it
+gives the published 0.7219 and 0.1376.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _prepared(images: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """The heads' weights on the squared differences of unit-length features, averaged over places, summed over layers."""
+    """Squared differences of unit-length features, weighted by the heads, averaged over places, summed over layers."""
     total = torch.zeros(len(a))
     for head, f, g in zip(_heads(), _features(a), _features(b)):
         total += F.conv2d((_unit(f) - _unit(g)).square(), head).mean((1, 2, 3))

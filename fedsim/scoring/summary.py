@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,13 +30,15 @@ def summarise(results: pl.DataFrame, by: Sequence[str], values: Sequence[str] = 
         values: numeric columns of which to take the median.
 
     Returns:
-        The columns `by`; `n` (images scored), `not_applicable` and `failed` (images); for each of `values` its median
-        `<value>` and the interval `<value>_low`, `<value>_high` from a hierarchical bootstrap (seeds are resampled, then
-        clients within a seed, then images within a client: images of one client, and clients of one seed, are not
-        independent); for each of `RATES` the share `<rate>` and its Clopper-Pearson interval `<rate>_low`,
-        `<rate>_high`, which takes images as independent. PSNR is capped at 100 dB before anything is done to it.
+        The columns `by`; `n` (images scored), `not_applicable` and `failed` (images).
+        For each of `values` its median `<value>`, and `<value>_low`, `<value>_high` from a hierarchical bootstrap:
+        seeds are resampled, then clients within a seed, then images within a client, which are not independent. PSNR
+        is capped at 100 dB first.
+        For each of `RATES` the share `<rate>`, and its Clopper-Pearson interval `<rate>_low`, `<rate>_high`, which
+        takes images as independent.
     """
-    schema = {name: results.schema[name] for name in by} | dict.fromkeys(("n", "not_applicable", "failed"), pl.Int64)
+    columns = {name: results.schema[name] for name in by}
+    schema: dict[str, Any] = columns | dict.fromkeys(("n", "not_applicable", "failed"), pl.Int64)
     for name in (*values, *RATES):
         schema |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), pl.Float64)
     capped = results.with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY))
@@ -104,13 +107,13 @@ def bootstrap_medians(seeds: np.ndarray, clients: np.ndarray, values: np.ndarray
     medians = []
     for start in range(0, REPLICATES, block):
         shape = (min(block, REPLICATES - start), *padded.shape)
-        s = rng.integers(len(tree), size=shape[:2])[:, :, None]
-        c = (rng.random(shape[:3]) * client_counts[s]).astype(int)
-        i = (rng.random(shape) * image_counts[s, c][..., None]).astype(int)
-        drawn = padded[s[..., None], c[..., None], i]
+        seed = rng.integers(len(tree), size=shape[:2])[:, :, None]
+        client = (rng.random(shape[:3]) * client_counts[seed]).astype(int)
+        image = (rng.random(shape) * image_counts[seed, client][..., None]).astype(int)
+        drawn = padded[seed[..., None], client[..., None], image]
         # A seed with fewer clients, or a client with fewer images, than the largest gives fewer draws.
-        drawn[np.arange(shape[2]) >= client_counts[s]] = np.nan
-        drawn[np.arange(shape[3]) >= image_counts[s, c][..., None]] = np.nan
+        drawn[np.arange(shape[2]) >= client_counts[seed]] = np.nan
+        drawn[np.arange(shape[3]) >= image_counts[seed, client][..., None]] = np.nan
         medians.append(_row_medians(drawn.reshape(shape[0], -1)))
     return np.concatenate(medians)
 
