@@ -20,6 +20,7 @@ from fedsim.models.mlp import MLP
 from fedsim.models.resnet18 import ResNet18
 from fedsim.models.vit import ViT
 from fedsim.models.vit_b16 import ViTB16
+from fedsim.paths import admit_user_code
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
 
@@ -92,10 +93,11 @@ def _constructor(spec: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
     module_name, colon, attribute = factory.partition(":")
     if not (module_name and colon and attribute):
         raise BadInput(f"{label}: write it as package.module:function")
+    admit_user_code()
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise BadInput(f"{label}: cannot import {module_name!r}: {error} (is its folder on PYTHONPATH?)") from error
+        raise BadInput(f"{label}: cannot import {module_name!r}: {error} (it is looked for in the working directory and on PYTHONPATH)") from error
     make = getattr(module, attribute, None)
     if not callable(make):
         raise BadInput(f"{label}: module {module_name!r} has no function {attribute!r}")

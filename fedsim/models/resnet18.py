@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defenses.stochastic import Dropout
-from fedsim.models.checks import one_of
+from fedsim.models.checks import one_of, positive
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(32, channels),
+    "group": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
 }
 _SMALL = 64  # pixels: up to this size the stem keeps the resolution
 
@@ -41,31 +42,33 @@ class ResNet18(nn.Module):
 
     Args:
         norm: `batch`, or `group` (32 groups; Wu and He, ECCV 2018), which mixes no samples and suits DP-SGD.
+        width: channels of the first stage; each later stage has twice as many. The paper's is 64.
 
     Shape:
         images (B, C, H, W) -> logits (B, classes)
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], classes: int, *, norm: str = "batch") -> None:
+    def __init__(self, input_shape: tuple[int, int, int], classes: int, *, norm: str = "batch", width: int = 64) -> None:
         super().__init__()
         one_of("norm", norm, list(_NORMS))
+        positive(width=width)
         make = _NORMS[norm]
         channels = input_shape[0]
         if max(input_shape[1:]) <= _SMALL:
-            self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1, bias=False), make(64), nn.ReLU())
+            self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), make(width), nn.ReLU())
         else:
             self.stem = nn.Sequential(
-                nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False),
-                make(64),
+                nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False),
+                make(width),
                 nn.ReLU(),
                 nn.MaxPool2d(3, stride=2, padding=1),
             )
-        widths = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
+        widths = [(width, width, 1), *((width << i, width << i + 1, 2) for i in range(3))]
         self.stages = nn.Sequential(
             *(nn.Sequential(Block(i, o, stride, make), Block(o, o, 1, make)) for i, o, stride in widths)
         )
         self.dropout = Dropout(0.0)
-        self.head = nn.Linear(512, classes)
+        self.head = nn.Linear(8 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.stages(self.stem(images)).mean((2, 3))

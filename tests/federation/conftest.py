@@ -30,8 +30,8 @@ PHOTOS = {"name": "photos", "path": None, "image_size": 32, "test_fraction": 0.2
 MODELS = {
     "mlp": ({"name": "mlp", "dropout": 0.5, "width": 64}, BASE["data"]),
     "lenet": ({"name": "lenet", "dropout": 0.5}, BASE["data"]),
-    "resnet18": ({"name": "resnet18", "dropout": 0.5}, PHOTOS),
-    "resnet18-group": ({"name": "resnet18", "dropout": 0.5, "norm": "group"}, PHOTOS),
+    "resnet18": ({"name": "resnet18", "dropout": 0.5, "width": 8}, PHOTOS),
+    "resnet18-group": ({"name": "resnet18", "dropout": 0.5, "width": 8, "norm": "group"}, PHOTOS),
     "vit": ({"name": "vit", "dropout": 0.25, "depth": 2, "width": 64, "heads": 4, "mlp": 64}, PHOTOS),
 }
 
@@ -47,7 +47,7 @@ def consistency_cells() -> dict[str, dict]:
     for name, (model, data) in MODELS.items():
         for share, steps in (("gradient", 1), ("weights", 2)):
             for precision in ("float32", "float64"):
-                local = {"share": share, "steps": steps, "precision": precision}
+                local = {"share": share, "steps": steps, "precision": precision, "batch_size": 4}
                 cells[f"{name}-{share}-{precision}"] = work(local, model=model, data=data)
     return cells
 
