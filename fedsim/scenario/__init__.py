@@ -1,0 +1,14 @@
+"""The scenario: a YAML file becomes one valid, immutable object, and its axes become cells.
+
+`document` reads YAML and remembers lines, `normalise` writes shorthands out, `schema` and `members` say what is
+accepted, `checks` what must fit together, `validate` explains what does not, `rehearsal` tries data, models and
+defenses, `load` puts them together.
+"""
+
+from fedsim.scenario.bundled import bundled
+from fedsim.scenario.cells import Cell
+from fedsim.scenario.jsonschema import json_schema
+from fedsim.scenario.load import load, parse
+from fedsim.scenario.schema import METRICS, Scenario
+
+__all__ = ["METRICS", "Cell", "Scenario", "bundled", "json_schema", "load", "parse"]

@@ -1,0 +1,112 @@
+"""What a scenario's keys must satisfy together: each rule yields the path it blames and one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import attacks
+import defenses
+from fedsim.scenario.document import KeyPath, Problem, format_path
+from fedsim.scenario.members import Member
+from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
+
+
+def check(scenario: Scenario) -> None:
+    """Raise the first `Problem` of a scenario whose keys are valid one by one."""
+    for rule in (_seeds, _federation, _victims, _resources, _metrics, _attacks, _defenses, _own_files):
+        for path, message in rule(scenario):
+            raise Problem(path, message)
+
+
+def _seeds(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    yield from _repeated(("seeds",), scenario.seeds, str)
+
+
+def _metrics(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    yield from _repeated(("metrics",), scenario.metrics, str)
+
+
+def _federation(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    federation, local = scenario.federation, scenario.federation.local
+    if federation.clients_per_round > federation.clients:
+        message = f"{federation.clients_per_round} clients a round, but there are only {federation.clients} clients"
+        yield ("federation", "clients_per_round"), message
+    if local.share == "gradient" and local.steps != 1:
+        message = f"share: gradient needs steps: 1, not {local.steps}; use share: weights for several local steps"
+        yield ("federation", "local", "steps"), message
+
+
+def _victims(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    victims, federation = scenario.victims, scenario.federation
+    if victims.clients > federation.clients_per_round:
+        message = f"{victims.clients} victims, but only {federation.clients_per_round} clients take part in a round"
+        yield ("victims", "clients"), message
+    for i, number in enumerate(victims.rounds):
+        if number > federation.rounds:
+            yield ("victims", "rounds", i), f"round {number} of a federation of {federation.rounds} (federation.rounds)"
+    yield from _repeated(("victims", "rounds"), victims.rounds, str)
+
+
+def _resources(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    if torch.cuda.is_available():
+        return
+    if scenario.federation.resources.gpus > 0:
+        yield ("federation", "resources", "gpus"), "torch finds no GPU on this machine; accepted: 0"
+    if scenario.engine.device == "cuda":
+        yield ("engine", "device"), "torch finds no GPU on this machine; accepted: auto, cpu"
+
+
+def _attacks(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    for i, attack in enumerate(scenario.attacks):
+        yield from _refused(("attacks", i), attack, attacks.create)
+    yield from _repeated(("attacks",), scenario.attacks, lambda attack: str(attack.spec()), Member.label)
+
+
+def _defenses(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    for i, parts in enumerate(scenario.defenses):
+        for j, part in enumerate(parts):
+            yield from _refused(("defenses", i, j), part, defenses.create)
+        try:
+            defenses.compose(specs_of(parts))
+        except ValueError as error:
+            yield ("defenses", i), _line(error)
+    yield from _repeated(("defenses",), scenario.defenses, label_of)
+
+
+def _own_files(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    source = scenario.data
+    if not isinstance(source, Npz | Folder):
+        return
+    path = Path(source.path)
+    if not (path.is_file() if isinstance(source, Npz) else path.is_dir()):
+        yield ("data", "path"), f"{path}: no such {'file' if isinstance(source, Npz) else 'folder'}"
+
+
+def _refused(path: KeyPath, member: Member, create: Callable[..., Any]) -> Iterator[tuple[KeyPath, str]]:
+    """What the constructor itself says to the values; it blames the parameter that its message names."""
+    spec = member.spec()
+    try:
+        create(**spec)
+    except ValueError as error:
+        named = [key for key in spec if key != "name" and re.search(rf"\b{re.escape(key)}\b", str(error))]
+        yield (*path, *named[:1]), _line(error)
+
+
+def _repeated(
+    path: KeyPath, values: Sequence[Any], same: Callable[[Any], str], shown: Callable[[Any], str] = str
+) -> Iterator[tuple[KeyPath, str]]:
+    seen: Mapping[str, int] = {}
+    for i, value in enumerate(values):
+        first = seen.get(same(value))
+        if first is not None:
+            yield (*path, i), f"{shown(value)} stands in {format_path((*path, first))} already"
+        seen = {**seen, same(value): i}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,32 @@
+"""The JSON Schema of scenario files, for editors: the schema with the shorthands that a file may use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.scenario.schema import Scenario
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a scenario file, shorthands included."""
+    schema = Scenario.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "fedsim scenario"
+    keys = schema["properties"]
+    for key in ("data", "model"):
+        keys[key] = _or_name(keys[key])
+    keys["attacks"]["items"] = _or_name(keys["attacks"]["items"])
+    composition = keys["defenses"]["items"]
+    part = _or_name(composition["items"])
+    keys["defenses"]["items"] = {"anyOf": [*part["anyOf"], {**composition, "items": part}]}
+    schema["required"].remove("defenses")
+    for block in schema["$defs"].values():
+        partition = block.get("properties", {}).get("partition")
+        if partition is not None:
+            block["properties"]["partition"] = {"anyOf": [{"const": "iid"}, partition]}
+    return schema
+
+
+def _or_name(union: dict[str, Any]) -> dict[str, Any]:
+    names = [name for name in union["discriminator"]["mapping"] if name != "factory"]
+    return {"anyOf": [{"enum": names}, {key: value for key, value in union.items() if key != "discriminator"}]}

@@ -1,0 +1,117 @@
+"""The only place that reads scenario files: from a path, a bundled name or a mapping to a valid `Scenario`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsim.scenario.bundled import find
+from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_path, from_mapping, parse_path, read
+from fedsim.scenario.normalise import write_out
+from fedsim.scenario.rehearsal import rehearse
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.validate import validate
+
+_MOST_VARIANTS = 1_000
+_FIXED = ("name", "description", "seeds", "defenses", "sweep")
+"""What a sweep cannot vary: the run's identity, and what is an axis already."""
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Read and validate a scenario.
+
+    Args:
+        path_or_name: a YAML file, or the name of a bundled scenario.
+        overrides: `a.b=value` options, values in YAML, list indices allowed; applied in order.
+
+    Raises:
+        BadInput: one line with file, line, column and key (or the option), and what would be accepted.
+    """
+    path = find(path_or_name)
+    return _finish(read(path), overrides, path.parent)
+
+
+def parse(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
+    """Validate a scenario given as nested dictionaries, of the form that the YAML file has. Raises BadInput."""
+    return _finish(from_mapping(data), overrides, Path())
+
+
+def _finish(document: Document, overrides: Sequence[str], home: Path) -> Scenario:
+    write_out(document.data)
+    _resolve_path(document.data, home)
+    for option in overrides:
+        document.override(option)
+        write_out(document.data)
+    _resolve_path(document.data, Path())
+    try:
+        scenario = validate(document.data)
+        variants = _variants(document, scenario)
+        if not scenario.sweep:
+            rehearse(scenario)
+    except Problem as problem:
+        raise document.explain(problem) from None
+    scenario._variants = variants
+    return scenario
+
+
+def _resolve_path(data: dict[str, Any], home: Path) -> None:
+    """The user's data lie relative to the scenario file, or to the working directory where an option names them."""
+    source = data.get("data")
+    if isinstance(source, dict) and source.get("name") in ("npz", "folder") and isinstance(source.get("path"), str):
+        source["path"] = str((home / Path(source["path"]).expanduser()).resolve())
+
+
+def _variants(document: Document, scenario: Scenario) -> tuple[tuple[dict[str, Any], Scenario], ...]:
+    """For each combination of the sweep's values, the scenario that it makes, validated like any other."""
+    if not scenario.sweep:
+        return ()
+    paths = {key: _axis(key) for key in scenario.sweep}
+    count = math.prod(len(values) for values in scenario.sweep.values())
+    if count > _MOST_VARIANTS:
+        raise Problem(("sweep",), f"{count} combinations; at most {_MOST_VARIANTS} are accepted")
+    return tuple((values, _variant(document, values, paths)) for values in scenario.axes())
+
+
+def _axis(key: str) -> KeyPath:
+    try:
+        path = parse_path(key)
+    except Problem as problem:
+        raise Problem(("sweep", key), problem.message, about="key") from None
+    if path[0] in _FIXED:
+        raise Problem(("sweep", key), f"{path[0]} cannot be swept (seeds and defenses are axes already)", about="key")
+    return path
+
+
+def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath]) -> Scenario:
+    data = copy.deepcopy(document.data)
+    data.pop("sweep", None)
+    for key, value in values.items():
+        try:
+            assign(data, paths[key], copy.deepcopy(value))
+        except Problem as problem:
+            raise Problem(("sweep", key), problem.message, about="key") from None
+        write_out(data)
+    _resolve_path(data, Path(document.source).parent if document.source else Path())
+    try:
+        scenario = validate(data)
+        rehearse(scenario)
+        return scenario
+    except Problem as problem:
+        raise _blamed(document, values, paths, problem) from None
+
+
+def _blamed(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], problem: Problem) -> Problem:
+    """Point at the swept value that a problem comes from: the axis nearest to the place of the problem."""
+
+    def shared(key: str) -> int:
+        return sum(1 for ours, theirs in zip(paths[key], problem.path) if ours == theirs)
+
+    key = max(values, key=shared)
+    index = document.data["sweep"][key].index(values[key])
+    combination = ", ".join(f"{name}={value}" for name, value in values.items())
+    return Problem(("sweep", key, index), f"with {combination}: {format_path(problem.path)}: {problem.message}")
+
+

@@ -1,0 +1,99 @@
+"""The blocks of a scenario whose keys are constructor parameters: models, attacks and defenses.
+
+One pydantic model for each registered class, made from its signature, and one union for each kind, told apart by
+`name`.
+A new attack, defense or model appears in the scenario format without a line written here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+import attacks
+import defenses
+from defenses.registry import parameters
+from fedsim import models
+from fedsim.models.build import MODELS
+
+FACTORY = "factory"
+"""The internal tag of a model that is given as `factory:` rather than by name."""
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Block(BaseModel):
+    """A part of a scenario: immutable, strictly typed, no unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
+
+
+class Member(Block):
+    """A named thing with the parameters of its constructor."""
+
+    name: str
+
+    def spec(self) -> dict[str, Any]:
+        """`{"name": ..., **parameters}` with every parameter filled in; JSON-able."""
+        return self.model_dump(mode="json")
+
+    def label(self) -> str:
+        """The name with the parameters that were given: `clip(norm=1.0)`."""
+        given = {key: value for key, value in self.spec().items() if key in self.model_fields_set and key != "name"}
+        return self.name + (f"({', '.join(f'{key}={value}' for key, value in given.items())})" if given else "")
+
+
+class FactoryModel(Member):
+    """A model made by the user's own function, which takes the further keys of this block."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Literal["factory"] = FACTORY  # type: ignore[assignment]
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`package.module:function`, called with input_shape, classes and the other keys of this block."""
+    dropout: Rate | None = None
+    """The rate of all its dropout layers; null leaves its own."""
+
+    def spec(self) -> dict[str, Any]:
+        return {key: value for key, value in super().spec().items() if key != "name"}
+
+
+def _member(kind: str, name: str, constructor: Callable[..., Any], accepted: Mapping[str, inspect.Parameter]) -> Any:
+    hints = get_type_hints(constructor.__init__)  # type: ignore[misc]
+    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    for key, parameter in accepted.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[key] = (hints[key], default)
+    if kind == "model":
+        fields["dropout"] = (Rate, 0.0)
+    summary = (inspect.getdoc(constructor) or "").split("\n\n")[0]
+    title = "".join(part.title() for part in name.split("_")) + kind.title()
+    return create_model(title, __base__=Member, __doc__=summary, **fields)
+
+
+def _union(members: Iterable[type[Member]]) -> Any:
+    return Annotated[Union[tuple(members)], Field(discriminator="name")]  # noqa: UP007
+
+
+def _model(name: str) -> Any:
+    return _member("model", name, MODELS[name], models.parameters(name))
+
+
+if TYPE_CHECKING:
+    Model: TypeAlias = Member
+    Attack: TypeAlias = Member
+    Defense: TypeAlias = Member
+else:
+    Model = _union([*(_model(name) for name in models.names()), FactoryModel])
+    Attack = _union(_member("attack", name, cls, parameters(cls)) for name, cls in attacks.base._registry)
+    Defense = _union(_member("defense", name, cls, parameters(cls)) for name, cls in defenses.base._registry)

@@ -1,0 +1,47 @@
+"""The shorthands of a scenario file, written out before anything is validated.
+
+`model: mlp` is `model: {name: mlp}`, `- none` is `- {name: none}`, `partition: iid` is `partition: {kind: iid}`, and a
+defense that is no list is a composition of one: the schema knows one form only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from fedsim.scenario.members import FACTORY
+
+
+def write_out(data: dict[str, Any]) -> None:
+    """Turn bare names into blocks, in place: afterwards every place that `--set` may name exists."""
+    for key in ("data", "model"):
+        if isinstance(data.get(key), str):
+            data[key] = {"name": data[key]}
+    for key in ("attacks", "defenses"):
+        if isinstance(data.get(key), list):
+            data[key] = [_named(item) for item in data[key]]
+    source = data.get("data")
+    if isinstance(source, dict) and isinstance(source.get("partition"), str):
+        source["partition"] = {"kind": source["partition"]}
+
+
+def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The one form that the schema knows, as a copy: every defense a list of parts, every model with its tag."""
+    result = copy.deepcopy(dict(data))
+    result.setdefault("defenses", [{"name": "none"}])
+    if isinstance(result["defenses"], list):
+        result["defenses"] = [part if isinstance(part, list) else [part] for part in result["defenses"]]
+    model = result.get("model")
+    if isinstance(model, dict) and "factory" in model and "name" not in model:
+        model["name"] = FACTORY
+    for optional in ("threat_model", "victims", "engine", "sweep", "federation"):
+        if optional in result and result[optional] is None:  # `sweep:` with nothing after it
+            del result[optional]
+    return result
+
+
+def _named(item: Any) -> Any:
+    if isinstance(item, str):
+        return {"name": item}
+    return [_named(part) for part in item] if isinstance(item, list) else item

@@ -1,0 +1,74 @@
+"""A rehearsal of a scenario before anything is written: the data are loaded, the models built, the defenses tried.
+
+What only they can know (an archive of the wrong shape, a patch that does not divide the image, a layer that Opacus
+refuses) is thus an error of the input, not of a run that has started. What was tried once is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+import defenses
+from fedsim import data, models
+from fedsim.data import Dataset
+from fedsim.errors import BadInput
+from fedsim.paths import admit_user_code
+from fedsim.random import seed_for
+from fedsim.scenario.cells import Cell
+from fedsim.scenario.document import KeyPath, Problem, parse_path
+from fedsim.scenario.schema import Scenario
+
+
+def rehearse(scenario: Scenario) -> None:
+    """Try every cell of a scenario without a sweep. Raises `Problem`."""
+    admit_user_code()
+    dataset = _data(scenario)
+    for i, cell in enumerate(scenario.cells()[: len(scenario.defenses)]):
+        _model(cell, dataset, ("defenses", i))
+    for seed in scenario.seeds:
+        try:
+            _divide(dataset, scenario.data.partition.model_dump_json(), scenario.federation.clients, seed)
+        except BadInput as error:
+            raise _problem(error, ("data", "partition")) from None
+
+
+def _data(scenario: Scenario) -> Dataset:
+    try:
+        return data.load(scenario.data.model_dump(mode="json", exclude_none=True))
+    except BadInput as error:
+        raise _problem(error, ("data", "path") if hasattr(scenario.data, "path") else ("data",)) from None
+
+
+def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
+    spec = cell.model_spec()
+    shape = dataset.input_shape
+    try:
+        _try(json.dumps(spec, sort_keys=True), shape, len(dataset.classes), json.dumps(cell.working_defense()))
+    except BadInput as error:
+        raise _problem(error, ("model",), spec) from None
+    except ValueError as error:
+        raise _problem(error, defense) from None
+
+
+@lru_cache(maxsize=256)
+def _try(model: str, shape: tuple[int, int, int], classes: int, working: str) -> None:
+    built = models.build(json.loads(model), input_shape=shape, classes=classes, seed=0)
+    defenses.compose(json.loads(working)).on_model(built)
+
+
+@lru_cache(maxsize=8)
+def _divide(dataset: Dataset, partition: str, clients: int, seed: int) -> None:
+    data.partition(dataset.train_labels, clients, json.loads(partition), seed_for(seed, "partition"))
+
+
+def _problem(error: Exception, path: KeyPath, spec: dict[str, Any] | None = None) -> Problem:
+    """The lower layers name the key they blame in front of their message, or a parameter within it."""
+    message = " ".join(str(error).split())
+    named = re.match(r"((?:data|federation|model)\.[a-z_.]+): (.+)", message)
+    if named:
+        return Problem(parse_path(named[1]), named[2])
+    keys = [key for key in spec or {} if key != "name" and re.search(rf"\b{re.escape(key)}\b", message)]
+    return Problem((*path, *keys[:1]), message)

@@ -1,0 +1,247 @@
+"""What a scenario may say: one immutable model of its keys, their types and defaults, and what each means."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_type_hints
+
+from pydantic import Field, JsonValue, PrivateAttr, create_model
+
+from attacks import ThreatModel
+from fedsim.scenario.members import Attack, Block, Defense, Member, Model
+
+if TYPE_CHECKING:
+    from fedsim.scenario.cells import Cell
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Metric = Literal["mse", "psnr", "ssim", "lpips"]
+METRICS: tuple[str, ...] = get_args(Metric)
+
+GRANTS = ("labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "auxiliary_data")
+"""What a scenario decides of the threat model. The rest follows from the federation and the attack."""
+
+
+class Iid(Block):
+    """Every client's images are a fair sample of all."""
+
+    kind: Literal["iid"]
+
+
+class Dirichlet(Block):
+    """Class shares differ among clients: drawn from a Dirichlet distribution, more unequal the smaller `alpha`."""
+
+    kind: Literal["dirichlet"]
+    alpha: Positive
+
+
+class Shards(Block):
+    """Images sorted by class are cut into shards, and each client gets some: few classes a client."""
+
+    kind: Literal["shards"]
+    shards_per_client: Count
+
+
+class _Source(Block):
+    image_size: Count | None = None
+    """Resize to squares of this many pixels; null keeps the source's size (photos: 32)."""
+    test_fraction: Fraction = 0.2
+    """Part held out for testing where the source has no test part; 0 trains on all of it and leaves no utility."""
+    partition: Annotated[Iid | Dirichlet | Shards, Field(discriminator="kind")] = Iid(kind="iid")
+    """How the images are divided among the clients."""
+
+
+class Mnist(_Source):
+    """5,000 bundled MNIST digits."""
+
+    name: Literal["mnist"]
+    path: None = None
+
+
+class Photos(_Source):
+    """Colour crops of the photographs that ship with scikit-image."""
+
+    name: Literal["photos"]
+    path: None = None
+    image_size: Annotated[int, Field(ge=32, le=224)] | None = None
+    """Pixels a side, 32 to 224; null is 32."""
+
+
+class Npz(_Source):
+    """Your own arrays: x and y, or x_train, y_train, x_test and y_test; uint8."""
+
+    name: Literal["npz"]
+    path: str
+    """The archive; relative to the scenario file."""
+
+
+class Folder(_Source):
+    """Your own pictures: one sub-folder for each class."""
+
+    name: Literal["folder"]
+    path: str
+    """The folder; relative to the scenario file."""
+
+
+class Hub(_Source):
+    """A data set of the Hugging Face Hub."""
+
+    name: Literal["hub"]
+    path: None = None
+    dataset: str
+    """Its name there, e.g. `uoft-cs/cifar10`."""
+    subset: str | None = None
+    image_key: str | None = None
+    label_key: str | None = None
+
+
+class Local(Block):
+    """What a client does in a round."""
+
+    batch_size: Count = 1
+    steps: Count = 1
+    """Local SGD steps, each on a fresh batch."""
+    learning_rate: Positive = 0.1
+    mode: Literal["train", "eval"] = "train"
+    """train: dropout active, batch norm on batch statistics: what an honest client does."""
+    share: Literal["gradient", "weights"] = "gradient"
+    """gradient is FedSGD (one step); weights is FedAvg."""
+    precision: Literal["float32", "float64"] = "float32"
+    """The floating-point type that clients compute in and send."""
+
+
+class Resources(Block):
+    """What one client occupies while it trains."""
+
+    cpus: Count = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+
+class Federation(Block):
+    clients: Count = 4
+    clients_per_round: Count = Field(default_factory=lambda data: data.get("clients", 4))
+    """Clients drawn each round; all by default."""
+    rounds: Count = 1
+    local: Local = Local()
+    resources: Resources = Resources()
+
+
+class Victims(Block):
+    """Whose updates are attacked."""
+
+    rounds: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
+    clients: Count = 1
+    """How many of a round's clients."""
+
+
+class UtilityLocal(Block):
+    batch_size: Count = 32
+    steps: Count = 5
+    learning_rate: Positive = 0.1
+
+
+class Utility(Block):
+    """The same model and defense trained unattacked; its final test accuracy is the utility column."""
+
+    rounds: Count
+    local: UtilityLocal = UtilityLocal()
+
+
+class Engine(Block):
+    """How attacks are computed. Only `dtype` and `chunk` can change a result."""
+
+    compile: Literal["auto", True, False] = "auto"
+    chunk: Count = 64
+    """Victims attacked at once."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+if TYPE_CHECKING:
+    Data = Mnist | Photos | Npz | Folder | Hub
+
+    class Grants(Block):
+        pass
+
+else:
+    Data = Annotated[Union[Mnist, Photos, Npz, Folder, Hub], Field(discriminator="name")]  # noqa: UP007
+    _hints = get_type_hints(ThreatModel)
+    Grants = create_model(
+        "Grants",
+        __base__=Block,
+        __doc__="What the adversary is granted to know.",
+        **{f.name: (_hints[f.name], f.default) for f in fields(ThreatModel) if f.name in GRANTS},
+    )
+
+
+class Scenario(Block):
+    """An experiment: immutable and valid. `load` and `parse` make it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+    """The run's identity and its directory: letters, digits, - _ ."""
+    description: str = ""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    data: Data
+    model: Model
+    federation: Federation = Federation()
+    threat_model: Grants = Grants()
+    victims: Victims = Victims()
+    attacks: tuple[Attack, ...]
+    """The null attacks stand in every table and need not be named."""
+    defenses: Annotated[tuple[Annotated[tuple[Defense, ...], Field(min_length=1)], ...], Field(min_length=1)]
+    """Compared with each other, each from the same start; a list within the list is a composition."""
+    metrics: tuple[Metric, ...] = ("mse", "psnr", "ssim", "lpips")
+    utility: Utility | None = None
+    engine: Engine = Engine()
+    sweep: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Further axes: a dotted key and its values, e.g. `model.name: [mlp, lenet]`; all combinations are run."""
+
+    _variants: tuple[tuple[dict[str, Any], Scenario], ...] = PrivateAttr(default=())
+
+    def cells(self) -> list[Cell]:
+        """Every combination of the axes, nested in this order: sweep, seed, defense."""
+        from fedsim.scenario.cells import Cell
+
+        variants = self._variants or (({}, self),)
+        return [
+            Cell(scenario=scenario, seed=seed, defense_label=label_of(parts), defense=specs_of(parts), sweep=values)
+            for values, scenario in variants
+            for seed, parts in itertools.product(scenario.seeds, scenario.defenses)
+        ]
+
+    def attack_specs(self) -> list[dict[str, Any]]:
+        """The attacks as `{"name": ..., **parameters}`, without the null attacks that were not named."""
+        return [attack.spec() for attack in self.attacks]
+
+    def grants(self) -> dict[str, str]:
+        """The scenario's part of the threat model."""
+        return self.threat_model.model_dump(mode="json")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole scenario, defaults filled in, JSON-able; `parse` reads it back."""
+        plain = self.model_dump(mode="json")
+        plain["model"] = self.model.spec()
+        return plain
+
+    def digest(self) -> str:
+        """A hash of all that the scenario says."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def axes(self) -> Iterator[dict[str, Any]]:
+        """The combinations of the sweep's values, `{}` alone without a sweep."""
+        for values in itertools.product(*self.sweep.values()):
+            yield dict(zip(self.sweep, values, strict=True))
+
+
+def specs_of(parts: tuple[Member, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple(part.spec() for part in parts)
+
+
+def label_of(parts: tuple[Member, ...]) -> str:
+    """`clip(norm=1.0) + gaussian_noise(std=0.001)`."""
+    return " + ".join(part.label() for part in parts)
