@@ -17,44 +17,48 @@ def catalogue(kind: str) -> Table:
     """The members of one kind: attacks, defenses, models, datasets, metrics or scenarios."""
     if kind not in _KINDS:
         raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
-    table = Table("name", "parameters", "what it is", title=kind, title_justify="left", show_lines=False)
-    for row in _KINDS[kind]():
-        table.add_row(*row)
+    rows = list(_KINDS[kind]())
+    table = Table("name", "what it is", title=kind, title_justify="left", show_lines=True)
+    if any(keys for _, keys, _ in rows):
+        table.add_column("keys, with their defaults")
+    for name, keys, description in rows:
+        table.add_row(name, description, *([keys] if len(table.columns) == 3 else []))
     return table
 
 
 Row = tuple[str, str, str]
 
 
-def _members(registry: object, names: Iterable[str], get: Callable[[str], type]) -> Iterable[Row]:
+def _members(names: Iterable[str], get: Callable[[str], type]) -> Iterable[Row]:
     for name in names:
         cls = get(name)
         shown = [_shown(p) for p in parameters(cls).values()]
         oracle = " (oracle)" if getattr(cls, "oracle", False) else ""
-        yield name, ", ".join(shown), _first_line(cls) + oracle
+        yield name, ", ".join(shown), _summary(cls) + oracle
 
 
 def _shown(parameter: inspect.Parameter) -> str:
     return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default}"
 
 
-def _first_line(documented: object) -> str:
-    return (inspect.getdoc(documented) or "").split("\n", 1)[0]
+def _summary(documented: object) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n", 1)[0].split()).rstrip(".:")
 
 
 def _attacks() -> Iterable[Row]:
-    return _members(attacks, attacks.names(), attacks.get)
+    return _members(attacks.names(), attacks.get)
 
 
 def _defenses() -> Iterable[Row]:
-    return _members(defenses, defenses.names(), defenses.get)
+    return _members(defenses.names(), defenses.get)
 
 
 def _models() -> Iterable[Row]:
     from fedsim import models
 
     for name in models.names():
-        yield name, ", ".join(_shown(p) for p in models.parameters(name).values()), _first_line(models.get(name))
+        yield name, ", ".join(_shown(p) for p in models.parameters(name).values()), _summary(models.MODELS[name])
 
 
 def _datasets() -> Iterable[Row]:
@@ -68,7 +72,7 @@ def _metrics() -> Iterable[Row]:
     from fedsim.scoring.metrics import METRICS
 
     for name, metric in METRICS.items():
-        yield name, "", _first_line(metric) if callable(metric) else str(metric)
+        yield name, "", _summary(metric)
 
 
 def _scenarios() -> Iterable[Row]:

@@ -5,6 +5,6 @@
 0.5
 """
 
-from fedsim.models.build import build, effective_dropout, names, parameters
+from fedsim.models.build import MODELS, build, effective_dropout, names, parameters
 
-__all__ = ["build", "effective_dropout", "names", "parameters"]
+__all__ = ["MODELS", "build", "effective_dropout", "names", "parameters"]
