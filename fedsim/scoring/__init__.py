@@ -1,0 +1,1 @@
+"""Scores of reconstructions. The only part of fedsim that opens the sealed envelopes."""
