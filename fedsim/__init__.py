@@ -1,11 +1,11 @@
 """A simulator of privacy attacks on federated learning.
 
-    import fedsim
+import fedsim
 
-    run = fedsim.run("scenarios/quickstart.yaml")
-    run.results           # a polars data frame, one row per reconstructed image
-    run.leaderboard()     # attacks ranked, per model and defense
-    run.report()          # writes report.html and returns its path
+run = fedsim.run("scenarios/quickstart.yaml")
+run.results           # a polars data frame, one row per reconstructed image
+run.leaderboard()     # attacks ranked, per model and defense
+run.report()          # writes report.html and returns its path
 """
 
 from __future__ import annotations

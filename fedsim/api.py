@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute, history
 from fedsim.runs.progress import View
 from fedsim.scenario import Scenario
-from fedsim.version import __version__
+from fedsim.version import versions
 
 
 def run(
@@ -116,8 +114,3 @@ class Run:
         )
         write_text(target, page)
         return target
-
-
-def versions() -> dict[str, str]:
-    packages = ("flwr", "ray", "torch", "opacus", "lpips", "scikit-image")
-    return {"fedsim": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

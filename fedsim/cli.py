@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,12 @@ from rich.markup import escape
 
 from fedsim.errors import FedsimError
 from fedsim.version import __version__
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.table import Table
+
+    from fedsim.api import Run
 
 app = typer.Typer(
     add_completion=False,
@@ -28,14 +34,18 @@ out = Console()
 err = Console(stderr=True)
 
 ScenarioArgument = Annotated[str, typer.Argument(help="A scenario file, or the name of a bundled scenario.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. model.name=lenet.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. model.name=lenet.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
 
 
 @app.command()
 def run(
     scenario: ScenarioArgument,
-    directory: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory; runs/<name> if not given.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run directory; runs/<name> if not given.")
+    ] = None,
     overrides: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, the jobs and a time estimate.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: delete what an earlier run left.")] = False,
@@ -56,7 +66,12 @@ def run(
         out.print(plan_table(loaded, target))
         return
     done = api.run(
-        loaded, out=target, fresh=fresh, ray_address=ray_address, command=_command(scenario, overrides), view=TerminalView(err)
+        loaded,
+        out=target,
+        fresh=fresh,
+        ray_address=ray_address,
+        command=_command(scenario, overrides),
+        view=TerminalView(err),
     )
     report = done.report()
     out.print(_terminal_leaderboard(done.leaderboard()))
@@ -70,7 +85,9 @@ def run(
 @app.command()
 def report(
     run_directory: RunArgument,
-    to: Annotated[Path | None, typer.Option("--html", help="Where to write it; report.html in the run if not given.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--html", help="Where to write it; report.html in the run if not given.")
+    ] = None,
 ) -> None:
     """Write the defense evaluation report of a run: one self-contained HTML file."""
     from fedsim.api import Run
@@ -118,7 +135,9 @@ def figure(
 def attack(
     observations: Annotated[Path, typer.Argument(help="A cell's directory in a run: runs/<name>/cells/<key>.")],
     name: Annotated[str, typer.Option("--attack", help="The attack's name.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the attack.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the attack.")
+    ] = None,
     to: Annotated[Path, typer.Option("--out", help="Where to write the answer.")] = Path("reconstruction"),
 ) -> None:
     """Attack recorded observations without a scenario; the truth is not needed and not read."""
@@ -174,7 +193,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -196,16 +217,16 @@ def _command(scenario: str, overrides: list[str] | None) -> str:
     return shlex.join(parts)
 
 
-def _terminal_leaderboard(board: object) -> object:
+def _terminal_leaderboard(board: pl.DataFrame) -> Table:
     from fedsim.reporting import leaderboard as boards
 
     return boards.terminal(board)
 
 
-def _say_failures(done: object) -> None:
+def _say_failures(done: Run) -> None:
     import polars as pl
 
-    failed = done.results.filter(pl.col("status") == "failed").select("defense", "client", "reason").unique()  # type: ignore[attr-defined]
+    failed = done.results.filter(pl.col("status") == "failed").select("defense", "client", "reason").unique()
     for defense, client, reason in failed.sort("defense", "client").head(10).iter_rows():
         err.print(f"failed: {defense}, client {client}: {reason}", style="red", markup=False, highlight=False)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from fedsim.version import versions
+
 
 def examine() -> tuple[Table, bool]:
     """A table of findings, and whether nothing essential is missing."""
-    from fedsim.api import versions
-
     table = Table(show_header=False, title="fedsim doctor", title_justify="left")
     for name, version in versions().items():
         table.add_row(name, version)

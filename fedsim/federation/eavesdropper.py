@@ -138,7 +138,9 @@ class Eavesdropper(Strategy):
         """The aggregate in the model's own dtypes: a weighted mean turns integers to floats, and float32 to float64."""
         if arrays is None:
             return None
-        return ArrayRecord({name: value.to(self._sent[name].dtype) for name, value in arrays.to_torch_state_dict().items()})
+        return ArrayRecord(
+            {name: value.to(self._sent[name].dtype) for name, value in arrays.to_torch_state_dict().items()}
+        )
 
 
 def _reason(reply: Message) -> str:

@@ -84,4 +84,6 @@ class OrderedGrid(Grid):
 
 
 def _copy(message: Message) -> Message:
-    return Message(message.content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type)
+    return Message(
+        message.content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type
+    )

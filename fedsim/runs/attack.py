@@ -1,12 +1,11 @@
 """Run one attack job: read what the threat model allows, attack, write the answer. It never sees the truth.
 
-    jobs/<key>/job.json                     status, losses, iterations, details, time
-               reconstructions.safetensors  images, labels and noise by client
+jobs/<key>/job.json                     status, losses, iterations, details, time
+           reconstructions.safetensors  images, labels and noise by client
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
     algorithm = attacks.create(name, **{key: value for key, value in spec["attack"].items() if key != "name"})
     threat_model = threat_model_of(spec)
     seen = [observations.load(cell, spec["round"], client, threat_model) for client in spec["clients"]]
-    threat_model = dataclasses.replace(threat_model, **seen[0].derived)
+    threat_model = ThreatModel(**{**threat_model.as_dict(), **seen[0].derived})  # type: ignore[arg-type]
     device, dtype = _place(spec["engine"])
     first = seen[0].observation
     model = models.build(seen[0].model, input_shape=first.input_shape, classes=first.classes, seed=0)

@@ -41,7 +41,9 @@ def run_jobs(
         submit = task.options(num_cpus=1, num_gpus=1 if on_gpu else 0)
         error_file(directory, job).unlink(missing_ok=True)
         paths = (directory.cell(job.cell), directory.job(job.key), directory.progress(job.key))
-        reference = submit.remote(*map(str, map(Path.absolute, (*paths, error_file(directory, job)))), json.dumps(job.spec))
+        reference = submit.remote(
+            *map(str, map(Path.absolute, (*paths, error_file(directory, job)))), json.dumps(job.spec)
+        )
         pending[reference] = job
     try:
         while pending:

@@ -1,7 +1,7 @@
 """Score one attack job: open the envelopes of its victims, match, measure, keep the pictures.
 
-    scores/<key>/rows.parquet    one row per victim image, the columns that do not depend on a scenario's labels
-                 pictures.npz    `original` and `reconstruction`, uint8 (N, H, W, C), matched to each other
+scores/<key>/rows.parquet    one row per victim image, the columns that do not depend on a scenario's labels
+             pictures.npz    `original` and `reconstruction`, uint8 (N, H, W, C), matched to each other
 """
 
 from __future__ import annotations

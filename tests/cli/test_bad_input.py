@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fedsim.cli import app, main
 from fedsim.files import write_json
 
@@ -111,7 +112,9 @@ def test_a_missing_scenario_names_the_bundled_ones(cli):
     assert "quickstart" in error
 
 
-@pytest.mark.parametrize("content", ["", "name: [", "name: a\nname: b\n", "- just\n- a list\n", "name: !!python/name:os.system\n"])
+@pytest.mark.parametrize(
+    "content", ["", "name: [", "name: a\nname: b\n", "- just\n- a list\n", "name: !!python/name:os.system\n"]
+)
 def test_yaml_that_is_no_scenario(cli, tmp_path, content):
     (tmp_path / "bad.yaml").write_text(content)
     code, error = cli("check", "bad.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.simulation import simulate
@@ -65,7 +66,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "other-seed": work(seed=1),
         "exploding": work({"learning_rate": 1e38, "share": "weights", "steps": 3}),
         "refused": work(model={"name": "no_such_model"}),
-        "utility": work(utility={"rounds": 5, "local": {"batch_size": 32, "steps": 5, "learning_rate": 0.1}}),
+        "utility": work(utility={"rounds": 8, "local": {"batch_size": 32, "steps": 5, "learning_rate": 0.5}}),
         "dirichlet": work(data={**BASE["data"], "partition": {"kind": "dirichlet", "alpha": 1.0}}),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),
     }

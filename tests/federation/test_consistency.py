@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import consistency_cells
+
 from attacks import ThreatModel
 from attacks.updates import attacker_copy, simulate
-from conftest import consistency_cells
 from fedsim import models, observations, truth
 
 KNOWN = ThreatModel(noise="known")
-# A float32 delta is a difference of two float32 weights: each entry carries a rounding error of half a unit in the last
-# place of the weight, |w| * 6e-8 per step, whatever the size of the step.
+# The bound for float32 deltas. A delta is a difference of two float32 weights: each entry carries a rounding error of up
+# to a unit in the last place of the weight per step, whatever the size of the step. And the second step starts from
+# weights that already differ by rounding: relative differences of up to 4e-4 were seen on residual networks, where
+# float64 agrees to 1e-9.
 ULP = 2.0**-23
+TWO_STEPS = 1e-3
 
 
 @pytest.mark.parametrize("name", consistency_cells())
@@ -33,7 +37,6 @@ def test_the_received_update_is_the_recomputed_one(simulated, name):
         observation = observations.to(seen.observation, torch.device("cpu"), dtype)
         model = models.build(seen.model, input_shape=observation.input_shape, classes=observation.classes, seed=9)
         mean, std = (torch.tensor(v, dtype=dtype).view(-1, 1, 1) for v in (observation.mean, observation.std))
-        images = (envelope.images.to(dtype) / 255 - mean) / std
         # the client normalises in float32; so must we, to compare in float64
         images = ((envelope.images.float() / 255 - mean.float()) / std.float()).to(dtype)
         recomputed = simulate(
@@ -56,4 +59,4 @@ def test_the_received_update_is_the_recomputed_one(simulated, name):
             assert distance <= 1e-4 * size
         else:
             weights = sum(float(received.state[k].square().sum()) for k in recomputed) ** 0.5
-            assert distance <= 1e-4 * size + 2 * ULP * weights
+            assert distance <= TWO_STEPS * size + 2 * ULP * weights

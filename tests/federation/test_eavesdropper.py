@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fedsim.federation.client import TRUTH
-from fedsim.federation.eavesdropper import Eavesdropper
-from fedsim.truth import Truth, pack
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedsim.federation.client import TRUTH
+from fedsim.federation.eavesdropper import Eavesdropper
+from fedsim.truth import Truth, pack
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from attacks import ThreatModel
 from fedsim import observations, truth
 from fedsim.files import read_json
@@ -24,8 +25,9 @@ def test_the_same_seed_gives_the_same_bytes(simulated):
         assert (left.round, left.client) == (right.round, right.client)
         assert _equal(left.update, right.update)
         assert _equal(left.state, right.state)
-    assert read_json(simulated.cell("first") / "cell.json")["accuracy"] == (
-        read_json(simulated.cell("again") / "cell.json")["accuracy"]
+    assert (
+        read_json(simulated.cell("first") / "cell.json")["accuracy"]
+        == (read_json(simulated.cell("again") / "cell.json")["accuracy"])
     )
 
 

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import fedsim
 import polars as pl
 import pytest
+
+import fedsim
 from fedsim import table
 from fedsim.runs.directory import RunDirectory
 
