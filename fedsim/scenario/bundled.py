@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-import fedsim
 from fedsim.errors import BadInput
 
 
@@ -14,7 +13,7 @@ def bundled() -> dict[str, Path]:
 
     They lie in the package beside this one; a user's own `scenarios` in the working directory does not hide them.
     """
-    return {path.stem: path for path in sorted(Path(fedsim.__file__).resolve().parent.parent.glob("scenarios/*.yaml"))}
+    return {path.stem: path for path in sorted(Path(__file__).resolve().parents[2].glob("scenarios/*.yaml"))}
 
 
 def find(path_or_name: str | Path) -> Path:

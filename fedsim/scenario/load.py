@@ -20,26 +20,27 @@ _FIXED = ("name", "description", "seeds", "defenses", "sweep")
 """What a sweep cannot vary: the run's identity, and what is an axis already."""
 
 
-def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+def load(path_or_name: str | Path, overrides: Sequence[str] = (), *, rehearsed: bool = True) -> Scenario:
     """Read and validate a scenario.
 
     Args:
         path_or_name: a YAML file, or the name of a bundled scenario.
         overrides: `a.b=value` options, values in YAML, list indices allowed; applied in order.
+        rehearsed: load the data, build the models and try the defenses on them as well; see `rehearsal`.
 
     Raises:
         BadInput: one line with file, line, column and key (or the option), and what would be accepted.
     """
     path = find(path_or_name)
-    return _finish(read(path), overrides, path.parent)
+    return _finish(read(path), overrides, path.parent, rehearsed)
 
 
-def parse(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
+def parse(data: Mapping[str, Any], overrides: Sequence[str] = (), *, rehearsed: bool = True) -> Scenario:
     """Validate a scenario given as nested dictionaries, of the form that the YAML file has. Raises BadInput."""
-    return _finish(from_mapping(data), overrides, Path())
+    return _finish(from_mapping(data), overrides, Path(), rehearsed)
 
 
-def _finish(document: Document, overrides: Sequence[str], home: Path) -> Scenario:
+def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed: bool) -> Scenario:
     write_out(document.data)
     _resolve_path(document.data, home)
     for option in overrides:
@@ -48,8 +49,8 @@ def _finish(document: Document, overrides: Sequence[str], home: Path) -> Scenari
     _resolve_path(document.data, Path())
     try:
         scenario = validate(document.data)
-        variants = _variants(document, scenario)
-        if not scenario.sweep:
+        variants = _variants(document, scenario, rehearsed)
+        if rehearsed and not scenario.sweep:
             rehearse(scenario)
     except Problem as problem:
         raise document.explain(problem) from None
@@ -64,7 +65,9 @@ def _resolve_path(data: dict[str, Any], home: Path) -> None:
         source["path"] = str((home / Path(source["path"]).expanduser()).resolve())
 
 
-def _variants(document: Document, scenario: Scenario) -> tuple[tuple[dict[str, Any], Scenario], ...]:
+def _variants(
+    document: Document, scenario: Scenario, rehearsed: bool
+) -> tuple[tuple[dict[str, Any], Scenario], ...]:
     """For each combination of the sweep's values, the scenario that it makes, validated like any other."""
     if not scenario.sweep:
         return ()
@@ -72,7 +75,7 @@ def _variants(document: Document, scenario: Scenario) -> tuple[tuple[dict[str, A
     count = math.prod(len(values) for values in scenario.sweep.values())
     if count > _MOST_VARIANTS:
         raise Problem(("sweep",), f"{count} combinations; at most {_MOST_VARIANTS} are accepted")
-    return tuple((values, _variant(document, values, paths)) for values in scenario.axes())
+    return tuple((values, _variant(document, values, paths, rehearsed)) for values in scenario.axes())
 
 
 def _axis(key: str) -> KeyPath:
@@ -85,7 +88,9 @@ def _axis(key: str) -> KeyPath:
     return path
 
 
-def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath]) -> Scenario:
+def _variant(
+    document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], rehearsed: bool
+) -> Scenario:
     data = copy.deepcopy(document.data)
     data.pop("sweep", None)
     for key, value in values.items():
@@ -97,7 +102,8 @@ def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, 
     _resolve_path(data, Path(document.source).parent if document.source else Path())
     try:
         scenario = validate(data)
-        rehearse(scenario)
+        if rehearsed:
+            rehearse(scenario)
         return scenario
     except Problem as problem:
         raise _blamed(document, values, paths, problem) from None
