@@ -1,7 +1,7 @@
 """The results table: one row per reconstructed image, and what each column means.
 
-`results.parquet` has these columns in this order. A victim whose attack did not apply, or whose client or job failed, has
-a row as well, with `status` and `reason` and no scores.
+`results.parquet` has these columns in this order. A victim whose attack did not apply, or whose client or job failed,
+has a row as well, with `status` and `reason` and no scores.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Eavesdropper(Strategy):
         learning_rate: the local learning rate, for those implied weights.
         parameters: the names of the parameters; every other array is a buffer.
         seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
-        on_capture: called with each good reply, and with the truth if the client sent it; may refuse by returning False.
+        on_capture: called with each good reply, and with the truth if the client sent it.
         on_fault: called with (round, client, reason) for each client whose reply is unusable; such a reply goes no
             further, since one NaN would spread to the global model.
     """

@@ -1,7 +1,7 @@
 """A Flower grid that shows its nodes in the order of their partitions, and asks once more where no good reply came.
 
-Node ids are random. A strategy that samples from nodes in partition order, and gets its replies in that order, gives the
-same table for the same seed.
+Node ids are random. A strategy that samples from nodes in partition order, and gets its replies in that order, gives
+the same table for the same seed.
 """
 
 from __future__ import annotations

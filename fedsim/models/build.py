@@ -97,7 +97,8 @@ def _constructor(spec: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise BadInput(f"{label}: cannot import {module_name!r}: {error} (it is looked for in the working directory and on PYTHONPATH)") from error
+        where = "it is looked for in the working directory and on PYTHONPATH"
+        raise BadInput(f"{label}: cannot import {module_name!r}: {error} ({where})") from error
     make = getattr(module, attribute, None)
     if not callable(make):
         raise BadInput(f"{label}: module {module_name!r} has no function {attribute!r}")

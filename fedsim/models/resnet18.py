@@ -48,7 +48,9 @@ class ResNet18(nn.Module):
         images (B, C, H, W) -> logits (B, classes)
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], classes: int, *, norm: str = "batch", width: int = 64) -> None:
+    def __init__(
+        self, input_shape: tuple[int, int, int], classes: int, *, norm: str = "batch", width: int = 64
+    ) -> None:
         super().__init__()
         one_of("norm", norm, list(_NORMS))
         positive(width=width)

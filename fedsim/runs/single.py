@@ -47,12 +47,11 @@ def attack_recorded(cell: Path, name: str, overrides: Sequence[str], target: Pat
         clients = [client for own, client in found if own == round]
         answer = target / f"round_{round}"
         engine = {"device": "auto", "dtype": "float32", "chunk": len(clients), "compile": "auto"}
-        grants = {key: value for key, value in ThreatModel().as_dict().items()}
         job: dict[str, Any] = {
             "attack": spec,
             "round": round,
             "clients": clients,
-            "threat_model": grants,
+            "threat_model": ThreatModel().as_dict(),
             "engine": engine,
             "seed": seed_for(0, "attack"),
         }

@@ -14,8 +14,8 @@ from attacks.updates import attacker_copy, simulate
 from fedsim import models, observations, truth
 
 KNOWN = ThreatModel(noise="known")
-# The bound for float32 deltas. A delta is a difference of two float32 weights: each entry carries a rounding error of up
-# to a unit in the last place of the weight per step, whatever the size of the step. And the second step starts from
+# The bound for float32 deltas. A delta is a difference of two float32 weights: each entry carries a rounding error of
+# up to a unit in the last place of the weight per step, whatever the size of the step. And the second step starts from
 # weights that already differ by rounding: relative differences of up to 4e-4 were seen on residual networks, where
 # float64 agrees to 1e-9.
 ULP = 2.0**-23

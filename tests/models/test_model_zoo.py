@@ -22,7 +22,7 @@ def test_the_names_and_their_keys():
     assert {name: list(models.parameters(name)) for name in models.names()} == {
         "mlp": ["width", "depth", "bias", "activation"],
         "lenet": ["init"],
-        "resnet18": ["norm"],
+        "resnet18": ["norm", "width"],
         "vit": ["patch", "depth", "width", "heads", "mlp"],
         "vit_b16": ["patch", "depth", "width", "heads", "mlp"],
     }
