@@ -75,12 +75,13 @@ class Layout:
     """Where each unknown lies in a problem's row: all unknowns of N problems are one tensor (N, D)."""
 
     def __init__(self, start: Guess, unknowns: Sequence[Unknown]) -> None:
+        self.names = list(start)
         self._shapes = {name: value.shape[1:] for name, value in start.items()}
         self._sizes = [shape.numel() for shape in self._shapes.values()]
         self._owners = [next(unknown for unknown in unknowns if unknown.owns(name)) for name in start]
 
     def pack(self, guess: Guess) -> Tensor:
-        return torch.cat([guess[name].flatten(1) for name in self._shapes], dim=1)
+        return torch.cat([guess[name].flatten(1) for name in self.names], dim=1)
 
     def unpack(self, rows: Tensor) -> dict[str, Tensor]:
         """Views of the rows (N, D) by name, (N, ...)."""
@@ -144,6 +145,7 @@ class Plateau:
         self._best, self._bad = self._best[problems], self._bad[problems]
 
 
+@torch.no_grad()
 def solve(
     composition: Composition,
     evaluator: Evaluator,
@@ -157,18 +159,18 @@ def solve(
     """Minimise `objective(update(guess), observed update) + priors(guess)` for N problems at once.
 
     Args:
-        evaluator: made for these N problems; it is used up.
+        evaluator: of these N problems and the composition's objective; it is used up.
         start: the unknowns' initial values by name, (N, ...), on the device and in the dtype to work in.
         known: the rest of the guess, (N, ...).
     """
     layout = Layout(start, composition.unknowns)
-    point = layout.pack(start).requires_grad_()
+    point = layout.pack(start)
     total, device = len(point), point.device
-    adam, plateau = Adam(point.detach()), Plateau(total, schedule, device)
+    adam, plateau = Adam(point), Plateau(total, schedule, device)
     numbers = torch.arange(total, device=device)  # which problem each row is
     running = torch.ones(total, dtype=torch.bool, device=device)
     iterations = torch.zeros(total, dtype=torch.int64, device=device)
-    best = point.detach().clone()
+    best = point.clone()
     best_loss = torch.full((total,), torch.inf, dtype=torch.float64, device=device)
     final = best.clone(), best_loss.clone(), iterations.clone()
     curve: list[tuple[int, Tensor, Tensor]] = []
@@ -181,25 +183,23 @@ def solve(
     for iteration in range(schedule.iterations):
         guess = {**known, **layout.unpack(point)}
         if watch is not None:
-            watch(iteration, numbers, {name: value.detach() for name, value in guess.items()})
-        inner, simulated = evaluator(guess)
-        loss = composition.objective(inner, simulated, evaluator.observed)
-        for prior in composition.priors:
-            loss = loss + prior(guess)
-        [gradient] = torch.autograd.grad(loss.sum(), [point])
+            watch(iteration, numbers, guess)
+        loss, gradients = evaluator(guess, layout.names)
+        gradient = layout.pack(gradients)
+        if composition.priors:
+            penalty, slope = _penalties(composition.priors, known, layout, point)
+            loss, gradient = loss + penalty, gradient + slope
 
-        with torch.no_grad():
-            loss = loss.detach()
-            iterations += running
-            improved = running & (loss < best_loss)
-            best_loss = torch.where(improved, loss, best_loss)
-            best = torch.where(improved[:, None], point, best)
-            if iteration % curve_every == 0:
-                curve.append((iteration, numbers[running], loss[running]))
-            adam.step_(point, layout.direct(gradient), plateau.rate)
-            layout.project_(point)
-            plateau.step(loss)
-            running &= (loss >= schedule.tolerance) & (plateau.stale < schedule.patience) & loss.isfinite()
+        iterations += running
+        improved = running & (loss < best_loss)
+        best_loss = torch.where(improved, loss, best_loss)
+        best = torch.where(improved[:, None], point, best)
+        if iteration % curve_every == 0:
+            curve.append((iteration, numbers[running], loss[running]))
+        adam.step_(point, layout.direct(gradient), plateau.rate)
+        layout.project_(point)
+        plateau.step(loss)
+        running &= (loss >= schedule.tolerance) & (plateau.stale < schedule.patience) & loss.isfinite()
 
         if (iteration + 1) % CHECK_EVERY == 0:
             if progress is not None and (iteration + 1) % (10 * CHECK_EVERY) == 0:
@@ -211,9 +211,8 @@ def solve(
             numbers, running, iterations = numbers[left], running[left], iterations[left]
             if not len(left):
                 break
-            best, best_loss = best[left], best_loss[left]
+            point, best, best_loss = point[left], best[left], best_loss[left]
             known = {name: value[left] for name, value in known.items()}
-            point = point.detach()[left].requires_grad_()
             for part in (adam, plateau, evaluator):
                 part.keep(left)
     retire(torch.arange(len(numbers), device=device))
@@ -226,3 +225,13 @@ def solve(
         for number, value in zip(rows.tolist(), values.tolist()):
             curves[number].append((iteration, value))
     return Solution(layout.unpack(points), losses, counts, curves)
+
+
+def _penalties(priors: Sequence[Prior], known: Guess, layout: Layout, point: Tensor) -> tuple[Tensor, Tensor]:
+    """What the priors add to the loss (N,) and to its gradient (N, D)."""
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        guess = {**known, **layout.unpack(point)}
+        penalty = torch.stack([prior(guess) for prior in priors]).sum(0)
+        [gradient] = torch.autograd.grad(penalty.sum(), [point])
+    return penalty.detach(), gradient

@@ -136,9 +136,18 @@ class IterativeAttack(Attack):
         repeated = _stack([one for one in known for _ in range(self.restarts)], like)
         observed = _stack([victim.update for victim in attacked for _ in range(self.restarts)], like)
         first = attacked[0]
+        evaluator = choose(
+            setting.model,
+            composition.objective,
+            observed,
+            {**repeated, **start},
+            list(start),
+            local=first.observation.local,
+            kind=first.kind,
+        )
         solution = solve(
             composition,
-            choose(setting.model, observed, {**repeated, **start}, local=first.observation.local, kind=first.kind),
+            evaluator,
             start,
             repeated,
             Schedule(

@@ -1,8 +1,9 @@
-"""The contract of an evaluator: per-parameter scalars of simulated against observed updates, for N problems at once."""
+"""The contract of an evaluator: the matching loss of N problems and its gradient in what is unknown."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -10,17 +11,11 @@ from attacks.unknowns import Guess
 
 
 class Evaluator(ABC):
-    """Holds the observed updates of N problems; compares guesses with them.
-
-    Attributes:
-        observed: `|g*|^2` per problem and parameter, (N, L) float64.
-    """
-
-    observed: Tensor
+    """Holds the observed updates of N problems and an objective; compares guesses with them."""
 
     @abstractmethod
-    def __call__(self, guess: Guess) -> tuple[Tensor, Tensor]:
-        """`<g, g*>` and `|g|^2`, each (N, L) float64, differentiable in the guess."""
+    def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each problem, (N,) float64, and its gradient in the named parts of the guess, (N, ...) each."""
 
     @abstractmethod
     def keep(self, problems: Tensor) -> None:

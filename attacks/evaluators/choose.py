@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from attacks.evaluators.base import Evaluator
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit
+from attacks.objectives import Objective
 from attacks.observation import LocalTraining
 from attacks.unknowns import Guess
 
@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 def choose(
     model: nn.Module,
+    objective: Objective,
     observed: Mapping[str, Tensor],
     example: Guess,
+    unknowns: Sequence[str],
     *,
     local: LocalTraining | None = None,
     kind: Literal["gradient", "delta"] = "gradient",
@@ -30,32 +32,29 @@ def choose(
     """The fastest evaluator that is right for this model.
 
     Ghost matching assumes that examples do not meet inside the model, and that weights are used by their own layers
-    only. No inspection of modules can show that, so its scalars are compared once with the general evaluator's.
+    only. No inspection of modules can show that, so its answer is compared once with the general evaluator's.
     """
     if kind != "gradient":
-        return General(model, observed, local=local, kind=kind)
+        return General(model, objective, observed, local=local, kind=kind)
     try:
-        ghost = Ghost(model, observed, example)
-        fits = _agrees(ghost, model, observed, example)
-    except (Unfit, RuntimeError, IndexError) as reason:  # what a model does with a larger batch cannot be foreseen
+        ghost = Ghost(model, objective, observed, example)
+        fits = _agrees(ghost, General(model, objective, _first(observed)), example, unknowns)
+    except (Unfit, RuntimeError) as reason:  # what a model does with a larger batch cannot be foreseen
         log.info("ghost matching does not fit the model (%s); the general evaluator is used", reason)
-        return General(model, observed)
+        return General(model, objective, observed)
     if not fits:
         log.info("ghost matching disagrees with autograd on this model; the general evaluator is used")
-        return General(model, observed)
+        return General(model, objective, observed)
     return ghost
 
 
-def _agrees(ghost: Ghost, model: nn.Module, observed: Mapping[str, Tensor], example: Guess) -> bool:
-    """Compare on two problems: enough to see both a wrong gradient and problems that influence each other."""
-    some = slice(0, 2)
-    general = General(model, {name: value[some] for name, value in observed.items()})
-    with torch.no_grad():
-        inner, simulated = (value[some] for value in ghost(example))
-        true_inner, true_simulated = general({name: value[some] for name, value in example.items()})
-    scale = (true_simulated * general.observed).sqrt().sum(1, keepdim=True)
-    tolerance = 1e-3
-    return bool(
-        ((inner - true_inner).abs() <= tolerance * scale).all()
-        and ((simulated - true_simulated).abs() <= tolerance * true_simulated.sum(1, keepdim=True)).all()
-    )
+def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Two problems: enough to see both a wrong gradient and problems that influence each other."""
+    return {name: value[:2] for name, value in values.items()}
+
+
+def _agrees(ghost: Ghost, general: General, example: Guess, unknowns: Sequence[str]) -> bool:
+    losses, gradients = ghost(example, unknowns)
+    true_losses, true_gradients = general(_first(example), unknowns)
+    pairs = [(losses[:2], true_losses), *((gradients[name][:2], true_gradients[name]) for name in unknowns)]
+    return all(bool((found - true).norm() <= 1e-3 * true.norm()) for found, true in pairs)

@@ -1,18 +1,25 @@
-"""Any model, any local training: `vmap` over problems of the client's computation, differentiated twice by autograd."""
+"""Any model, any local training: `vmap` over problems of the gradient of the matching loss, itself made of gradients.
+
+`vmap` is the outermost transformation. The other way round, autograd through `vmap(grad(...))`, is silently wrong for
+normalisation layers: `vmap` takes their backward apart into operations that hold the mean and the deviation constant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import grad_and_value, vmap
 
 from attacks.evaluators.base import Evaluator
+from attacks.objectives import Objective
 from attacks.observation import LocalTraining
 from attacks.unknowns import Guess, noise_of
 from attacks.updates import simulate
+
+Tensors = Mapping[str, Tensor]
 
 
 class General(Evaluator):
@@ -20,6 +27,7 @@ class General(Evaluator):
 
     Args:
         model: the attacker's copy; its state is what the clients received.
+        objective: how updates are compared.
         observed: the observed updates by parameter name, (N, *shape); parameters that are not in it are not matched.
         local, kind: how the clients computed them, as in `simulate`.
     """
@@ -27,29 +35,40 @@ class General(Evaluator):
     def __init__(
         self,
         model: nn.Module,
-        observed: Mapping[str, Tensor],
+        objective: Objective,
+        observed: Tensors,
         *,
         local: LocalTraining | None = None,
         kind: Literal["gradient", "delta"] = "gradient",
     ) -> None:
-        self._model, self._local, self._kind = model, local, kind
+        self._model, self._objective, self._local, self._kind = model, objective, local, kind
         trained = {name: value.detach() for name, value in model.named_parameters() if name in observed}
         self._state = {**trained, **dict(model.named_buffers())}
-        self._updates = {name: observed[name] for name in trained}
-        self.observed = _scalars({name: value.square() for name, value in self._updates.items()})
+        self._observed = {name: observed[name] for name in trained}
 
-    def __call__(self, guess: Guess) -> tuple[Tensor, Tensor]:
-        simulated = vmap(self._simulate)(guess["images"], guess["labels"], noise_of(guess))
-        inner = _scalars({name: simulated[name] * update for name, update in self._updates.items()})
-        return inner, _scalars({name: simulated[name].square() for name in self._updates})
+    def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        unknown = {name: guess[name] for name in unknowns}
+        known = {name: value for name, value in guess.items() if name not in unknown}
+        gradients, losses = vmap(grad_and_value(self._loss))(unknown, known, self._observed)
+        return losses, gradients
 
     def keep(self, problems: Tensor) -> None:
-        self._updates = {name: value[problems] for name, value in self._updates.items()}
-        self.observed = self.observed[problems]
+        self._observed = {name: value[problems] for name, value in self._observed.items()}
 
-    def _simulate(self, images: Tensor, labels: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return simulate(self._model, self._state, images, labels, noise, local=self._local, kind=self._kind)
-
-
-def _scalars(products: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([value.flatten(1).sum(1).double() for value in products.values()], dim=1)
+    def _loss(self, unknown: Tensors, known: Tensors, observed: Tensors) -> Tensor:
+        """Of one problem: no leading N."""
+        guess = {**known, **unknown}
+        simulated = simulate(
+            self._model,
+            self._state,
+            guess["images"],
+            guess["labels"],
+            noise_of(guess),
+            local=self._local,
+            kind=self._kind,
+        )
+        inner, ours, theirs = (
+            torch.stack([(first[name] * second[name]).sum().double() for name in observed])[None]
+            for first, second in ((simulated, observed), (simulated, simulated), (observed, observed))
+        )
+        return self._objective(inner, ours, theirs)[0]

@@ -13,7 +13,7 @@ products, hence of low rank unless somebody added noise: then it too is used as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from attacks.evaluators.base import Evaluator
 from attacks.evaluators.rules import Outer, Unfit, rule_for
+from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
 
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
@@ -40,8 +41,8 @@ class Ghost(Evaluator):
         Unfit: a parameter whose layer has no rule, a layer called twice or never.
     """
 
-    def __init__(self, model: nn.Module, observed: Mapping[str, Tensor], example: Guess) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, objective: Objective, observed: Mapping[str, Tensor], example: Guess) -> None:
+        self._model, self._objective = model, objective
         parameters = dict(model.named_parameters())
         self._names = [name for name in parameters if name in observed]
         self._bare: dict[str, Tensor] = {}
@@ -51,24 +52,29 @@ class Ghost(Evaluator):
             layer = model.get_submodule(path)
             if rule_for(layer) is not None:
                 self._layers[path] = layer
-            elif parameters[name].dim() > 1 and len(parameters[name]) == 1:
+            elif parameters[name].dim() > 1 and len(parameters[name]) == 1:  # stands for every example alike
                 self._bare[name] = parameters[name]
             else:
                 raise Unfit(f"no rule for {name} of {type(layer).__name__}")
-        parts = self._gradients(example)
+        with torch.enable_grad():
+            parts = self._gradients(example)
         self._targets = [_target(parts[name], observed[name]) for name in self._names]
-        self.observed = torch.stack([observed[n].flatten(1).square().sum(1).double() for n in self._names], dim=1)
+        self._observed = torch.stack([observed[n].flatten(1).square().sum(1).double() for n in self._names], dim=1)
 
-    def __call__(self, guess: Guess) -> tuple[Tensor, Tensor]:
-        parts = self._gradients(guess)
-        pairs = [target(parts[name]) for name, target in zip(self._names, self._targets)]
-        inner, simulated = zip(*pairs)
-        return torch.stack(inner, dim=1).double(), torch.stack(simulated, dim=1).double()
+    def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        unknown = {name: guess[name].detach().requires_grad_() for name in unknowns}
+        with torch.enable_grad():
+            parts = self._gradients({**guess, **unknown})
+            pairs = [target(parts[name]) for name, target in zip(self._names, self._targets)]
+            inner, simulated = (torch.stack(scalars, dim=1).double() for scalars in zip(*pairs))
+            loss = self._objective(inner, simulated, self._observed)
+            gradients = torch.autograd.grad(loss.sum(), list(unknown.values()), materialize_grads=True)
+        return loss.detach(), dict(zip(unknown, gradients))
 
     def keep(self, problems: Tensor) -> None:
         for target in self._targets:
             target.keep(problems)
-        self.observed = self.observed[problems]
+        self._observed = self._observed[problems]
 
     def _gradients(self, guess: Guess) -> dict[str, Tensor | Outer]:
         """Every observed parameter's simulated gradient per problem, large ones as factors."""
@@ -80,7 +86,7 @@ class Ghost(Evaluator):
         }
         substituted = {name: self._bare[name] + tap for name, tap in bare_taps.items()}
         substituted |= {f"{path}.noise": noise.flatten(0, 1) for path, noise in noise_of(guess).items()}
-        with torch.enable_grad(), _taps(self._layers) as calls:
+        with _taps(self._layers) as calls:
             logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
             loss = F.cross_entropy(logits, labels.flatten(0, 1), reduction="sum") / batch
             for path, layer_calls in calls.items():
@@ -108,6 +114,8 @@ def _taps(layers: Mapping[str, nn.Module]) -> Iterator[Calls]:
     def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add_tap(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             tap = torch.zeros_like(output, requires_grad=True)
+            if len(inputs) != 1:
+                raise Unfit(f"{path} is called with {len(inputs)} positional inputs")
             calls[path].append((inputs[0], tap))
             return output + tap
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
 from torch.nn import functional as F
 
 
@@ -45,8 +46,19 @@ def rule(layer_type: type[nn.Module]) -> Callable[[Rule], Rule]:
 
 
 def rule_for(layer: nn.Module) -> Rule | None:
-    """The rule of exactly this type (a subclass may compute something else), or None."""
-    return _rules.get(type(layer))
+    """The rule of exactly this type (a subclass may differ); `leaf` for others without children."""
+    return _rules.get(type(layer), None if any(layer.children()) else leaf)
+
+
+def leaf(layer: nn.Module, inputs: Tensor, delta: Tensor, problems: int) -> Gradients:
+    """Any layer without children, e.g. learned positions: torch differentiates it, problem by problem."""
+    own = dict(layer.named_parameters(recurse=False))
+
+    def gradient(inputs: Tensor, delta: Tensor) -> dict[str, Tensor]:
+        pull_back = vjp(lambda parameters: functional_call(layer, parameters, (inputs,)), own)[1]
+        return pull_back(delta)[0]
+
+    return dict(vmap(gradient)(inputs.unflatten(0, (problems, -1)), delta.unflatten(0, (problems, -1))))
 
 
 def per_problem(value: Tensor, problems: int) -> Tensor:
