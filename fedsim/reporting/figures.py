@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from itertools import groupby
 
 import matplotlib as mpl
 import numpy as np
@@ -18,19 +20,20 @@ _TILE = 0.62  # inches
 _STYLE = {"font.family": "sans-serif", "font.size": 8, "text.parse_math": False}
 
 
-def grid(results: pl.DataFrame, pictures: Pictures, *, victims: int = 6, columns: int = 2, dpi: int = 160) -> bytes:
+def grid(results: pl.DataFrame, pictures: Pictures, *, victims: int = 6, columns: int = 3, dpi: int = 160) -> bytes:
     """Draw a panel for each model under each defense: the originals, and below them what each attack rebuilt.
 
     Args:
         results: rows of `fedsim.table.SCHEMA`.
         pictures: where the pictures of a job are.
         victims: pictures in a row, at most.
-        columns: panels side by side.
+        columns: panels side by side, at most; another model begins a new line.
 
     Returns:
-        A PNG file. Numbers below the pictures are PSNR in dB.
+        A PNG file. Numbers below the pictures are PSNR in dB. An attack that answered none of the victims shown has no
+        row.
     """
-    shown = list(panels(results, pictures, victims=victims))
+    shown = [_without_empty_rows(panel) for panel in panels(results, pictures, victims=victims)]
     with mpl.rc_context(_STYLE):
         figure = _draw(shown, columns) if shown else _say("There are no results to draw yet.")
         FigureCanvasAgg(figure)
@@ -40,12 +43,14 @@ def grid(results: pl.DataFrame, pictures: Pictures, *, victims: int = 6, columns
 
 
 def _draw(shown: list[Panel], columns: int) -> Figure:
-    columns = min(columns, len(shown))
-    lines = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    lines = [
+        line for _, group in groupby(shown, key=lambda panel: panel.setting) for line in _chunks(list(group), columns)
+    ]
+    columns = max(len(line) for line in lines)
     tall, wide, label = _TILE * 1.28, _TILE * 1.06, 1.45
     width = max(len(panel.originals) for panel in shown) * wide + label + 0.2
     heights = [max(len(panel.rows) for panel in line) * tall + tall + 0.42 for line in lines]
-    figure = Figure(figsize=(width * columns + 0.1, sum(heights) + 0.25))
+    figure = Figure(figsize=(width * columns + 0.1, sum(heights) + 0.4))
     total_width, total_height = figure.get_size_inches()
     top = total_height - 0.1
     for line, height in zip(lines, heights):
@@ -68,6 +73,14 @@ def _draw(shown: list[Panel], columns: int) -> Figure:
     )
     figure.text(0.1 / total_width, 0.1 / total_height, caption, color=_FAINT, fontsize=7)
     return figure
+
+
+def _chunks(members: list[Panel], size: int) -> list[list[Panel]]:
+    return [members[start : start + size] for start in range(0, len(members), size)]
+
+
+def _without_empty_rows(panel: Panel) -> Panel:
+    return replace(panel, rows=[row for row in panel.rows if any(tile.psnr is not None for tile in row.tiles)])
 
 
 def _label(figure: Figure, row: Row, x: float, y: float) -> None:

@@ -49,3 +49,8 @@ def epsilon(value: float | None) -> str:
 def rank_text(rank: object, tied: bool) -> str:
     """`2`, or `2=` for a tie."""
     return "" if rank is None else f"{rank}=" if tied else f"{rank}"
+
+
+def accuracy(value: float | None) -> str:
+    """A share as `91.0 %`."""
+    return NONE if value is None else f"{number(100 * value, 1)} %"

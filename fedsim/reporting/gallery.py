@@ -41,6 +41,12 @@ class Row:
     role: str
     tiles: list[Tile]
 
+    @property
+    def absent(self) -> str:
+        """Why the row has no pictures and no scores, if it is the same for all."""
+        reasons = {tile.why if tile.psnr is None and tile.image is None else "" for tile in self.tiles}
+        return reasons.pop() if len(reasons) == 1 else ""
+
 
 @dataclass(frozen=True)
 class Panel:

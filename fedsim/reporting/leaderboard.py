@@ -181,6 +181,10 @@ class Group:
     defense: str
     rows: list[dict[str, Any]]
 
+    @property
+    def has_remarks(self) -> bool:
+        return bool(self.remarks())
+
     def remarks(self) -> list[str]:
         """Why attacks have no score for some images or all, one line for each reason."""
         named: dict[tuple[str, str], list[str]] = {}

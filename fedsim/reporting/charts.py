@@ -1,0 +1,174 @@
+"""The report's charts, as plotly figures.
+
+The colours tell apart in every kind of colour vision, on light and dark paper; symbols and dashes say the same again.
+Text and grid lines get their colours from the page's style sheet, so that they follow the theme.
+"""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from fedsim.reporting.leaderboard import SETTING
+from fedsim.table import LEAKED_PSNR
+
+_COLOURS = ("#2f7fb8", "#d5701c", "#119e77", "#c26fa3", "#c99700", "#7b76c9")  # after Okabe and Ito
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_FLOOR = "#8a8a84"
+
+
+def privacy_against_utility(board: pl.DataFrame) -> go.Figure | None:
+    """Per model and defense: test accuracy against the median PSNR of the strongest attack without an oracle."""
+    known = strongest(board).filter(pl.col("utility").is_not_null())
+    if known.is_empty():
+        return None
+    figure = _figure("test accuracy of the global model (%)", "strongest attack, median PSNR (dB)")
+    for at, (_, part) in enumerate(known.group_by(SETTING, maintain_order=True)):
+        rows = part.to_dicts()
+        figure.add_scatter(
+            x=[100 * row["utility"] for row in rows],
+            y=[row["psnr"] for row in rows],
+            error_y=_errors(rows, at),
+            mode="markers+text",
+            text=[_safe(row["defense_label"]) for row in rows],
+            textposition=_places(rows),
+            customdata=[_safe(row["attack_label"]) for row in rows],
+            hovertemplate="%{text}<br>accuracy %{x:.1f} %<br>%{customdata}: %{y:.1f} dB<extra></extra>",
+            name=_safe(part["setting_label"][0]),
+            cliponaxis=False,
+            marker={"color": _COLOURS[at % 6], "symbol": _SYMBOLS[at % 6], "size": 9},
+        )
+    low, high = (100 * value for value in (known["utility"].min(), known["utility"].max()))  # type: ignore[operator]
+    room = max(2.0, 0.25 * (high - low))  # for the names beside the points
+    figure.update_xaxes(range=[low - room, high + room])
+    _mark_leak(figure)
+    return figure
+
+
+def score_against_dropout(board: pl.DataFrame) -> Iterator[tuple[str, go.Figure]]:
+    """Per model: the median PSNR of each attack over the effective dropout rate, where nothing but dropout defends."""
+    plain = board.filter((pl.col("defense_params") == "[]") & pl.col("psnr").is_not_null())
+    if not plain.is_empty():
+        plain = plain.unique(["attack_label", "setting_label", "dropout"], keep="first", maintain_order=True)
+    for _, part in plain.group_by(SETTING, maintain_order=True):
+        if part["dropout"].n_unique() < 2:
+            continue
+        figure = _figure("dropout rate", "median PSNR (dB)")
+        for at, ((label, role), line) in enumerate(part.group_by("attack_label", "role", maintain_order=True)):
+            rows = line.sort("dropout").to_dicts()
+            colour = _FLOOR if role == "floor" else _COLOURS[at % 6]
+            figure.add_scatter(
+                x=[row["dropout"] for row in rows],
+                y=[row["psnr"] for row in rows],
+                error_y=_errors(rows, at) | {"color": colour},
+                mode="lines+markers",
+                name=_safe(label if role == "attack" else f"{label}, {role}"),
+                hovertemplate="p = %{x:.2g}: %{y:.1f} dB<extra>%{fullData.name}</extra>",
+                line={"color": colour, "dash": _DASHES[at % 6], "width": 1.5},
+                marker={"color": colour, "symbol": _SYMBOLS[at % 6], "size": 8},
+            )
+        figure.update_xaxes(tickvals=sorted(part["dropout"].unique()))
+        _mark_leak(figure)
+        yield part["setting_label"][0], figure
+
+
+def accuracy_by_round(history: list[dict[str, Any]], settings: dict[str, str]) -> Iterator[tuple[str, go.Figure]]:
+    """Per model: the global model's test accuracy after each round, the mean over the seeds, a line for each defense.
+
+    Args:
+        history: per cell its `cell`, `model`, `defense` and `accuracy`, before the first round and after each.
+        settings: what the report calls the setting of a cell.
+    """
+    lines: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for cell in history:
+        accuracy = [np.nan if value is None else 100 * value for value in cell["accuracy"]]
+        if not np.isnan(accuracy).all():
+            lines[settings.get(cell["cell"], cell["model"])][cell["defense"]].append(accuracy)
+    for setting, by_defense in lines.items():
+        figure = _figure("round", "test accuracy (%)")
+        for at, (defense, curves) in enumerate(by_defense.items()):
+            length = min(len(curve) for curve in curves)
+            mean = np.mean([curve[:length] for curve in curves], axis=0)
+            figure.add_scatter(
+                x=list(range(length)),
+                y=[None if np.isnan(value) else float(value) for value in mean],
+                mode="lines+markers",
+                name=_safe(defense),
+                hovertemplate="round %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+                line={"color": _COLOURS[at % 6], "dash": _DASHES[at % 6], "width": 1.5},
+                marker={"color": _COLOURS[at % 6], "symbol": _SYMBOLS[at % 6], "size": 7},
+            )
+        figure.update_xaxes(tickformat="d", dtick=1 if length <= 12 else None)
+        yield setting, figure
+
+
+def strongest(board: pl.DataFrame) -> pl.DataFrame:
+    """The attack with the highest median PSNR in each setting under each defense; no oracle, no floor."""
+    scored = board.filter((pl.col("role") == "attack") & pl.col("psnr").is_not_null())
+    group = [*SETTING, "defense", "defense_params", "dropout"]
+    return scored.filter(pl.col("psnr").rank("ordinal", descending=True).over(group) == 1)
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        height=380,
+        margin={"l": 52, "r": 16, "t": 12, "b": 48},
+        font={"family": "inherit", "size": 12},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"bgcolor": "#1c1c1a", "bordercolor": "#1c1c1a", "font": {"color": "#ffffff"}},
+        showlegend=True,
+        xaxis={"title": {"text": x}, "zeroline": False},
+        yaxis={"title": {"text": y}, "zeroline": False, "rangemode": "tozero"},
+    )
+    return figure
+
+
+def _mark_leak(figure: go.Figure) -> None:
+    figure.add_hline(y=LEAKED_PSNR, line={"color": _FLOOR, "width": 1, "dash": "dot"}, layer="below")
+    text = f"{LEAKED_PSNR:g} dB: counted as leaked"
+    figure.add_annotation(
+        x=1,
+        xref="paper",
+        y=LEAKED_PSNR,
+        text=text,
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+        font={"size": 10},
+    )
+
+
+def _errors(rows: list[dict[str, Any]], at: int) -> dict[str, Any]:
+    """Error bars that reach the ends of the 95 % intervals."""
+    spans = [(row["psnr"], row["psnr_low"], row["psnr_high"]) for row in rows]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [0 if high is None else high - middle for middle, _, high in spans],
+        "arrayminus": [0 if low is None else middle - low for middle, low, _ in spans],
+        "color": _COLOURS[at % 6],
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def _places(rows: list[dict[str, Any]]) -> list[str]:
+    """Names on the side of a point that faces the middle, so that none leaves the chart."""
+    middle = (max(row["utility"] for row in rows) + min(row["utility"] for row in rows)) / 2
+    return ["middle left" if row["utility"] > middle else "middle right" for row in rows]
+
+
+def _safe(text: str) -> str:
+    """Plotly reads a little HTML in labels; a name is only ever text."""
+    return html.escape(text, quote=False)

@@ -1,0 +1,133 @@
+"""The defense evaluation report: one HTML file that holds everything and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+from markupsafe import Markup
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from ruamel.yaml import YAML
+
+from fedsim.reporting import charts, prose
+from fedsim.reporting.gallery import Pictures, panels
+from fedsim.reporting.leaderboard import build, groups, labelled
+from fedsim.reporting.pages import environment
+
+VICTIMS = 8
+"""Pictures in a row, at most."""
+
+
+def html(
+    results: pl.DataFrame,
+    pictures: Pictures,
+    *,
+    scenario: dict[str, Any],
+    history: list[dict[str, Any]],
+    command: str,
+    versions: dict[str, str],
+) -> str:
+    """The report as one self-contained page.
+
+    Args:
+        results: rows of `fedsim.table.SCHEMA`; may be empty.
+        pictures: where a job's pictures are; a job without pictures leaves gaps.
+        scenario: the scenario as plain data.
+        history: per cell and label its `cell`, `model`, `defense`, `seed`, `accuracy` (before the first round and after
+            each) and `accounting_note`.
+        command: what repeats the run.
+        versions: of fedsim, of Python and of the packages that matter.
+    """
+    board = build(results)
+    rows = labelled(results) if len(results) else results
+    settings = dict(rows.select("cell", "setting_label").iter_rows()) if len(results) else {}
+    general, exceptions = prose.threat_model(board)
+    privacy = charts.privacy_against_utility(board)
+    by_dropout = list(charts.score_against_dropout(board))
+    by_round = list(charts.accuracy_by_round(history, settings))
+    return environment().get_template("report.html.j2").render(
+        scenario=scenario,
+        empty=results.is_empty(),
+        answer=prose.answer(board),
+        threats=general,
+        exceptions=exceptions,
+        panels=panels(results, pictures, victims=VICTIMS),
+        victims=VICTIMS,
+        groups=list(groups(board)),
+        privacy=privacy,
+        accounted=_accounted(board, history),
+        by_dropout=by_dropout,
+        masks=_mask_accuracy(rows, board),
+        by_round=by_round,
+        attacks=_parameters(results),
+        counts=dict(results["status"].value_counts().iter_rows()) if len(results) else {},
+        seeds=sorted(results["seed"].unique()),
+        devices=sorted(results["device"].drop_nulls().unique()),
+        scenario_text=_yaml(scenario),
+        command=command,
+        versions=versions,
+        plotly=Markup(get_plotlyjs()) if privacy or by_dropout or by_round else None,
+        figure_json=_figure_json,
+        data_uri=_data_uri,
+    )  # fmt: skip
+
+
+def _figure_json(figure: go.Figure) -> Markup:
+    """A figure as JSON that may stand inside a script element: no `<` can end the element early."""
+    return Markup(figure.to_json().replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _data_uri(image: np.ndarray) -> str:
+    """A picture, uint8 (H, W, C), as the address of a PNG that holds it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _accounted(board: pl.DataFrame, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The differential-privacy guarantees, with the assumption that each was computed under."""
+    notes = {cell["defense"]: cell["accounting_note"] for cell in history}
+    entries = board.filter(pl.col("epsilon").is_not_null()).unique(
+        ["setting_label", "defense_label"], maintain_order=True
+    )
+    return [row | {"note": notes.get(row["defense"], "")} for row in entries.to_dicts()]
+
+
+def _mask_accuracy(rows: pl.DataFrame, board: pl.DataFrame) -> list[dict[str, Any]]:
+    """The mean accuracy of the estimated masks by layer, for each attack that estimated any."""
+    if board.is_empty():
+        return []
+    found = []
+    for row in board.filter(pl.col("mask_accuracy").is_not_null()).to_dicts():
+        own = rows.filter(
+            (pl.col("setting_label") == row["setting_label"])
+            & (pl.col("defense_label") == row["defense_label"])
+            & (pl.col("attack_label") == row["attack_label"])
+        )
+        by_layer: dict[str, list[float]] = {}
+        for text in own["mask_accuracy_layers"].drop_nulls():
+            for layer, accuracy in json.loads(text).items():
+                by_layer.setdefault(layer, []).append(accuracy)
+        found.append(row | {"layers": {layer: float(np.mean(values)) for layer, values in by_layer.items()}})
+    return found
+
+
+def _parameters(results: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """Each attack with the parameters it ran with."""
+    pairs = results.select("attack", "attack_params").unique(maintain_order=True).iter_rows()
+    return [(name, json.loads(params)) for name, params in pairs]
+
+
+def _yaml(scenario: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # keys in the scenario's own order
+    yaml.dump(scenario, stream)
+    return stream.getvalue()
