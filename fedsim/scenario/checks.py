@@ -75,7 +75,7 @@ def _defenses(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
             defenses.compose(specs_of(parts))
         except ValueError as error:
             yield ("defenses", i), _line(error)
-    yield from _repeated(("defenses",), scenario.defenses, label_of)
+    yield from _repeated(("defenses",), scenario.defenses, label_of, label_of)
 
 
 def _own_files(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:

@@ -1,0 +1,159 @@
+"""A valid scenario: its cells, what is equal work, and the files that travel with the package."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+import attacks
+import defenses
+from attacks import ThreatModel
+from fedsim import data, models
+from fedsim.scenario import METRICS, bundled, json_schema, load, parse
+from fedsim.scoring.metrics import METRICS as SCORED
+
+SMALL = {"name": "small", "data": "mnist", "model": {"name": "mlp", "width": 8}, "attacks": ["inverting_gradients"]}
+
+
+def _small(**keys):
+    return parse({**SMALL, **keys}, rehearsed=False)
+
+
+def test_axes_nest_sweep_then_seed_then_defense():
+    scenario = _small(
+        seeds=[0, 7],
+        defenses=["none", {"name": "dropout", "p": 0.5}],
+        sweep={"model.width": [8, 16], "data.test_fraction": [0]},
+    )
+    cells = scenario.cells()
+    assert [(c.scenario.model.spec()["width"], c.seed, c.defense_label) for c in cells] == [
+        (width, seed, defense) for width in (8, 16) for seed in (0, 7) for defense in ("none", "dropout(p=0.5)")
+    ]
+    assert cells[-1].sweep == {"model.width": 16, "data.test_fraction": 0}
+    assert cells[-1].scenario.data.test_fraction == 0
+    assert all(cell.scenario.sweep == {} for cell in cells)
+
+
+def test_a_sweep_may_change_the_kind_of_a_block():
+    scenario = _small(
+        model="mlp", sweep={"model": ["lenet", {"name": "mlp", "depth": 1}], "data.name": ["mnist", "photos"]}
+    )
+    assert [(c.scenario.model.name, c.scenario.data.name) for c in scenario.cells()] == [
+        ("lenet", "mnist"), ("lenet", "photos"), ("mlp", "mnist"), ("mlp", "photos"),
+    ]  # fmt: skip
+
+
+def test_labels_give_the_parameters_that_were_given():
+    composition = [{"name": "clip", "norm": 1}, {"name": "gaussian_noise", "std": 1e-3}]
+    cells = _small(defenses=["none", "dropout", {"name": "dropout", "p": 0.5}, composition]).cells()
+    assert [cell.defense_label for cell in cells] == [
+        "none", "dropout", "dropout(p=0.5)", "clip(norm=1.0) + gaussian_noise(std=0.001)",
+    ]  # fmt: skip
+    assert cells[3].defense == ({"name": "clip", "norm": 1.0}, {"name": "gaussian_noise", "std": 0.001})
+
+
+def test_equal_work_is_equal_whatever_it_is_called():
+    rate = {"name": "mlp", "width": 8, "dropout": 0.5}
+    none, named, given, zero = _small(
+        defenses=["none", "dropout", {"name": "dropout", "p": 0.5}, {"name": "dropout", "p": 0.0}]
+    ).cells()
+    assert named.work() == given.work() == _small(model=rate).cells()[0].work()
+    assert none.work() == zero.work() != named.work()
+    assert named.model_spec()["dropout"] == 0.5
+    assert named.working_defense() == ()
+    clipped = _small(defenses=[["none", {"name": "clip", "norm": 1.0}]]).cells()[0]
+    assert clipped.working_defense() == ({"name": "clip", "norm": 1.0},)
+
+
+def test_work_leaves_out_what_cannot_change_it():
+    one = _small().cells()[0].work()
+    other = _small(
+        attacks=[], metrics=["mse"], description="x", name="y", engine={"chunk": 2}, threat_model={"labels": "unknown"}
+    )
+    assert other.cells()[0].work() == one
+    assert json.loads(json.dumps(one)) == one
+    for change in (
+        {"seeds": [1]},
+        {"federation": {"rounds": 2}},
+        {"victims": {"clients": 2}},
+        {"utility": {"rounds": 1}},
+    ):
+        assert _small(**change).cells()[0].work() != one, change
+
+
+def test_the_content_of_own_files_is_part_of_the_work(tmp_path):
+    def work(pixel: int):
+        images = np.full((20, 8, 8), pixel, dtype=np.uint8)
+        np.savez(tmp_path / "own.npz", x=images, y=np.arange(20) % 2)
+        data.sources._load.cache_clear()
+        return _small(data={"name": "npz", "path": str(tmp_path / "own.npz")}).cells()[0].work()
+
+    assert work(3) == work(3) != work(4)
+
+
+def test_a_scenario_is_immutable_and_survives_the_trip_through_json():
+    scenario = _small(defenses=["none", ["dropout", "clip"]], model={"name": "mlp", "bias": False})
+    with pytest.raises(ValidationError, match="frozen"):
+        scenario.name = "other"
+    again = parse(json.loads(json.dumps(scenario.to_dict())), rehearsed=False)
+    assert again.to_dict() == scenario.to_dict()
+    assert again.digest() == scenario.digest() != _small().digest()
+
+
+def test_the_federation_defaults_to_all_clients_in_every_round():
+    assert _small(federation={"clients": 6}).federation.clients_per_round == 6
+
+
+def test_the_threat_model_block_grants_and_nothing_else():
+    assert _small().grants() == {
+        key: value for key, value in ThreatModel().as_dict().items() if key in _small().grants()
+    }
+    assert set(_small().grants()) == {
+        "labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "auxiliary_data",
+    }  # fmt: skip
+
+
+def test_every_registered_name_is_accepted():
+    required = {"npz": {"path": "x.npz"}, "folder": {"path": "x"}, "hub": {"dataset": "x/y"}}
+    from fedsim.scenario.schema import Scenario
+
+    for kind, names in (("attacks", attacks.names()), ("defenses", defenses.names())):
+        assert len(getattr(_small(**{kind: list(names)}), kind)) == len(names)
+    for name in models.names():
+        assert _small(model=name).model.name == name
+    for name in data.names():
+        plain = {**_small().to_dict(), "data": {"name": name, **required.get(name, {})}}
+        assert Scenario.model_validate_json(json.dumps(plain)).data.name == name
+    assert set(METRICS) == set(SCORED)
+
+
+@pytest.mark.parametrize("name", sorted(bundled()))
+def test_bundled_scenarios_are_valid_described_and_fit_the_json_schema(name):
+    scenario = load(name)
+    assert scenario.name == name
+    assert scenario.description
+    assert scenario.cells()
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.validate(YAML(typ="safe", pure=True).load(bundled()[name]))
+
+
+def test_the_json_schema_knows_the_shorthands_and_refuses_mistakes():
+    validator = jsonschema.Draft202012Validator(json_schema())
+    good = {
+        **SMALL,
+        "defenses": ["none", ["clip", {"name": "dropout", "p": 0.1}]],
+        "model": {"factory": "a.b:c", "width": 3},
+    }
+    validator.validate(good)
+    for bad in (
+        {"model": "mpl"},
+        {"attacks": [{"name": "inverting_gradients", "iteratons": 1}]},
+        {"seads": [1]},
+        {"seeds": "x"},
+    ):
+        assert not validator.is_valid({**good, **bad}), bad
