@@ -139,7 +139,7 @@ def read(path: Path) -> Document:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
     data, places = _read(text, str(path))
     if data is None:
-        raise BadInput(f"{path}: the file is empty; a scenario needs at least name, data, model and attacks")
+        raise BadInput(f"{path}: the file is empty; a scenario needs at least name and attacks")
     if not isinstance(data, dict):
         raise BadInput(f"{path}: a scenario is a mapping of keys, not {_kind(data)}")
     return Document(data, str(path), places)

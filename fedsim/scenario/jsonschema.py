@@ -19,7 +19,9 @@ def json_schema() -> dict[str, Any]:
     composition = keys["defenses"]["items"]
     part = _or_name(composition["items"])
     keys["defenses"]["items"] = {"anyOf": [*part["anyOf"], {**composition, "items": part}]}
-    schema["required"].remove("defenses")
+    for key in ("data", "model", "victims", "defenses"):  # the normalisation fills them in
+        schema["required"].remove(key)
+    schema["$defs"]["Victims"]["required"].remove("clients")
     for block in schema["$defs"].values():
         partition = block.get("properties", {}).get("partition")
         if partition is not None:

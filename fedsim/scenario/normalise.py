@@ -1,7 +1,7 @@
 """The shorthands of a scenario file, written out before anything is validated.
 
-`model: mlp` is `model: {name: mlp}`, `- none` is `- {name: none}`, `partition: iid` is `partition: {kind: iid}`, and a
-defense that is no list is a composition of one: the schema knows one form only.
+`model: mlp` is `model: {name: mlp}`, `- none` is `- {name: none}`, `partition: iid` is `partition: {kind: iid}`, a
+defense that is no list is a composition of one, and what another key decides is filled in: the schema knows one form.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedsim.scenario.members import FACTORY
+from fedsim.scenario.schema import CLIENTS
 
 
 def write_out(data: dict[str, Any]) -> None:
@@ -29,15 +30,19 @@ def write_out(data: dict[str, Any]) -> None:
 def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
     """The one form that the schema knows, as a copy: every defense a list of parts, every model with its tag."""
     result = copy.deepcopy(dict(data))
-    result.setdefault("defenses", [{"name": "none"}])
+    for optional in ("threat_model", "victims", "engine", "sweep", "federation"):
+        if optional in result and result[optional] is None:  # `sweep:` with nothing after it
+            del result[optional]
+    for key, default in (("data", {"name": "mnist"}), ("model", {"name": "mlp"}), ("defenses", [{"name": "none"}])):
+        result.setdefault(key, default)
+    victims, federation = result.setdefault("victims", {}), result.get("federation", {})
+    if isinstance(victims, dict) and "clients" not in victims and isinstance(federation, dict):
+        victims["clients"] = federation.get("clients_per_round", federation.get("clients", CLIENTS))
     if isinstance(result["defenses"], list):
         result["defenses"] = [part if isinstance(part, list) else [part] for part in result["defenses"]]
     model = result.get("model")
     if isinstance(model, dict) and "factory" in model and "name" not in model:
         model["name"] = FACTORY
-    for optional in ("threat_model", "victims", "engine", "sweep", "federation"):
-        if optional in result and result[optional] is None:  # `sweep:` with nothing after it
-            del result[optional]
     return result
 
 

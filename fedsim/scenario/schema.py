@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Literal["mse", "psnr", "ssim", "lpips"]
+CLIENTS = 4
 METRICS: tuple[str, ...] = get_args(Metric)
 
 GRANTS = ("labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "auxiliary_data")
@@ -123,8 +124,8 @@ class Resources(Block):
 
 
 class Federation(Block):
-    clients: Count = 4
-    clients_per_round: Count = Field(default_factory=lambda data: data.get("clients", 4))
+    clients: Count = CLIENTS
+    clients_per_round: Count = Field(default_factory=lambda data: data.get("clients", CLIENTS))
     """Clients drawn each round; all by default."""
     rounds: Count = 1
     local: Local = Local()
@@ -135,8 +136,8 @@ class Victims(Block):
     """Whose updates are attacked."""
 
     rounds: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
-    clients: Count = 1
-    """How many of a round's clients."""
+    clients: Count
+    """How many of a round's clients, the first by partition; all by default."""
 
 
 class UtilityLocal(Block):
@@ -190,7 +191,7 @@ class Scenario(Block):
     model: Model
     federation: Federation = Federation()
     threat_model: Grants = Grants()
-    victims: Victims = Victims()
+    victims: Victims
     attacks: tuple[Attack, ...]
     """The null attacks stand in every table and need not be named."""
     defenses: Annotated[tuple[Annotated[tuple[Defense, ...], Field(min_length=1)], ...], Field(min_length=1)]

@@ -105,8 +105,17 @@ def test_a_scenario_is_immutable_and_survives_the_trip_through_json():
     assert again.digest() == scenario.digest() != _small().digest()
 
 
-def test_the_federation_defaults_to_all_clients_in_every_round():
-    assert _small(federation={"clients": 6}).federation.clients_per_round == 6
+def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
+    scenario = _small(sweep={"federation.clients": [6, 2]}, victims={"rounds": [1]})
+    described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in scenario.cells()]
+    assert described == [(6, 6), (2, 2)]
+    assert _small(federation={"clients": 6, "clients_per_round": 3}).victims.clients == 3
+
+
+def test_name_and_attacks_are_enough():
+    scenario = parse({"name": "least", "attacks": []}, rehearsed=False)
+    assert (scenario.data.name, scenario.model.name) == ("mnist", "mlp")
+    assert [cell.defense_label for cell in scenario.cells()] == ["none"]
 
 
 def test_the_threat_model_block_grants_and_nothing_else():

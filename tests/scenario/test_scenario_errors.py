@@ -233,7 +233,7 @@ def test_a_factory_is_tried(file, tmp_path, monkeypatch):
 
 def test_python_data_have_no_lines():
     with pytest.raises(BadInput, match=r"^scenario: attacks: missing key"):
-        parse({"name": "mine", "data": "mnist", "model": "mlp"})
+        parse({"name": "mine"})
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
