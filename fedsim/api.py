@@ -16,8 +16,9 @@ from fedsim.files import write_text
 from fedsim.reporting import leaderboard as boards
 from fedsim.reporting import report as reports
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.execute import execute, history
+from fedsim.runs.execute import execute
 from fedsim.runs.progress import View
+from fedsim.runs.results import history
 from fedsim.scenario import Scenario
 from fedsim.version import versions
 
@@ -73,10 +74,6 @@ class Run:
         RunDirectory(self.path).marker()
 
     @cached_property
-    def scenario(self) -> Scenario:
-        return scenarios.parse(RunDirectory(self.path).marker()["scenario"])
-
-    @cached_property
     def results(self) -> pl.DataFrame:
         """One row per reconstructed image; the columns are those of `fedsim.table.SCHEMA`."""
         path = RunDirectory(self.path).results
@@ -108,7 +105,7 @@ class Run:
             self.results,
             self.pictures,
             scenario=marker["scenario"],
-            history=history(RunDirectory(self.path), self.scenario),
+            history=history(RunDirectory(self.path), self.results),
             command=marker["command"],
             versions=versions(),
         )

@@ -59,8 +59,8 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
         row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
         table.add_row(*row, str(chunks * len(specs)) if state != "shared" else "-", _duration(cost) if cost else "-")
     total = START_SECONDS + CELL_SECONDS * trained + seconds / max(1, os.cpu_count() or 1)
-    text = f"{trained} cells to train, {jobs} attack jobs; at most about {_duration(total)} (attacks stop when they converge)"
-    return Group(table, Text(text))
+    work = f"{trained} cells to train, {jobs} attack jobs"
+    return Group(table, Text(f"{work}; at most about {_duration(total)} (attacks stop when they converge)"))
 
 
 def _cost(cell: Cell, spec: dict[str, Any], known: dict[str, float]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsim.files import read_json
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory, claimed
@@ -87,23 +86,3 @@ def _score_finished(directory: RunDirectory, jobs: list[AttackJob], scenario: Sc
             score_job(
                 directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=scenario.metrics
             )
-
-
-def history(directory: RunDirectory, scenario: Scenario) -> list[dict[str, object]]:
-    """Per trained cell and label: the global model's test accuracy after each round."""
-    found: list[dict[str, object]] = []
-    for cell in scenario.cells():
-        summary = directory.cell(cell_key(cell)) / "cell.json"
-        if summary.exists():
-            content = read_json(summary)
-            found.append(
-                {
-                    "cell": cell_key(cell),
-                    "model": content["work"]["model"].get("name", "factory"),
-                    "defense": cell.defense_label,
-                    "seed": cell.seed,
-                    "accuracy": content["accuracy"],
-                    "accounting_note": content["accounting_note"],
-                }
-            )
-    return found

@@ -110,3 +110,14 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
     oracles = [name for name in attacks.names() if attacks.get(name).oracle]
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     return [*literals, pl.col("attack").is_in(oracles).alias("oracle")]
+
+
+def history(directory: RunDirectory, results: pl.DataFrame) -> list[dict[str, Any]]:
+    """Per trained cell and label of the table: the global model's test accuracy at the start and after each round."""
+    found: list[dict[str, Any]] = []
+    for row in results.select("cell", "model", "defense", "seed").unique(maintain_order=True).iter_rows(named=True):
+        summary = directory.cell(row["cell"]) / "cell.json"
+        if summary.exists():
+            content = read_json(summary)
+            found.append({**row, "accuracy": content["accuracy"], "accounting_note": content["accounting_note"]})
+    return found

@@ -52,8 +52,8 @@ def simulate(
     on_done(_finished(directory, works))
     for key in works:
         if not directory.cell(key).exists() and not directory.cell_error(key).exists():
-            reason = f"the simulation ended with exit code {child.returncode} ({_last_line(directory.log)}); see {directory.log}"
-            write_json(directory.cell_error(key), {"reason": reason})
+            ended = f"the simulation ended with exit code {child.returncode} ({_last_line(directory.log)})"
+            write_json(directory.cell_error(key), {"reason": f"{ended}; see {directory.log}"})
 
 
 def _finished(directory: RunDirectory, keys: dict[str, Any]) -> int:
