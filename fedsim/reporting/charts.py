@@ -24,32 +24,26 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FLOOR = "#8a8a84"
 
 
-def privacy_against_utility(board: pl.DataFrame) -> go.Figure | None:
-    """Per model and defense: test accuracy against the median PSNR of the strongest attack without an oracle."""
+def privacy_against_utility(board: pl.DataFrame) -> Iterator[tuple[str, go.Figure]]:
+    """Per model: test accuracy under each defense against the median PSNR of the strongest attack without an oracle."""
     known = strongest(board).filter(pl.col("utility").is_not_null())
-    if known.is_empty():
-        return None
-    figure = _figure("test accuracy of the global model (%)", "strongest attack, median PSNR (dB)")
-    for at, (_, part) in enumerate(known.group_by(SETTING, maintain_order=True)):
-        rows = part.to_dicts()
-        figure.add_scatter(
-            x=[100 * row["utility"] for row in rows],
-            y=[row["psnr"] for row in rows],
-            error_y=_errors(rows, at),
-            mode="markers+text",
-            text=[_safe(row["defense_label"]) for row in rows],
-            textposition=_places(rows),
-            customdata=[_safe(row["attack_label"]) for row in rows],
-            hovertemplate="%{text}<br>accuracy %{x:.1f} %<br>%{customdata}: %{y:.1f} dB<extra></extra>",
-            name=_safe(part["setting_label"][0]),
-            cliponaxis=False,
-            marker={"color": _COLOURS[at % 6], "symbol": _SYMBOLS[at % 6], "size": 9},
-        )
-    low, high = (100 * value for value in (known["utility"].min(), known["utility"].max()))  # type: ignore[operator]
-    room = max(2.0, 0.25 * (high - low))  # for the names beside the points
-    figure.update_xaxes(range=[low - room, high + room])
-    _mark_leak(figure)
-    return figure
+    places = {label: at for at, label in enumerate(board["defense_label"].unique(maintain_order=True))}
+    for _, part in known.group_by(SETTING, maintain_order=True):
+        figure = _figure("test accuracy of the global model (%)", "strongest attack, median PSNR (dB)")
+        for row in part.to_dicts():
+            at = places[row["defense_label"]]
+            figure.add_scatter(
+                x=[100 * row["utility"]],
+                y=[row["psnr"]],
+                error_y=_errors([row], _colour(at)),
+                mode="markers",
+                name=_safe(row["defense_label"]),
+                customdata=[_safe(row["attack_label"])],
+                hovertemplate="accuracy %{x:.1f} %<br>%{customdata}: %{y:.1f} dB<extra>%{fullData.name}</extra>",
+                marker={"color": _colour(at), "symbol": _symbol(at), "size": 10},
+            )
+        _mark_leak(figure)
+        yield part["setting_label"][0], figure
 
 
 def score_against_dropout(board: pl.DataFrame) -> Iterator[tuple[str, go.Figure]]:
@@ -63,16 +57,16 @@ def score_against_dropout(board: pl.DataFrame) -> Iterator[tuple[str, go.Figure]
         figure = _figure("dropout rate", "median PSNR (dB)")
         for at, ((label, role), line) in enumerate(part.group_by("attack_label", "role", maintain_order=True)):
             rows = line.sort("dropout").to_dicts()
-            colour = _FLOOR if role == "floor" else _COLOURS[at % 6]
+            colour = _FLOOR if role == "floor" else _colour(at)
             figure.add_scatter(
                 x=[row["dropout"] for row in rows],
                 y=[row["psnr"] for row in rows],
-                error_y=_errors(rows, at) | {"color": colour},
+                error_y=_errors(rows, colour),
                 mode="lines+markers",
                 name=_safe(label if role == "attack" else f"{label}, {role}"),
                 hovertemplate="p = %{x:.2g}: %{y:.1f} dB<extra>%{fullData.name}</extra>",
-                line={"color": colour, "dash": _DASHES[at % 6], "width": 1.5},
-                marker={"color": colour, "symbol": _SYMBOLS[at % 6], "size": 8},
+                line={"color": colour, "dash": _dash(at), "width": 1.5},
+                marker={"color": colour, "symbol": _symbol(at), "size": 8},
             )
         figure.update_xaxes(tickvals=sorted(part["dropout"].unique()))
         _mark_leak(figure)
@@ -102,8 +96,8 @@ def accuracy_by_round(history: list[dict[str, Any]], settings: dict[str, str]) -
                 mode="lines+markers",
                 name=_safe(defense),
                 hovertemplate="round %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-                line={"color": _COLOURS[at % 6], "dash": _DASHES[at % 6], "width": 1.5},
-                marker={"color": _COLOURS[at % 6], "symbol": _SYMBOLS[at % 6], "size": 7},
+                line={"color": _colour(at), "dash": _dash(at), "width": 1.5},
+                marker={"color": _colour(at), "symbol": _symbol(at), "size": 7},
             )
         figure.update_xaxes(tickformat="d", dtick=1 if length <= 12 else None)
         yield setting, figure
@@ -114,6 +108,19 @@ def strongest(board: pl.DataFrame) -> pl.DataFrame:
     scored = board.filter((pl.col("role") == "attack") & pl.col("psnr").is_not_null())
     group = [*SETTING, "defense", "defense_params", "dropout"]
     return scored.filter(pl.col("psnr").rank("ordinal", descending=True).over(group) == 1)
+
+
+def _colour(at: int) -> str:
+    return _COLOURS[at % len(_COLOURS)]
+
+
+def _symbol(at: int) -> str:
+    """The next turn of the colours meets other symbols, so that 36 series stay apart."""
+    return _SYMBOLS[(at + at // len(_COLOURS)) % len(_SYMBOLS)]
+
+
+def _dash(at: int) -> str:
+    return _DASHES[(at + at // len(_COLOURS)) % len(_DASHES)]
 
 
 def _figure(x: str, y: str) -> go.Figure:
@@ -149,7 +156,7 @@ def _mark_leak(figure: go.Figure) -> None:
     )
 
 
-def _errors(rows: list[dict[str, Any]], at: int) -> dict[str, Any]:
+def _errors(rows: list[dict[str, Any]], colour: str) -> dict[str, Any]:
     """Error bars that reach the ends of the 95 % intervals."""
     spans = [(row["psnr"], row["psnr_low"], row["psnr_high"]) for row in rows]
     return {
@@ -157,16 +164,10 @@ def _errors(rows: list[dict[str, Any]], at: int) -> dict[str, Any]:
         "symmetric": False,
         "array": [0 if high is None else high - middle for middle, _, high in spans],
         "arrayminus": [0 if low is None else middle - low for middle, low, _ in spans],
-        "color": _COLOURS[at % 6],
+        "color": colour,
         "thickness": 1,
         "width": 3,
     }
-
-
-def _places(rows: list[dict[str, Any]]) -> list[str]:
-    """Names on the side of a point that faces the middle, so that none leaves the chart."""
-    middle = (max(row["utility"] for row in rows) + min(row["utility"] for row in rows)) / 2
-    return ["middle left" if row["utility"] > middle else "middle right" for row in rows]
 
 
 def _safe(text: str) -> str:

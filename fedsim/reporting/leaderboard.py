@@ -181,10 +181,6 @@ class Group:
     defense: str
     rows: list[dict[str, Any]]
 
-    @property
-    def has_remarks(self) -> bool:
-        return bool(self.remarks())
-
     def remarks(self) -> list[str]:
         """Why attacks have no score for some images or all, one line for each reason."""
         named: dict[tuple[str, str], list[str]] = {}
@@ -196,7 +192,7 @@ class Group:
                     else (f"not applicable to {_images(row['not_applicable'])}")
                 )
                 named.setdefault((what, row["reason"]), []).append(row["attack_label"])
-        return [f"{', '.join(names)}: {what}: {reason}" for (what, reason), names in named.items()]
+        return [f"{', '.join(sorted(names))}: {what}: {reason}" for (what, reason), names in named.items()]
 
 
 def groups(board: pl.DataFrame) -> Iterator[Group]:

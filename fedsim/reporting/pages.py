@@ -24,6 +24,7 @@ def environment() -> Environment:
         "percent": formats.percent,
         "count": formats.count,
         "seconds": formats.seconds,
+        "accuracy": formats.accuracy,
         "epsilon": formats.epsilon,
     }
     made.globals |= {

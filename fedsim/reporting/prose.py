@@ -28,16 +28,20 @@ class Verdict:
         kind: `leaks` (at least half of the images), `partly`, `resists` (no image of any attack leaked), or `floor`
             (images above the criterion, but no better than a guess that never looks at the update).
         best: the board's row of the strongest attack.
+        loss: test accuracy lost against the same model without a defense, in [-1, 1]; None where it was not measured.
     """
 
     setting: str
     defense: str
     kind: str
     best: dict[str, Any]
+    loss: float | None
 
 
 def verdicts(board: pl.DataFrame) -> list[Verdict]:
     found = []
+    plain = board.filter((pl.col("defense_label") == "none") & pl.col("utility").is_not_null())
+    undefended = dict(plain.select("setting_label", "utility").iter_rows())
     keys = [*SETTING, "defense", "defense_params", "dropout"]
     for best in strongest(board).to_dicts():
         here = board.filter(pl.all_horizontal(pl.col(key).eq_missing(pl.lit(best[key])) for key in keys))
@@ -50,96 +54,108 @@ def verdicts(board: pl.DataFrame) -> list[Verdict]:
             kind = "floor"
         else:
             kind = "leaks" if (best["leaked_psnr"] or 0) >= 0.5 else "partly"
-        found.append(Verdict(best["setting_label"], best["defense_label"], kind, best))
+        before, after = undefended.get(best["setting_label"]), best["utility"]
+        loss = before - after if before is not None and after is not None else None
+        found.append(Verdict(best["setting_label"], best["defense_label"], kind, best, loss))
     return found
 
 
-def answer(board: pl.DataFrame) -> str:
-    """The report's first paragraph."""
-    judged = verdicts(board)
+def answer(judged: list[Verdict], *, failed: int) -> str:
+    """The report's first paragraph; the table beside it holds the single models.
+
+    Args:
+        failed: how many reconstructions failed.
+    """
     if not judged:
         return "No attack has answered yet, so there is nothing to conclude."
+    of_defense: dict[str, list[Verdict]] = {}
+    for verdict in judged:
+        of_defense.setdefault(verdict.defense, []).append(verdict)
     sentences = []
-    for defense in dict.fromkeys(verdict.defense for verdict in judged):
-        for kind, say in _SAYINGS.items():
-            group = [verdict for verdict in judged if verdict.defense == defense and verdict.kind == kind]
-            if group:
-                sentences.append(say(_named(defense), group))
-    sentences.append(_cost(board))
-    if any(verdict.kind in ("resists", "floor", "partly") for verdict in judged):
+    if "none" in of_defense:
+        sentences.append(f"Without a defense, the strongest attack rebuilt {_pooled(of_defense.pop('none'))}.")
+    by_kind: dict[str, dict[str, list[Verdict]]] = {}
+    for defense, group in of_defense.items():
+        by_kind.setdefault(_overall(group), {})[defense] = group
+    sentences += [say(by_kind[kind]) for kind, say in _SAYINGS.items() if kind in by_kind]
+    sentences.append(f"An image counts as rebuilt above a PSNR of {LEAKED_PSNR:g} dB.")
+    if any(verdict.best["utility"] is not None for verdict in judged):
+        sentences += _cost(of_defense)
+    else:
+        sentences.append("What the defenses cost in accuracy was not measured.")
+    if by_kind.keys() - {"leaks"}:
         sentences.append(
-            "Where a defense held, it held against the attacks tried here, with the iterations they were given; "
-            "a stronger attack may do better, so this is no guarantee."
+            "Where a defense held, it held against the attacks tried here, with the iterations they were given: "
+            "a stronger attack may do better."
         )
-    failed = board["failed"].sum()
     if failed:
-        sentences.append(f"{failed} reconstructions failed and count in no number above; the reasons are listed below.")
+        sentences.append(f"{failed} reconstructions failed and count in none of these numbers.")
     return " ".join(sentences)
 
 
-def _named(defense: str) -> str:
-    return "Without a defense" if defense == "none" else f"Under {defense}"
+def _overall(group: list[Verdict]) -> str:
+    """A defense's verdict over all models: what holds for each of them, or else `partly`."""
+    kinds = {verdict.kind for verdict in group}
+    return kinds.pop() if len(kinds) == 1 else "partly"
 
 
-def _leaks(subject: str, group: list[Verdict]) -> str:
-    return f"{subject}, the server rebuilt most images: {_each(group)}."
+def _leaks(of_defense: dict[str, list[Verdict]]) -> str:
+    return f"Most images were still rebuilt under {_details(of_defense)}."
 
 
-def _partly(subject: str, group: list[Verdict]) -> str:
-    return f"{subject}, the server rebuilt some images: {_each(group)}."
+def _partly(of_defense: dict[str, list[Verdict]]) -> str:
+    return f"Part of the images were rebuilt under {_details(of_defense)}."
 
 
-def _resists(subject: str, group: list[Verdict]) -> str:
-    fewest = min(verdict.best["n"] for verdict in group)
-    limit = binomtest(0, fewest).proportion_ci(0.95, method="exact").high
-    return (
-        f"{subject}, none of the attacks tried rebuilt an image above {LEAKED_PSNR:g} dB: {_each(group, rates=False)}; "
-        f"from {fewest} images, a true rate up to {f.percent(limit)} cannot be excluded."
-    )
+def _details(of_defense: dict[str, list[Verdict]]) -> str:
+    return _list([f"{name} ({_strongest(group)}: {_pooled(group)})" for name, group in of_defense.items()])
 
 
-def _floor(subject: str, group: list[Verdict]) -> str:
-    return f"{subject}, the strongest attack did no better than a guess that never looks at the update: {_each(group)}."
+def _resists(of_defense: dict[str, list[Verdict]]) -> str:
+    parts = []
+    for name, group in of_defense.items():
+        images = sum(verdict.best["n"] for verdict in group)
+        limit = binomtest(0, images).proportion_ci(0.95, method="exact").high
+        parts.append(f"{name} (0 of {images} images; a true rate up to {f.percent(limit)} cannot be excluded)")
+    return f"None of the attacks tried rebuilt an image under {_list(parts)}."
+
+
+def _floor(of_defense: dict[str, list[Verdict]]) -> str:
+    return f"The strongest attack did no better than a guess that ignores the update under {_list(list(of_defense))}."
 
 
 _SAYINGS = {"leaks": _leaks, "partly": _partly, "resists": _resists, "floor": _floor}
 
+KIND_IN_WORDS = {
+    "leaks": "most images rebuilt",
+    "partly": "some images rebuilt",
+    "resists": "resisted the attacks tried",
+    "floor": "no better than a guess",
+}
 
-def _each(group: list[Verdict], *, rates: bool = True) -> str:
-    """What the strongest attack reached in each setting; the three first of many."""
+
+def _pooled(group: list[Verdict]) -> str:
+    images = sum(verdict.best["n"] for verdict in group)
+    leaked = sum(round(verdict.best["leaked_psnr"] * verdict.best["n"]) for verdict in group)
+    return f"{leaked} of {images} images"
+
+
+def _strongest(group: list[Verdict]) -> str:
+    return _list(list(dict.fromkeys(spoken(verdict.best["attack_label"]) for verdict in group)))
+
+
+def _list(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _cost(of_defense: dict[str, list[Verdict]]) -> list[str]:
+    """The largest loss of test accuracy that each defense brought on any model, against no defense on that model."""
     parts = []
-    for verdict in group[:3]:
-        best = verdict.best
-        span = f.interval(best["psnr_low"], best["psnr_high"], 1)
-        median = f"median {f.decibel(best['psnr'])} dB{f', 95 % interval {span}' if span else ''}"
-        reached = f"{round(best['leaked_psnr'] * best['n'])} of {best['n']} images above {LEAKED_PSNR:g} dB ({median})"
-        parts.append(f"{spoken(best['attack_label'])} reached {reached if rates else median} on {verdict.setting}")
-    rest = len(group) - len(parts)
-    return "; ".join(parts) + (
-        f"; and alike on {rest} more {'model' if rest == 1 else 'models'}, see the table" if rest else ""
-    )
-
-
-def _cost(board: pl.DataFrame) -> str:
-    """What the defenses cost in test accuracy, against no defense on the same model."""
-    known = board.filter(pl.col("utility").is_not_null()).unique([*SETTING, "defense_label"], maintain_order=True)
-    if known.is_empty():
-        return "What the defenses cost in accuracy was not measured."
-    costs: dict[str, list[str]] = {}
-    for _, part in known.group_by(SETTING, maintain_order=True):
-        plain = part.filter(pl.col("defense_label") == "none")["utility"].to_list()
-        for row in part.to_dicts():
-            if row["defense_label"] == "none":
-                continue
-            of = f" (from {f.accuracy(plain[0])})" if plain else ""
-            costs.setdefault(row["defense_label"], []).append(
-                f"{f.accuracy(row['utility'])}{of} on {row['setting_label']}"
-            )
-    if not costs:
-        values = ", ".join(f"{f.accuracy(row['utility'])} on {row['setting_label']}" for row in known.to_dicts())
-        return f"Without a defense the global model's test accuracy is {values}."
-    listed = "; ".join(f"{defense}: {' and '.join(values[:3])}" for defense, values in costs.items())
-    return f"The price is the global model's test accuracy. {listed}."
+    for defense, group in of_defense.items():
+        losses = [verdict.loss for verdict in group if verdict.loss is not None]
+        if losses:
+            parts.append(f"{defense} {f.number(100 * max(losses), 1)}")
+    return [f"The cost in test accuracy, in percentage points at most: {', '.join(parts)}."] if parts else []
 
 
 _THREATS: dict[str, dict[str, str]] = {

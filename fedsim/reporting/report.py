@@ -47,19 +47,23 @@ def html(
     board = build(results)
     rows = labelled(results) if len(results) else results
     settings = dict(rows.select("cell", "setting_label").iter_rows()) if len(results) else {}
+    judged = prose.verdicts(board)
     general, exceptions = prose.threat_model(board)
-    privacy = charts.privacy_against_utility(board)
+    privacy = list(charts.privacy_against_utility(board))
     by_dropout = list(charts.score_against_dropout(board))
     by_round = list(charts.accuracy_by_round(history, settings))
     return environment().get_template("report.html.j2").render(
         scenario=scenario,
         empty=results.is_empty(),
-        answer=prose.answer(board),
+        answer=prose.answer(judged, failed=int(board["failed"].sum())),
+        judged=judged,
+        in_words=prose.KIND_IN_WORDS,
         threats=general,
         exceptions=exceptions,
         panels=panels(results, pictures, victims=VICTIMS),
         victims=VICTIMS,
         groups=list(groups(board)),
+        missing=_missing(board),
         privacy=privacy,
         accounted=_accounted(board, history),
         by_dropout=by_dropout,
@@ -88,6 +92,15 @@ def _data_uri(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _missing(board: pl.DataFrame) -> list[tuple[str, list[str]]]:
+    """What did not apply or failed and why, each with the models and defenses where that was so."""
+    places: dict[str, list[str]] = {}
+    for group in groups(board):
+        for remark in group.remarks():
+            places.setdefault(remark, []).append(f"{group.setting}, {group.defense}")
+    return list(places.items())
 
 
 def _accounted(board: pl.DataFrame, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,6 +141,6 @@ def _yaml(scenario: dict[str, Any]) -> str:
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # keys in the scenario's own order
+    yaml.representer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the scenario's own order
     yaml.dump(scenario, stream)
     return stream.getvalue()
