@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
 
 def _explicit(path: str, module: nn.Module) -> Dropout:
     try:
-        return _EXPLICIT[type(module)](module.p).train(module.training)
+        return _EXPLICIT[type(module)](cast(float, module.p)).train(module.training)
     except ValueError as error:
         raise Inexplicit(f"{_named(path, module)}: {error}") from error
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,7 @@ class DPSGD(Defense):
                     warnings.filterwarnings("ignore", message="Full backward hook")
                     F.cross_entropy(per_sample(images), labels).backward()
                 optimizer.pre_step()
-                return {name: parameter.grad.detach() for name, parameter in named.items()}
+                return {name: cast(Tensor, parameter.grad).detach() for name, parameter in named.items()}
             finally:
                 per_sample.to_standard_module()
                 _remove_traces(model)

@@ -3,8 +3,8 @@
     python -P -m fedsim.federation.simulate ORDER.json
 
 It is a process of its own because Flower's Ray backend shuts its Ray connection down when a simulation ends, which
-would take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, and Ray's address. Cells of equal
-size and resources share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
+would take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, and Ray's address. Cells of
+equal size and resources share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
 """
 
 from __future__ import annotations

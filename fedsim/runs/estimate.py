@@ -20,8 +20,8 @@ from rich.text import Text
 
 import attacks
 from attacks import NotApplicable, Observation, ThreatModel
-from defenses.stochastic import record
-from fedsim import models
+from fedsim import models, observations
+from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
@@ -37,6 +37,7 @@ PROBES = (10, 40)
 
 def plan_table(scenario: Scenario, out: Path) -> Group:
     """The cells with their jobs, and the total: what is done already, what is to do, how long at most."""
+    torch.set_num_threads(1)  # as an attack job
     directory = RunDirectory(out)
     table = Table("cell", "model", "data", "defense", "seed", "jobs", "attacks at most", title=scenario.name)
     seconds, jobs, trained, seen = 0.0, 0, 0, set()
@@ -59,14 +60,20 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
         row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
         table.add_row(*row, str(chunks * len(specs)) if state != "shared" else "-", _duration(cost) if cost else "-")
     total = START_SECONDS + CELL_SECONDS * trained + seconds / max(1, os.cpu_count() or 1)
-    work = f"{trained} cells to train, {jobs} attack jobs"
-    return Group(table, Text(f"{work}; at most about {_duration(total)} (attacks stop when they converge)"))
+    total_work = f"{trained} cells to train, {jobs} attack jobs"
+    return Group(table, Text(f"{total_work}; at most about {_duration(total)} (attacks stop when they converge)"))
 
 
 def _cost(cell: Cell, spec: dict[str, Any], known: dict[str, float]) -> float:
     """Seconds of one job on all victims of a round, measured on made-up victims."""
     work = cell.work()
-    probe = {"model": work["model"], "data": work["data"], "attack": spec, "local": work["federation"]["local"]}
+    probe = {
+        "model": work["model"],
+        "data": work["data"],
+        "attack": spec,
+        "local": work["federation"]["local"],
+        "defense": work["defense"],
+    }
     key = json.dumps([probe, cell.scenario.victims.clients, cell.scenario.grants()], sort_keys=True)
     if key not in known:
         known[key] = _measure(cell, spec)
@@ -83,43 +90,45 @@ def _measure(cell: Cell, spec: dict[str, Any]) -> float:
 
 
 def _timed(cell: Cell, spec: dict[str, Any]) -> float:
-    observations, threat_model, model = _made_up(cell, spec)
+    victims, threat_model, model = _made_up(cell, spec)
     attack = attacks.create(spec["name"], **{key: value for key, value in spec.items() if key != "name"})
     started = time.perf_counter()
-    answers = attack.run(observations, threat_model, model, seed=0)
+    answers = attack.run(victims, threat_model, model, seed=0)
     return 0.0 if isinstance(answers[0], NotApplicable) else time.perf_counter() - started
 
 
 def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], ThreatModel, torch.nn.Module]:
+    """Victims that train on noise images, as many as a job of this cell has."""
     plan = Plan(cell.work())
-    dataset, local = plan.dataset, plan.local
-    model = plan.model().float()
-    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    dataset, local, shape = plan.dataset, plan.local, plan.dataset.input_shape
+    state = {name: value.detach().clone() for name, value in plan.model().state_dict().items()}
     count = local["steps"] * local["batch_size"]
-    images = torch.randn(count, *dataset.input_shape)
-    with record(model) as drawn:
-        for batch in images.split(local["batch_size"]):
-            model(batch)
-    threat_model = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec})
-    victims = [
-        Observation(
+    labels = torch.zeros(count, dtype=torch.int64)
+    victims = []
+    for client in range(min(cell.scenario.victims.clients, cell.scenario.engine.chunk)):
+        model, images = plan.model(), torch.randn(count, *shape, dtype=plan.dtype)
+        where = {"seed": 0, "client": client, "round": 1}
+        result = train(model, images, labels, local=local, defense=plan.defense(), **where)
+        update = {name: result.arrays[name] for name, _ in plan.model().named_parameters()}
+        if local["share"] == "weights":
+            update = {name: value - state[name] for name, value in update.items()}
+        seen = Observation(
             state=state,
-            update={name: torch.randn_like(value) for name, value in model.named_parameters()},
-            input_shape=dataset.input_shape,
+            update=update,
+            input_shape=shape,
             classes=len(dataset.classes),
             mean=dataset.mean,
             std=dataset.std,
             batch_size=local["batch_size"],
             local=attacks.LocalTraining(steps=local["steps"], learning_rate=local["learning_rate"]),
             kind="gradient" if local["share"] == "gradient" else "delta",
-            labels=torch.zeros(count, dtype=torch.int64),
-            noise={path: torch.cat(draws) for path, draws in drawn.items() if draws},
+            labels=labels,
+            noise=result.noise,
             client=client,
         )
-        for client in range(min(cell.scenario.victims.clients, cell.scenario.engine.chunk))
-    ]
-    attacker = models.build(cell.work()["model"], input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0)
-    return victims, threat_model, attacker
+        victims.append(observations.to(seen, torch.device("cpu"), torch.float32))
+    threat_model = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec})
+    return victims, threat_model, models.build(cell.work()["model"], input_shape=shape, classes=len(dataset.classes))
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import consistency_cells
+from federation_cells import consistency_cells
 
 from attacks import ThreatModel
 from attacks.updates import attacker_copy, simulate
