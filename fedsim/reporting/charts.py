@@ -7,6 +7,7 @@ Text and grid lines get their colours from the page's style sheet, so that they 
 from __future__ import annotations
 
 import html
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -48,9 +49,10 @@ def privacy_against_utility(board: pl.DataFrame) -> Iterator[tuple[str, go.Figur
 
 def score_against_dropout(board: pl.DataFrame) -> Iterator[tuple[str, go.Figure]]:
     """Per model: the median PSNR of each attack over the effective dropout rate, where nothing but dropout defends."""
-    plain = board.filter((pl.col("defense_params") == "[]") & pl.col("psnr").is_not_null())
-    if not plain.is_empty():
-        plain = plain.unique(["attack_label", "setting_label", "dropout"], keep="first", maintain_order=True)
+    parts = {text: {part["name"] for part in json.loads(text)} for text in board["defense_params"].unique()}
+    only_dropout = [text for text, names in parts.items() if names <= {"none", "dropout"}]
+    plain = board.filter(pl.col("defense_params").is_in(only_dropout) & pl.col("psnr").is_not_null())
+    plain = plain.unique(["attack_label", "setting_label", "dropout"], keep="first", maintain_order=True)
     for _, part in plain.group_by(SETTING, maintain_order=True):
         if part["dropout"].n_unique() < 2:
             continue

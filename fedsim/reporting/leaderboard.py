@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import polars as pl
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -110,7 +111,7 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
 
 
 def terminal(board: pl.DataFrame) -> Table:
-    """The leaderboard for a terminal of 100 columns or more."""
+    """The leaderboard for a terminal. 100 columns hold it all; a narrower one does without some scores."""
     page = Table.grid(padding=(0, 0))
     if board.is_empty():
         page.add_row(Text("The leaderboard is empty: there are no results yet.", style="italic"))
@@ -119,7 +120,7 @@ def terminal(board: pl.DataFrame) -> Table:
     width = max(len(str(label)) + len(_tag(role)) for label, role in board.select("attack_label", "role").iter_rows())
     for group in groups(board):
         page.add_row(Text.assemble((group.setting, "bold"), "   ", (group.defense, "bold cyan"), overflow="fold"))
-        page.add_row(_terminal_group(group, columns, min(width, 36)))
+        page.add_row(_GroupTable(group, columns, min(width, 36)))
         for remark in group.remarks():
             page.add_row(Padding(Text(remark, style="dim"), (0, 0, 0, 4)))
         page.add_row("")
@@ -154,19 +155,35 @@ _TERMINAL = [
 ]
 
 
-def _terminal_group(group: Group, columns: list[_Column], width: int) -> Table:
-    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim")
-    table.add_column("", justify="right", min_width=3)
-    table.add_column("attack", width=width, overflow="fold")
-    for column in columns:
-        table.add_column(column.heading, justify="right", min_width=column.width, no_wrap=True)
-    for row in group.rows:
-        if row["n"]:
-            style = "" if row["role"] == "attack" else "dim"
-            label = Text(str(row["attack_label"])).append(_tag(str(row["role"])), style="italic")
-            cells = [Text(column.text(row)) for column in columns]
-            table.add_row(Text(f.rank_text(row["rank"], bool(row["tied"]))), label, *cells, style=style)
-    return table
+_FIRST_TO_GO = ("LPIPS", "labels", "iter.", "s", "masks", "SSIM")
+"""The columns that a narrow terminal does without, in this order."""
+
+
+@dataclass(frozen=True)
+class _GroupTable:
+    """The table of one group, with the columns that the terminal has room for."""
+
+    group: Group
+    columns: list[_Column]
+    label_width: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = list(self.columns)
+        for heading in _FIRST_TO_GO:
+            if 4 + self.label_width + sum(column.width + 1 for column in columns) > options.max_width:
+                columns = [column for column in columns if column.heading != heading]
+        table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim")
+        table.add_column("", justify="right", min_width=3)
+        table.add_column("attack", width=self.label_width, overflow="fold")
+        for column in columns:
+            table.add_column(column.heading, justify="right", min_width=column.width, no_wrap=True)
+        for row in self.group.rows:
+            if row["n"]:
+                label = Text(str(row["attack_label"])).append(_tag(str(row["role"])), style="italic")
+                cells = [Text(column.text(row)) for column in columns]
+                style = "" if row["role"] == "attack" else "dim"
+                table.add_row(Text(f.rank_text(row["rank"], bool(row["tied"]))), label, *cells, style=style)
+        yield table
 
 
 def _tag(role: str) -> str:

@@ -216,9 +216,12 @@ def threat_model(board: pl.DataFrame) -> tuple[list[str], list[tuple[str, list[s
     for row in rows:
         for name in THREAT:
             sentence = _threat(name, row[name])
-            if row[name] != common[name] and sentence not in exceptions.setdefault(row["attack_label"], []):
-                exceptions[row["attack_label"]].append(sentence)
-    return general, [(label, sentences) for label, sentences in exceptions.items() if sentences]
+            if row[name] != common[name] and sentence not in exceptions.get(row["attack_label"], []):
+                exceptions.setdefault(row["attack_label"], []).append(sentence)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for label, sentences in exceptions.items():
+        alike.setdefault(tuple(sentences), []).append(label)
+    return general, [(", ".join(labels), list(sentences)) for sentences, labels in alike.items()]
 
 
 def _threat(column: str, value: str) -> str:

@@ -11,9 +11,9 @@ from fedsim import table
 VICTIMS = 10
 HOSTILE = "<script>window.hacked = 1</script>"
 DEFENSES = {  # label: (effective dropout, parts, median PSNR of IG, DIA, WIIG)
-    "none": (0.0, [], 62.0, 61.0, 62.5),
-    "dropout(p=0.25)": (0.25, [], 14.0, 57.0, 60.0),
-    "dropout(p=0.5)": (0.5, [], 11.5, 52.0, 58.0),
+    "none": (0.0, [{"name": "none"}], 62.0, 61.0, 62.5),
+    "dropout(p=0.25)": (0.25, [{"name": "dropout", "p": 0.25}], 14.0, 57.0, 60.0),
+    "dropout(p=0.5)": (0.5, [{"name": "dropout", "p": 0.5}], 11.5, 52.0, 58.0),
     "gaussian_noise(std=0.01)": (0.0, [{"name": "gaussian_noise", "std": 0.01}], 17.5, 17.0, 17.6),
     f"clip(norm=1.0) + {HOSTILE}": (0.0, [{"name": "clip", "norm": 1.0}], 60.0, 59.5, 60.5),
 }

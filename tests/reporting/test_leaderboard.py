@@ -125,6 +125,14 @@ def test_the_terminal_shows_every_attack_in_100_columns(results):
     assert "1=" in text
 
 
+def test_a_narrow_terminal_drops_scores_and_keeps_ranks_and_psnr(results):
+    text = rendered(leaderboard.build(results), 72)
+    assert max(map(len, text.splitlines())) <= 72
+    assert "1= inverting_gradients" in text
+    assert "PSNR dB" in text
+    assert "LPIPS" not in text
+
+
 def test_markup_in_names_is_printed_and_not_obeyed():
     text = rendered(leaderboard.build(board_rows(**{"[red]x[/red]": 30.0})), 100)
     assert "[red]x[/red]" in text

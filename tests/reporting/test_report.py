@@ -9,7 +9,7 @@ from made_up_run import HOSTILE, VICTIMS, board_rows, make_results, row
 from matplotlib.image import imread
 
 from fedsim import table
-from fedsim.reporting import figures, gallery, leaderboard, prose, report
+from fedsim.reporting import charts, figures, gallery, leaderboard, prose, report
 
 
 def answer(results):
@@ -125,3 +125,15 @@ def test_the_figure_is_a_png_of_the_panels(channels):
 
 def test_the_figure_says_that_there_is_nothing(pictures):
     assert figures.grid(table.empty(), pictures).startswith(b"\x89PNG")
+
+
+def test_the_dropout_chart_holds_what_only_dropout_defends(results):
+    charted = dict(charts.score_against_dropout(leaderboard.build(results)))
+    assert list(charted) == ["mnist · mlp", "mnist · lenet"]
+    drawn = {line.name: list(line.x) for line in charted["mnist · mlp"].data}
+    assert drawn["inverting_gradients"] == [0.0, 0.25, 0.5]
+    assert drawn["well_informed, oracle"] == [0.25, 0.5]
+
+
+def test_one_dropout_rate_makes_no_chart():
+    assert list(charts.score_against_dropout(leaderboard.build(board_rows(inverting_gradients=20.0)))) == []
