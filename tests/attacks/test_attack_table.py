@@ -1,0 +1,125 @@
+"""Every attack achieves an outcome: the table names each one, and what it must reach on a tiny problem."""
+
+import doctest
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from attack_victims import observe, paper_mlp, psnr
+from torch import Tensor, nn
+
+import attacks
+from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks.labels import infer_labels
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The lowest PSNR (dB) that the attack must reach, and the dropout rate at which it must."""
+
+    psnr: float
+    dropout: float
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+TABLE = {
+    "inverting_gradients": Outcome(psnr=30, dropout=0.0, params={"iterations": 600}),
+    "dropout_inversion": Outcome(psnr=30, dropout=0.5, params={"iterations": 1200}),
+    "well_informed": Outcome(psnr=30, dropout=0.5, params={"iterations": 600}),
+    "null_mean": Outcome(psnr=8, dropout=0.5),
+    "null_random": Outcome(psnr=5, dropout=0.5),
+}
+
+
+def tiny(dropout: float, batch: int = 1) -> tuple[nn.Module, Tensor, Observation]:
+    """An 8 x 8 victim of a small MLP; pixels in [0, 1], normalised with mean and deviation 0.5."""
+    torch.manual_seed(3)
+    model = paper_mlp(dropout=dropout, inputs=64, width=64, classes=4)
+    images = torch.rand(batch, 1, 8, 8) * 2 - 1
+    public = torch.rand(20, 1, 8, 8) * 2 - 1
+    labels = torch.arange(batch) % 4
+    return model, images, observe(model, images, labels, mean=(0.5,), std=(0.5,), classes=4, public=public)
+
+
+def test_the_table_is_complete() -> None:
+    assert attacks.names() == sorted(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_attack_achieves_its_outcome(name: str) -> None:
+    expected = TABLE[name]
+    model, images, observation = tiny(expected.dropout)
+    attack = attacks.create(name, **expected.params)
+    threat_model = ThreatModel(**{"noise": "unknown", **attack.given})  # type: ignore[arg-type]
+    result = attack(observation, threat_model, model)
+    assert isinstance(result, Reconstruction)
+    assert psnr(result.images, images, 0.5) >= expected.psnr
+    assert result.iterations <= expected.params.get("iterations", 0)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_attack_answers_a_whole_batch(name: str) -> None:
+    model, images, observation = tiny(0.25, batch=3)
+    attack = attacks.create(name, **({"iterations": 5} if "iterations" in TABLE[name].params else {}))
+    result = attack(observation, ThreatModel(**attack.given), model)  # type: ignore[arg-type]
+    assert result.images.shape == images.shape
+    assert result.images.min() >= -1
+    assert result.images.max() <= 1
+
+
+def test_only_the_null_attacks_are_the_floor_and_only_wiig_is_an_oracle() -> None:
+    assert {name for name in TABLE if attacks.get(name).floor} == {"null_mean", "null_random"}
+    assert {name for name in TABLE if attacks.get(name).oracle} == {"well_informed"}
+
+
+def test_the_null_attacks_answer_from_public_images_alone() -> None:
+    model, _, observation = tiny(0.5)
+    threat_model = ThreatModel(auxiliary_data="public")
+    assert observation.public is not None
+    mean = attacks.create("null_mean")(observation, threat_model, model)
+    torch.testing.assert_close(mean.images[0], observation.public.mean(0))
+    random = attacks.create("null_random")(observation, threat_model, model)
+    assert any(torch.equal(random.images[0], image) for image in observation.public)
+    assert math.isnan(mean.loss)
+    object.__setattr__(observation, "public", None)
+    assert not attacks.create("null_mean")(observation, threat_model, model).images.any()
+    with pytest.raises(NotApplicable, match="no public images"):
+        attacks.create("null_random")(observation, threat_model, model)
+    with pytest.raises(NotApplicable, match="auxiliary_data public"):
+        attacks.create("null_random")(observation, ThreatModel(), model)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_labels_of_single_images_are_read_exactly(bias: bool) -> None:
+    for label in range(5):
+        torch.manual_seed(label)
+        model = paper_mlp(dropout=0.5, inputs=16, width=16, classes=5, bias=bias)
+        observation = observe(model, torch.randn(1, 1, 4, 4), torch.tensor([label]), seed=label, classes=5)
+        assert infer_labels(model, observation.update, batch_size=1, classes=5).tolist() == [label]
+
+
+def test_labels_of_a_batch_are_counted() -> None:
+    torch.manual_seed(0)
+    model = paper_mlp(dropout=0.0, inputs=16, width=16, classes=5, bias=True)
+    labels = torch.tensor([0, 0, 3, 4, 4, 4])
+    observation = observe(model, torch.randn(6, 1, 4, 4), labels, classes=5)
+    assert infer_labels(model, observation.update, batch_size=6, classes=5).tolist() == labels.tolist()
+    without = {name: value for name, value in observation.update.items() if not name.endswith("bias")}
+    with pytest.raises(NotApplicable, match="no bias"):
+        infer_labels(model, without, batch_size=6, classes=5)
+
+
+def test_an_attack_infers_its_labels() -> None:
+    model, _, observation = tiny(0.5)
+    expected = observation.labels
+    object.__setattr__(observation, "labels", None)
+    result = attacks.create("inverting_gradients", iterations=1)(observation, ThreatModel(labels="inferred"), model)
+    assert torch.equal(result.labels, expected)
+
+
+def test_the_example_of_the_package_runs() -> None:
+    result = doctest.testmod(attacks)
+    assert result.attempted > 5
+    assert result.failed == 0

@@ -1,0 +1,44 @@
+"""The claim of the dropout-inversion paper, on its MLP: dropout stops IG, and DIA undoes the protection."""
+
+from statistics import median
+
+import pytest
+import torch
+from attack_victims import MNIST_MEAN, MNIST_STD, mnist, observe, paper_mlp, psnr
+
+import attacks
+from attacks import ThreatModel
+
+VICTIMS = 16
+ITERATIONS = 2500
+
+
+@pytest.mark.timeout(900)
+def test_dia_sees_through_dropout() -> None:
+    torch.manual_seed(0)
+    model = paper_mlp(dropout=0.5)
+    images, labels = mnist(VICTIMS)
+    observations = [
+        observe(model, images[i : i + 1], labels[i : i + 1], seed=i, mean=(MNIST_MEAN,), std=(MNIST_STD,))
+        for i in range(VICTIMS)
+    ]
+    scores: dict[str, list[float]] = {}
+    to_30_db: dict[str, list[int]] = {}
+    for name in ("inverting_gradients", "dropout_inversion", "well_informed"):
+        reached: dict[int, int] = {}
+
+        def watch(iteration, problems, guess, reached=reached) -> None:  # type: ignore[no-untyped-def]
+            for row, problem in enumerate(problems.tolist() if iteration % 5 == 0 else []):
+                if problem not in reached and psnr(guess["images"][row], images[problem], MNIST_STD) >= 30:
+                    reached[problem] = iteration
+
+        attack = attacks.create(name, iterations=ITERATIONS)
+        attack.watch = watch
+        results = attack.run(observations, ThreatModel(noise="known"), model)
+        scores[name] = [psnr(result.images, images[i], MNIST_STD) for i, result in enumerate(results)]
+        to_30_db[name] = [reached.get(i, ITERATIONS) for i in range(VICTIMS)]
+
+    assert sum(score >= 50 for score in scores["dropout_inversion"]) >= 0.9 * VICTIMS
+    assert median(scores["inverting_gradients"]) < 20
+    assert median(scores["dropout_inversion"]) >= median(scores["inverting_gradients"]) + 10
+    assert median(to_30_db["well_informed"]) <= median(to_30_db["dropout_inversion"])
