@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Privacy attacks on federated learning: what can a server rebuild, and which defense stops it?",
 )
-out = Console()
+out = Console() if sys.stdout.isatty() else Console(width=120)
 err = Console(stderr=True)
 
 ScenarioArgument = Annotated[str, typer.Argument(help="A scenario file, or the name of a bundled scenario.")]
@@ -65,14 +65,18 @@ def run(
 
         out.print(plan_table(loaded, target))
         return
-    done = api.run(
-        loaded,
-        out=target,
-        fresh=fresh,
-        ray_address=ray_address,
-        command=_command(scenario, overrides),
-        view=TerminalView(err),
-    )
+    try:
+        done = api.run(
+            loaded,
+            out=target,
+            fresh=fresh,
+            ray_address=ray_address,
+            command=_command(scenario, overrides),
+            view=TerminalView(err),
+        )
+    except KeyboardInterrupt:
+        err.print("interrupted; what is finished is kept, the same command goes on from there", style="yellow")
+        raise typer.Exit(130) from None
     report = done.report()
     out.print(_terminal_leaderboard(done.leaderboard()))
     out.print(f"report   {report}", highlight=False, soft_wrap=True)
@@ -207,9 +211,6 @@ def main() -> None:
     except FedsimError as error:
         err.print(f"fedsim: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; what is finished is kept, the same command goes on from there", style="yellow")
-        sys.exit(130)
 
 
 def _command(scenario: str, overrides: list[str] | None) -> str:
