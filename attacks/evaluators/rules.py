@@ -24,7 +24,7 @@ class Outer:
 
     def formed(self) -> Tensor:
         """The gradient itself, (N, out, in)."""
-        return self.left.transpose(1, 2) @ self.right
+        return (self.right.transpose(1, 2) @ self.left).transpose(1, 2)  # this way round, `unfold` needs no copy
 
 
 Gradients = dict[str, Tensor | Outer]

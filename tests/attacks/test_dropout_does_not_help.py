@@ -23,22 +23,27 @@ def test_dia_sees_through_dropout() -> None:
         for i in range(VICTIMS)
     ]
     scores: dict[str, list[float]] = {}
-    to_30_db: dict[str, list[int]] = {}
+    to_30_db: dict[str, float] = {}
+    needed: dict[str, float] = {}
     for name in ("inverting_gradients", "dropout_inversion", "well_informed"):
         reached: dict[int, int] = {}
 
         def watch(iteration, problems, guess, reached=reached) -> None:  # type: ignore[no-untyped-def]
-            for row, problem in enumerate(problems.tolist() if iteration % 5 == 0 else []):
-                if problem not in reached and psnr(guess["images"][row], images[problem], MNIST_STD) >= 30:
-                    reached[problem] = iteration
+            errors = (MNIST_STD * (guess["images"][:, 0] - images[problems])).square().flatten(1).mean(1)
+            for problem in problems[errors <= 1e-3].tolist():
+                reached.setdefault(problem, iteration)
 
         attack = attacks.create(name, iterations=ITERATIONS)
         attack.watch = watch
         results = attack.run(observations, ThreatModel(noise="known"), model)
+        needed[name] = median(result.iterations for result in results)
         scores[name] = [psnr(result.images, images[i], MNIST_STD) for i, result in enumerate(results)]
-        to_30_db[name] = [reached.get(i, ITERATIONS) for i in range(VICTIMS)]
+        to_30_db[name] = median(reached.get(i, ITERATIONS) for i in range(VICTIMS))
 
     assert sum(score >= 50 for score in scores["dropout_inversion"]) >= 0.9 * VICTIMS
     assert median(scores["inverting_gradients"]) < 20
     assert median(scores["dropout_inversion"]) >= median(scores["inverting_gradients"]) + 10
-    assert median(to_30_db["well_informed"]) <= median(to_30_db["dropout_inversion"])
+    # Knowing the masks saves iterations until the attack has converged. 30 dB comes long before, after the fifty steps that
+    # signed steps of 0.1 need to cross the pixel range at all, and there the two are equal but for chance.
+    assert needed["well_informed"] < needed["dropout_inversion"]
+    assert to_30_db["well_informed"] <= 1.1 * to_30_db["dropout_inversion"]
