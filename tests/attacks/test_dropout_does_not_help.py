@@ -10,7 +10,7 @@ import attacks
 from attacks import ThreatModel
 
 VICTIMS = 16
-ITERATIONS = 2500
+ITERATIONS = 2000
 
 
 @pytest.mark.timeout(900)
@@ -43,7 +43,7 @@ def test_dia_sees_through_dropout() -> None:
     assert sum(score >= 50 for score in scores["dropout_inversion"]) >= 0.9 * VICTIMS
     assert median(scores["inverting_gradients"]) < 20
     assert median(scores["dropout_inversion"]) >= median(scores["inverting_gradients"]) + 10
-    # Knowing the masks saves iterations until the attack has converged. 30 dB comes long before, after the fifty steps that
-    # signed steps of 0.1 need to cross the pixel range at all, and there the two are equal but for chance.
+    # Knowing the masks saves iterations until the attack has converged. 30 dB comes long before, after the fifty steps
+    # that signed steps of 0.1 need to cross the pixel range at all, and there the two are equal but for chance.
     assert needed["well_informed"] < needed["dropout_inversion"]
     assert to_30_db["well_informed"] <= 1.1 * to_30_db["dropout_inversion"]
