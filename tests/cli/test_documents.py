@@ -39,7 +39,13 @@ def test_the_scenario_of_the_readme_is_valid():
 
 
 def test_the_attack_and_the_defense_of_the_readme_run():
-    names = {"register": lambda name: lambda cls: cls, "Attack": Attack, "Defense": Defense, "torch": torch, "math": math}
+    names = {
+        "register": lambda name: lambda cls: cls,
+        "Attack": Attack,
+        "Defense": Defense,
+        "torch": torch,
+        "math": math,
+    }
     names["Reconstruction"] = Reconstruction
     exec(compile(_block('@register("grey")'), "README", "exec"), names)
     exec(compile(_block('@register("round_to")'), "README", "exec"), names)
@@ -65,7 +71,15 @@ def test_an_attack_on_a_users_own_update_works_as_the_readme_shows():
 def test_every_command_that_the_readme_names_exists():
     named = set(re.findall(r"\bfedsim ([a-z]+)\b", README)) - {"shows", "is", "and", "that", "drew"}
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert {word for word in named if word in known} >= {"run", "report", "leaderboard", "figure", "attack", "list", "check"}
+    assert {word for word in named if word in known} >= {
+        "run",
+        "report",
+        "leaderboard",
+        "figure",
+        "attack",
+        "list",
+        "check",
+    }
     for block in BLOCKS:
         for word in re.findall(r"^fedsim ([a-z]+)", block, flags=re.M):
             assert word in known, word

@@ -24,7 +24,9 @@ class Flaky:
         messages = list(messages)
         if messages[0].metadata.message_type == "query":
             return [
-                Message(RecordDict({"node": MetricRecord({"partition": PARTITION[m.metadata.dst_node_id]})}), reply_to=m)
+                Message(
+                    RecordDict({"node": MetricRecord({"partition": PARTITION[m.metadata.dst_node_id]})}), reply_to=m
+                )
                 for m in messages
             ]
         self.rounds.append([message.metadata.dst_node_id for message in messages])
