@@ -7,11 +7,12 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/fedsim run scenarios/quickstart.yaml
 
+# One thread a process: the tests are many small tensors, and thread pools on the same processors fight.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test-slow: .venv/installed-dev
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
