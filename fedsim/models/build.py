@@ -55,7 +55,8 @@ def build(
     """
     label, make = _constructor(spec)
     keys = {key: value for key, value in spec.items() if key not in ("name", "factory", "dropout")}
-    with _explained(label, ValueError, TypeError), _seeded(seed):
+    faults = (Exception,) if "factory" in spec else (ValueError, TypeError)  # a user's own code may raise anything
+    with _explained(label, *faults), _seeded(seed):
         model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
     if not isinstance(model, nn.Module):
         raise BadInput(f"{label}: returned {type(model).__name__}, not a torch.nn.Module")

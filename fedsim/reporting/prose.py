@@ -129,7 +129,7 @@ _SAYINGS = {"leaks": _leaks, "partly": _partly, "resists": _resists, "floor": _f
 KIND_IN_WORDS = {
     "leaks": "most images rebuilt",
     "partly": "some images rebuilt",
-    "resists": "resisted the attacks tried",
+    "resists": "none rebuilt by the attacks tried",
     "floor": "no better than a guess",
 }
 

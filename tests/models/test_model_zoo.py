@@ -246,3 +246,12 @@ def test_bad_specs_are_explained_in_one_line(spec, told):
         from_factory(spec)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_whatever_a_users_factory_raises_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "raising_factory.py").write_text(
+        "def make(input_shape, classes):\n    raise RuntimeError('no weights')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInput, match=r"raising_factory:make.*no weights"):
+        build({"factory": "raising_factory:make"}, input_shape=(1, 8, 8), classes=2)
