@@ -40,7 +40,7 @@ def attack_specs(scenario: Scenario) -> list[dict[str, Any]]:
     """The scenario's attacks with every parameter filled in, and the null attacks, which stand in every comparison."""
     named = [_filled(spec) for spec in scenario.attack_specs()]
     present = {spec["name"] for spec in named}
-    floors = [{"name": name} for name, attack in attacks.base._registry if attack.floor and name not in present]
+    floors = [{"name": name} for name in attacks.names() if attacks.get(name).floor and name not in present]
     return [*named, *(_filled(spec) for spec in floors)]
 
 

@@ -51,8 +51,9 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             noise={n.removeprefix("noise."): v for n, v in own.items() if n.startswith("noise.")} or None,
             metrics=metrics,
         )
+        pictures = sum(map(len, originals))
         for sample, scores in enumerate(scored.rows):
-            rows.append({**common, **scores, "sample": sample, "picture": len(rows_with_picture(rows))})
+            rows.append({**common, **scores, "sample": sample, "picture": pictures + sample})
         originals.append(truth.images)
         reconstructions.append(scored.reconstructions)
     with whole_directory(target) as directory:
@@ -61,10 +62,6 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             buffer = io.BytesIO()
             np.savez_compressed(buffer, original=_stack(originals), reconstruction=_stack(reconstructions))
             write_bytes(directory / "pictures.npz", buffer.getvalue())
-
-
-def rows_with_picture(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    return [row for row in rows if row.get("picture") is not None]
 
 
 def _common(
