@@ -1,0 +1,117 @@
+"""Base of the closed forms: algebra that either solves an update or says why it cannot.
+
+An answer of a closed form can be checked without the truth. `Reconstruction.loss` is the relative residual of the
+system that was solved, and `details` says what the attack is sure of:
+
+    stage     the attack's name
+    certain   one bool an image: the checks of this closed form hold for it (rank, residual, zeros, pixel range)
+
+An image that is not certain may still be a good one, e.g. from a noised update; it is never called exact.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, NotApplicable, Reconstruction
+from attacks.observation import LocalTraining, Observation, ThreatModel
+from attacks.updates import attacker_copy, check_update, local_steps
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """An observation made ready for algebra.
+
+    Args:
+        steps: of how many local steps the update is made.
+        images: how many images it is made of, steps * batch size; None where that is not granted.
+    """
+
+    observation: Observation
+    threat_model: ThreatModel
+    given_model: nn.Module
+    steps: int
+    images: int | None
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The attacker's copy with the observed weights, in the dtype of the update; nothing in it draws."""
+        mode = self.threat_model.client_mode
+        return attacker_copy(self.given_model, self.observation.state, client_mode=mode)
+
+    @property
+    def names(self) -> set[str]:
+        """The parameters that the update holds."""
+        return set(self.observation.update)
+
+    def gradient(self, name: str) -> Tensor:
+        """A parameter's gradient in float64.
+
+        Of a weight delta of several steps, a weighted sum of the steps' gradients, each taken at its own weights: a sum
+        of outer products, as one gradient is.
+        """
+        update = self.observation.update[name].double()
+        if self.observation.kind == "gradient":
+            return update
+        local = self.observation.local
+        assert local is not None  # or `local_steps` had declined
+        return -(update - (_kept(local) - 1) * self.weight(name)) / local.learning_rate
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter that the server sent, in float64."""
+        return self.observation.state[name].double()
+
+
+class ClosedForm(Attack):
+    """A closed form solves one victim at a time.
+
+    Class attributes:
+        strength: a cascade tries the closed forms from the highest (least assuming) to the lowest.
+    """
+
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual",)}
+    strength: ClassVar[int] = 0
+
+    @abstractmethod
+    def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
+        """The answer, images in float64. Raises NotApplicable with the reason."""
+
+    def reconstruct(
+        self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
+    ) -> Reconstruction:
+        check_update(observation, model)
+        steps = local_steps(observation)
+        images = None if observation.batch_size is None else steps * observation.batch_size
+        puzzle = Puzzle(observation, threat_model, model, steps, images)
+        try:
+            answer = self.solve(puzzle, seed=seed)
+        except torch.linalg.LinAlgError as fault:  # type: ignore[attr-defined]
+            raise NotApplicable(f"the linear algebra does not converge on this update: {fault}") from fault
+        if not torch.isfinite(answer.images).all():
+            raise NotApplicable("the solution is not finite: the update does not determine the images")
+        return replace(
+            answer, images=answer.images.to(_dtype(observation)), details={"stage": self.name, **answer.details}
+        )
+
+
+def _dtype(observation: Observation) -> torch.dtype:
+    return next(iter(observation.update.values())).dtype
+
+
+def _kept(local: LocalTraining) -> float:
+    """The share of the sent weights that is in the returned ones, apart from gradients: what weight decay leaves.
+
+    SGD is linear in the weights and the gradients, so this scalar recursion is the whole effect of the decay.
+    """
+    kept, velocity = 1.0, 0.0
+    for _ in range(local.steps):
+        velocity = local.momentum * velocity + local.weight_decay * kept
+        kept -= local.learning_rate * velocity
+    return kept

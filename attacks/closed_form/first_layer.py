@@ -1,0 +1,67 @@
+"""Which linear layer sees the pixels themselves, found by watching a probe pass through the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import NotApplicable
+from attacks.closed_form.base import Puzzle
+
+
+@dataclass(frozen=True)
+class FirstLinear:
+    """A linear layer whose input is the flattened image, one vector an image.
+
+    Args:
+        weight, bias: its parameter names; bias is None where it has none, or where the update lacks it.
+    """
+
+    layer: nn.Linear
+    weight: str
+    bias: str | None
+
+    def image(self, rows: Tensor, input_shape: tuple[int, int, int]) -> Tensor:
+        """Inputs of the layer (B, C * H * W) as images (B, C, H, W)."""
+        return rows.unflatten(1, input_shape)
+
+
+def first_linear(puzzle: Puzzle) -> FirstLinear:
+    """The layer that sees the image.
+
+    Raises:
+        NotApplicable: the first layer with parameters is another, or is given something else than the image.
+    """
+    model, shape = puzzle.model, puzzle.observation.input_shape
+    calls: list[tuple[str, nn.Module, Tensor]] = []
+
+    def watch(path: str) -> Any:
+        return lambda layer, inputs, output: calls.append((path, layer, inputs[0])) if inputs else None
+
+    parametric = [(p, m) for p, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None]
+    handles = [layer.register_forward_hook(watch(path)) for path, layer in parametric]
+    like = next(model.parameters())
+    probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        with torch.no_grad():
+            model(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        raise NotApplicable("the model has no layer with parameters")
+    path, layer, seen = calls[0]
+    if not isinstance(layer, nn.Linear):
+        raise NotApplicable(f"the first layer with parameters is {path or 'the model itself'}, {type(layer).__name__}")
+    if not torch.equal(seen, probe.flatten(1)):
+        raise NotApplicable(f"{path} is not given the flattened image")
+    if sum(called is layer for _, called, _ in calls) > 1:
+        raise NotApplicable(f"{path} is called more than once in one forward pass")
+    prefix = f"{path}." if path else ""
+    if f"{prefix}weight" not in puzzle.names:
+        raise NotApplicable(f"the update lacks {prefix}weight")
+    bias = f"{prefix}bias"
+    return FirstLinear(layer, f"{prefix}weight", bias if bias in puzzle.names else None)
