@@ -33,17 +33,20 @@ def main() -> None:
     parser.add_argument(
         "--model", default="mlp", help="mlp, lenet, resnet18 or vit; the MLP is without bias, as the paper's"
     )
+    parser.add_argument("--init", help="of lenet: uniform, xavier or default")
     parser.add_argument("--data", default="mnist", help="mnist or photos")
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--victims", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="the loss that stops a victim; 0: none does")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     images, observations, model, std = clients(arguments)
-    rows = [measure(name, arguments.iterations, images, observations, model, std) for name in arguments.attacks]
+    limits = {"iterations": arguments.iterations, "tolerance": arguments.tolerance}
+    rows = [measure(name, limits, images, observations, model, std) for name in arguments.attacks]
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
@@ -64,6 +67,8 @@ def clients(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Observati
     spec: dict[str, Any] = {"name": arguments.model, "dropout": arguments.dropout}
     if arguments.model == "mlp":
         spec["bias"] = False
+    if arguments.init:
+        spec["init"] = arguments.init
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=arguments.seed)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
@@ -96,7 +101,7 @@ def clients(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Observati
 
 def measure(
     name: str,
-    iterations: int,
+    limits: dict[str, Any],
     images: list[Tensor],
     observations: list[Observation],
     model: torch.nn.Module,
@@ -114,7 +119,7 @@ def measure(
         for problem in problems[errors <= 1e-3].tolist():  # 30 dB
             reached.setdefault(problem, iteration)
 
-    attack = attacks.create(name, iterations=iterations)
+    attack = attacks.create(name, **limits)
     attack.watch = watch  # type: ignore[attr-defined]
     threat_model = ThreatModel(noise="known" if attack.oracle else "unknown")
     begin = time.perf_counter()

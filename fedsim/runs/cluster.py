@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,22 @@ _QUIET = {
 }
 OBJECT_STORE_BYTES = 300_000_000
 """Flower's messages pass through it; models up to a few hundred MB spill to disk, which is slow but works."""
+
+
+ANSWER_SECONDS = 5
+
+
+def check_address(address: str) -> None:
+    """Raise BadInput if nothing answers at a Ray address; Ray itself would retry for more than a minute."""
+    if address == "auto":  # Ray looks for one on this machine, and says at once if there is none
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadInput(f"--ray-address {address}: not an address; accepted are HOST:PORT and auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise BadInput(f"--ray-address {address}: nothing answers there ({error.strerror or error})") from None
 
 
 @contextmanager

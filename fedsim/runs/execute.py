@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsim.runs.attacking import run_jobs
-from fedsim.runs.cluster import cluster
+from fedsim.runs.cluster import check_address, cluster
 from fedsim.runs.directory import RunDirectory, claimed
 from fedsim.runs.jobs import AttackJob, cell_key, jobs_of
 from fedsim.runs.progress import View
@@ -31,8 +31,10 @@ def execute(
     (KeyboardInterrupt), it writes the table of what is finished and lets the interrupt through.
 
     Raises:
-        BadInput: `out` belongs to another scenario or is in use. Nothing was written.
+        BadInput: `out` belongs to another scenario or is in use, or no Ray answers at the address. Nothing was written.
     """
+    if ray_address is not None:
+        check_address(ray_address)
     view = view or View()
     marker = {"name": scenario.name, "scenario": scenario.to_dict(), "command": command, "version": __version__}
     with claimed(out, marker, fresh=fresh) as directory:

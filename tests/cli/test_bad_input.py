@@ -144,6 +144,19 @@ def test_fresh_does_not_delete_a_directory_that_is_not_ours(cli, scenario, tmp_p
     assert (tmp_path / "photos" / "precious.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:1", "nothing answers there"), ("nowhere", "HOST:PORT"), ("host:99999", "HOST:PORT")],
+)
+def test_a_ray_address_is_checked_before_anything_is_written(cli, scenario, tmp_path, address, said):
+    code, error = cli("run", "mine.yaml", "--ray-address", address)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert f"--ray-address {address}" in error
+    assert said in error
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
 @pytest.mark.parametrize("command", [["report"], ["leaderboard"]])
 def test_a_directory_that_is_no_run(cli, tmp_path, command):
     code, error = cli(*command, str(tmp_path))

@@ -14,6 +14,7 @@ import pytest
 
 import fedsim
 from fedsim import table
+from fedsim.runs.cluster import check_address
 from fedsim.runs.directory import RunDirectory
 
 VICTIM = ["cell", "defense", "attack", "attack_params", "seed", "round", "client", "sample"]
@@ -129,3 +130,30 @@ def test_interrupted_a_run_keeps_what_is_finished_and_says_so(tmp_path):
     assert "what is finished is kept" in errors
     assert "Traceback" not in errors
     assert (out / "results.parquet").exists()
+
+
+SERVE = """
+import logging, ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+print(ray.get_runtime_context().gcs_address, flush=True)
+input()
+"""
+
+
+def test_an_existing_ray_is_used_and_left_running(tmp_path, run):
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        address = server.stdout.readline().strip()
+        out = tmp_path / "smoke"
+        command = [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--out", str(out), "--ray-address", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert server.poll() is None
+        check_address(address)
+        scores = ["mse", "psnr", "attack_loss"]
+        results = fedsim.Run(out).results
+        assert results.sort(VICTIM).select(VICTIM + scores).equals(run.results.sort(VICTIM).select(VICTIM + scores))
+    finally:
+        server.communicate("\n", timeout=60)
