@@ -9,9 +9,11 @@ import pytest
 import torch
 from federation_cells import consistency_cells
 
+import defenses
 from attacks import ThreatModel
 from attacks.updates import attacker_copy, simulate
 from fedsim import models, observations, truth
+from fedsim.federation.local import train
 
 KNOWN = ThreatModel(noise="known")
 # The bound for float32 deltas. A delta is a difference of two float32 weights: each entry carries a rounding error of
@@ -60,3 +62,19 @@ def test_the_received_update_is_the_recomputed_one(simulated, name):
         else:
             weights = sum(float(received.state[k].square().sum()) for k in recomputed) ** 0.5
             assert distance <= TWO_STEPS * size + 2 * ULP * weights
+
+
+def test_vit_b16_in_process():
+    """Through Flower its replies are 350 MB; the client's own function and the attacker's are compared directly."""
+    torch.manual_seed(0)
+    model = models.build({"name": "vit_b16", "dropout": 0.1}, input_shape=(3, 224, 224), classes=8, seed=0)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    images, labels = torch.randn(1, 3, 224, 224), torch.tensor([3])
+    local = {"batch_size": 1, "steps": 1, "learning_rate": 0.1, "mode": "train", "share": "gradient"}
+    sent = train(model, images, labels, local=local, defense=defenses.create("none"), seed=0, client=0, round=1)
+    assert sent.noise
+    recomputed = simulate(attacker_copy(model, state), state, images, labels, sent.noise)
+    distance = sum(float((recomputed[k] - sent.arrays[k]).square().sum()) for k in recomputed) ** 0.5
+    size = sum(float(value.square().sum()) for value in recomputed.values()) ** 0.5
+    assert size > 0
+    assert distance <= 1e-4 * size
