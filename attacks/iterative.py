@@ -76,6 +76,11 @@ class IterativeAttack(Attack):
         """What this attack substitutes for the stochastic layers' draws, (B, ...) by module path: nothing."""
         return {}
 
+    def known(self, observation: Observation, labels: Tensor, setting: Setting) -> dict[str, Tensor]:
+        """What this attack holds fixed of one victim's guess: its labels (B,) or (B, K), and the noise it knows."""
+        noise = self.known_noise(observation, setting)
+        return {"labels": labels} | {NOISE + path: value for path, value in noise.items()}
+
     def run(
         self,
         observations: Sequence[Observation],
@@ -117,11 +122,10 @@ class IterativeAttack(Attack):
         attacked: list[_Victim] = []
         for victim in group:
             try:
-                noise = self.known_noise(victim.observation, setting)
+                known.append(self.known(victim.observation, victim.labels, setting))
             except NotApplicable as reason:
                 results[victim.index] = reason
                 continue
-            known.append({"labels": victim.labels} | {NOISE + path: value for path, value in noise.items()})
             attacked.append(victim)
         if not attacked:
             return results

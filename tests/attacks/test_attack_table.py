@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attack_victims import observe, paper_mlp, psnr
+from patch_victims import tiny_vit
 from torch import Tensor, nn
 
 import attacks
@@ -36,6 +37,8 @@ TABLE = {
     "inverting_gradients": Outcome(psnr=30, dropout=0.0, params={"iterations": 600}),
     "dropout_inversion": Outcome(psnr=30, dropout=0.5, params={"iterations": 1200}),
     "well_informed": Outcome(psnr=30, dropout=0.5, params={"iterations": 600}),
+    "cut": Outcome(psnr=30, dropout=0.5, params={"iterations": 1000}, single=True),
+    "patch_embedding": Outcome(psnr=100, dropout=0.5, model=tiny_vit, single=True),
     "null_mean": Outcome(psnr=8, dropout=0.5),
     "null_random": Outcome(psnr=5, dropout=0.5),
 }

@@ -1,0 +1,103 @@
+"""Cut: at batch size 1 the head of a model can be read off its update, dropout included; only what lies before it is
+left to be matched.
+
+The gradient of a linear head is one outer product: its input h, the mask of the dropout before it and the delta of the
+loss are exact (`attacks.head`; that a single input can be read off a linear layer with bias is Phong et al., IEEE TIFS
+2018). With delta held at what was observed, the loss may be replaced by the linear function `<delta, logits>`: the same
+gradient everywhere, and nothing random, no softmax and no label is left behind the features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from attacks.base import NotApplicable, register
+from attacks.engine import Composition
+from attacks.head import find_head, read_head
+from attacks.iterative import IterativeAttack
+from attacks.observation import Observation
+from attacks.priors import DropRate, Prior, TotalVariation
+from attacks.unknowns import NOISE, Images, Noise, Setting, Unknown
+
+
+class UpstreamAndFeatures:
+    """`1 - cos` of the gradients before the head, plus half the squared relative distance of the features at the head.
+
+    With the delta held fixed the gradient of the head's weight is `delta h^T`, so that the features' distance is that
+    of this one parameter. Near the optimum `1 - cos` is half the squared distance of the normalised gradients: both
+    terms are measured alike, and have no weight to choose.
+
+    Args:
+        upstream: the places of the parameters before the head, in the model's order.
+        head: the place of the head's weight.
+    """
+
+    def __init__(self, upstream: list[int], head: int) -> None:
+        self.upstream, self.head = upstream, head
+
+    def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
+        before = (scalars[:, self.upstream].sum(1) for scalars in (inner, simulated, observed))
+        product, ours, theirs = before
+        distance = simulated[:, self.head] - 2 * inner[:, self.head] + observed[:, self.head]
+        return 1 - product / (ours * theirs).sqrt() + distance / (2 * observed[:, self.head])
+
+
+@register("cut")
+@dataclass(kw_only=True, eq=False)
+class Cut(IterativeAttack):
+    """Match the features that the head saw and the gradients before it, with the head's delta and mask as observed:
+
+        min_x  1 - cos(g(x), g*) + |h(x) - h*|^2 / (2 |h*|^2) + total_variation * TV(x)
+
+    with g the gradient of `<delta*, logits>` in the parameters before the head. For one image and one local step, and a
+    model that ends in a linear layer on one vector, as convolutional ones do. Dropout elsewhere in the model is
+    optimised with the image, as the Dropout Inversion Attack does.
+
+    Args:
+        drop_rate: weight of the drop-rate prior on masks that could not be read.
+    """
+
+    requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
+
+    drop_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
+            raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
+
+    def compose(self, setting: Setting) -> Composition:
+        if setting.images != 1:
+            raise NotApplicable(f"needs a batch of one image and one local step; this update is of {setting.images}")
+        head = find_head(setting)
+        names = [name for name, _ in setting.model.named_parameters()]
+        upstream = [place for place, name in enumerate(names) if name not in (head.weight, head.bias)]
+        if not upstream:
+            raise NotApplicable("no layer with parameters lies before the head")
+        unread = {path: shape for path, shape in setting.noise_inputs.items() if path != head.dropout}
+        unknowns: list[Unknown] = [Images(setting)]
+        priors: list[Prior] = [TotalVariation(self.total_variation)]
+        if unread:
+            unknowns.append(Noise(replace(setting, noise_inputs=unread)))
+            priors.append(DropRate(self.drop_rate, setting.model))
+        objective = UpstreamAndFeatures(upstream, names.index(head.weight))
+        return Composition(unknowns=unknowns, objective=objective, priors=priors)
+
+    def known(self, observation: Observation, labels: Tensor, setting: Setting) -> dict[str, Tensor]:
+        head = find_head(setting)
+        parameters = dict(setting.model.named_parameters())
+        if missing := [name for name in parameters if name not in observation.update]:
+            raise NotApplicable(f"the update lacks {', '.join(missing)}")
+        if not any(observation.update[name].any() for name in parameters if name not in (head.weight, head.bias)):
+            raise NotApplicable("no gradient passes the head: the update is zero before it")
+        reading = read_head(head, observation, setting, int(labels))
+        # Cross-entropy with "probabilities" y that add up to zero is -<y, logits>, exactly: the softmax cancels.
+        delta = reading.delta - reading.delta.mean()
+        fixed = {"labels": -delta[None].to(next(iter(parameters.values())))}
+        if reading.mask is not None:
+            fixed[NOISE + str(head.dropout)] = reading.mask
+        return fixed
