@@ -1,0 +1,171 @@
+"""A single image from a vision transformer's update, by one linear system: dropout does not enter it.
+
+With token embeddings `e_i = W x_i + b + pos_i` of patches x_i, whatever follows (dropout, norms, attention, any loss),
+
+    dL/dpos_i = G_i        dL/dW = sum_i G_i x_i^T = G^T X        dL/db = sum_i G_i = G^T 1
+
+(that the positions' gradient is the tokens' is the observation of APRIL, Lu et al., CVPR 2022). G (N, D) is in the
+update, so D linear equations determine the N patches: `X = lstsq(G^T, dL/dW)`. The same holds for every sum of updates
+over the same image: several local steps, momentum, any scale.
+
+How sure the answer is needs no truth. The D - N equations to spare leave a residual, whose size is the noise per
+equation, of whatever origin (rounding, a defense, a second image); `noise * sqrt(diag((G G^T)^-1))` is then each
+patch's expected error. The bias adds a column whose solution is known to be 1 everywhere, a second measure of it. A
+patch whose expected error is above that of the mean image is left at the mean, and counted as undetermined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable, Reconstruction, register
+from attacks.closed_form.base import ClosedForm, Puzzle
+from attacks.closed_form.certify import outside
+from attacks.closed_form.patches import PatchEmbedding, patch_embedding
+
+CERTAIN = 0.01
+"""An image is certain up to this expected root mean square error, in [0, 1] pixels: 40 dB."""
+
+UNEXPLAINED = 0.5
+"""Above this share of noise the update is not that of one image through a plain patch embedding."""
+
+SEVERAL = 0.05
+"""The same where it may be made of several images, whose mixture leaves a residual as noise does, only larger."""
+
+
+@register("patch_embedding")
+@dataclass(kw_only=True, eq=False)
+class PatchEmbeddingInversion(ClosedForm):
+    """The one image of an update of a ViT with learned positions.
+
+    Args:
+        ridge: 0 is plain least squares, exact where the update is. For noisy updates, Tikhonov regularisation towards
+            the mean image: `min |G^T X - dL/dW|^2 + (ridge * s)^2 |X|^2`, s the largest singular value of G; directions
+            whose singular value is far below `ridge * s` are left at the mean instead of filled with noise. An image
+            that was regularised is never certain.
+    """
+
+    strength: ClassVar[int] = 40
+
+    ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ridge < 0:
+            raise ValueError(f"ridge = {self.ridge} is negative")
+
+    def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
+        observation = puzzle.observation
+        if observation.batch_size is not None and observation.batch_size > 1:
+            raise NotApplicable(
+                f"a batch of {observation.batch_size}: the positions' gradient is the sum over its images"
+            )
+        embedding = patch_embedding(puzzle)
+        tokens = embedding.of_patches(puzzle.gradient(embedding.positions))
+        weight = puzzle.gradient(embedding.weight).flatten(1)
+        bias = None if embedding.bias is None else puzzle.gradient(embedding.bias)
+        if not weight.any():
+            raise NotApplicable(f"the gradient of {embedding.weight} is zero, as below a head initialised with zeros")
+        if not tokens.any():
+            raise NotApplicable(f"the gradient of {embedding.positions} is zero: frozen positions")
+        epsilon = torch.finfo(observation.update[embedding.weight].dtype).eps
+        solution = _solve(tokens, weight, bias, self.ridge, epsilon)
+        _explained(solution, several=puzzle.images != 1)
+        return self._answer(puzzle, embedding, solution)
+
+    def _answer(self, puzzle: Puzzle, embedding: PatchEmbedding, solution: _Solution) -> Reconstruction:
+        observation = puzzle.observation
+        determined = solution.errors < 1  # in units of the data's deviation: the mean image's error
+        if not determined.any():
+            raise NotApplicable("the update is too noisy: no patch is expected to be better than the mean image's")
+        image = embedding.image(solution.patches * determined[:, None], observation.input_shape)
+        errors = solution.errors.clamp(max=1)[:, None].expand_as(solution.patches)
+        std = image.new_tensor(observation.std).view(-1, 1, 1)
+        expected = float((embedding.image(errors, observation.input_shape) * std).square().mean().sqrt())
+        beyond = float(outside(image, observation))
+        missing = int((~determined).sum())
+        certain = self.ridge == 0 and missing == 0 and expected <= CERTAIN and beyond <= 6 * CERTAIN
+        copies = puzzle.steps  # each local step saw the one image
+        return Reconstruction(
+            images=image.repeat(copies, 1, 1, 1),
+            loss=solution.residual,
+            details={
+                "certain": [certain] * copies,
+                "patches": len(determined),
+                "undetermined": missing,
+                "condition": solution.condition,
+                "expected_error": expected,
+                "outside": beyond,
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """The least squares solution of the patches' system.
+
+    Args:
+        patches: (N, P) in normalised units, zero where a token's gradient is.
+        errors: (N,) their expected root mean square errors in the same units; infinite where nothing tells.
+        residual: the relative residual.
+        noise: the relative noise per equation which that residual means; infinite without equations to spare.
+        condition: of the system.
+    """
+
+    patches: Tensor
+    errors: Tensor
+    residual: float
+    noise: float
+    condition: float
+
+
+def _solve(tokens: Tensor, weight: Tensor, bias: Tensor | None, ridge: float, epsilon: float) -> _Solution:
+    """Solve `G^T [X | 1] = [dL/dW | dL/db]` for X (N, P): tokens G (N, D), weight (D, P), bias (D,)."""
+    norms = tokens.norm(dim=1)
+    present = norms > 0  # a dropped token's row is zero, and its patch is nowhere in the update
+    count, equations = int(present.sum()), tokens.shape[1]
+    if tokens.sum(1).norm() <= 0.01 * tokens.norm():  # below a layer norm, one equation only says that 0 = 0
+        equations -= 1
+    if count > equations:
+        raise NotApplicable(f"{count} patches are more unknowns than a token's {equations} dimensions give equations")
+    # rows of one length condition the system best; a ridge means the same noise and the same prior everywhere
+    scale = norms[present] if ridge == 0 else norms.new_ones(count)
+    orthogonal, triangle = torch.linalg.qr((tokens[present] / scale[:, None]).T)
+    u, s, vt = torch.linalg.svd(triangle)
+    rank = int((s > epsilon * tokens.shape[1] * s[0]).sum())
+    if rank < count:
+        raise NotApplicable(f"the tokens' gradients have rank {rank}, fewer than the {count} patches")
+    damping = (ridge * s[0]) ** 2
+    inverse = vt.T * (s / (s.square() + damping)) @ u.T / scale[:, None]
+    projected = orthogonal.T @ weight
+    residual = float((weight - orthogonal @ projected).norm() / weight.norm())
+    patches, errors = tokens.new_zeros(len(tokens), weight.shape[1]), tokens.new_full((len(tokens),), float("inf"))
+    patches[present] = inverse @ projected
+    noise = residual * (equations / (equations - count)) ** 0.5 if equations > count else float("inf")
+    if noise < float("inf"):
+        # of the noise that goes through, and, with a ridge, of what is left at the mean
+        variance = inverse.square().sum(1) * (noise * weight.norm()) ** 2 / (equations * weight.shape[1])
+        errors[present] = (variance + (vt.T * (damping / (s.square() + damping))).square().sum(1)).sqrt()
+    if bias is not None and ridge == 0:
+        ones = (inverse @ (orthogonal.T @ bias) - 1).square().mean().sqrt().expand(count)
+        errors[present] = torch.where(errors[present].isinf(), ones, torch.maximum(errors[present], ones))
+    return _Solution(patches, errors, residual, noise, float(s[0] / s[-1]))
+
+
+def _explained(solution: _Solution, *, several: bool) -> None:
+    """Raise NotApplicable if the update is not one image's. `several`: it may be made of more than one."""
+    if several and solution.noise == float("inf"):
+        raise NotApplicable("no equation is left to tell whether the update is of one image or of several")
+    if several and solution.noise > SEVERAL:
+        raise NotApplicable(
+            "the update is of different images in its batch or steps, or too noisy to tell: "
+            f"{solution.noise:.0%} of it is not explained by one image"
+        )
+    if solution.noise != float("inf") and solution.noise > UNEXPLAINED:
+        raise NotApplicable(
+            f"the update is not that of one image through a plain patch embedding: {solution.noise:.0%} of it is not "
+            "explained"
+        )
