@@ -26,7 +26,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     # what was trained
     "dataset": _TEXT,
     "model": _TEXT,
-    "model_params": _TEXT,  # JSON
+    "model_params": _TEXT,  # JSON; with `pretrain` or `checkpoint` where the first weights come from there
     "dropout": _REAL,  # the effective rate
     "defense": _TEXT,  # the label; parts of a composition are joined by " + "
     "defense_params": _TEXT,  # JSON list
@@ -41,7 +41,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "status": _TEXT,  # ok | not_applicable | failed
     "reason": _TEXT,
     # the state of what was attacked
-    "model_state": _TEXT,  # init | round_k | pretrained
+    "model_state": _TEXT,  # init | pretrained | checkpoint | round_k: after k rounds
+    "model_accuracy": _REAL,  # its test accuracy in [0, 1], before the attacked round
     "victim_loss": _REAL,
     "update_kind": _TEXT,
     "update_precision": _TEXT,

@@ -48,7 +48,7 @@ class Plan:
         return data.load(self.work["data"])
 
     def model(self) -> nn.Module:
-        """A fresh model with the initial weights that server and clients agree on."""
+        """A fresh model, as initialised; what the first round sends is `start.initial_state`."""
         dataset = self.dataset
         model = models.build(
             self.work["model"],

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
-from torch import nn
+from torch import Tensor, nn
 
 from attacks import LocalTraining, Observation
 from fedsim import observations, truth
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.plan import Plan
+from fedsim.federation.start import initial_state
 from fedsim.files import whole_directory, write_json
 from fedsim.models import effective_dropout
 from fedsim.truth import Truth
@@ -25,22 +26,24 @@ from fedsim.truth import Truth
 PUBLIC_IMAGES = 256
 
 
-def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path) -> None:
+def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path, store: Path) -> None:
     """Train one cell and leave its directory at `target`, whole or not at all.
 
     The directory holds what `fedsim.observations` and `fedsim.truth` describe, and `cell.json`: the work, the test
-    accuracy after each round, the utility, the privacy spent, and the clients that failed with their reasons.
+    accuracy before the first round and after each, the utility, the privacy spent, and the clients that failed with
+    their reasons. `store` keeps the pretrained states.
     """
     plan = Plan(work)
     with whole_directory(target) as directory:
         recorder = Recorder(plan, directory)
-        accuracies = _train(grid, plan, recorder)
+        start = initial_state(plan, store)
+        accuracies = _train(grid, plan, recorder, start)
         summary = {
             "work": work,
             "accuracy": accuracies,
             "dropout": effective_dropout(plan.defense().on_model(plan.model())),
             "faults": recorder.faults,
-            **_utility(grid, plan),
+            **_utility(grid, plan, start),
         }
         _save_public(plan, directory)
         write_json(directory / "cell.json", summary)
@@ -109,8 +112,12 @@ def _strategy(plan: Plan) -> Strategy:
     )
 
 
-def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder) -> list[float | None]:
-    """Run the rounds of a plan; returns the test accuracy before the first round and after each."""
+def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, Tensor]) -> list[float | None]:
+    """Run the rounds of a plan from the global state `start`.
+
+    Returns:
+        the test accuracy before the first round and after each.
+    """
     model = plan.model()
     view = grid.first(plan.federation["clients"])
     strategy = Eavesdropper(
@@ -132,7 +139,7 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder) -> list[float | No
 
     strategy.start(
         view,
-        ArrayRecord(model.state_dict()),
+        ArrayRecord(start),
         num_rounds=plan.federation["rounds"],
         train_config=ConfigRecord({"work": json.dumps(plan.work)}),
         evaluate_fn=evaluate,
@@ -140,7 +147,7 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder) -> list[float | No
     return accuracies
 
 
-def _utility(grid: OrderedGrid, plan: Plan) -> dict[str, Any]:
+def _utility(grid: OrderedGrid, plan: Plan, start: dict[str, Tensor]) -> dict[str, Any]:
     """The final accuracy of the unattacked training that the `utility` block asks for, and the privacy spent.
 
     Without such a block, the utility is null and the privacy is that of the attacked rounds.
@@ -155,7 +162,7 @@ def _utility(grid: OrderedGrid, plan: Plan) -> dict[str, Any]:
             work["federation"]["local"]["share"] = "weights"
         work["victims"] = {"rounds": [], "clients": 0}
         spent = Plan(work)
-        utility = _train(grid, spent, Recorder(spent, Path()))[-1]
+        utility = _train(grid, spent, Recorder(spent, Path()), start)[-1]
     accounting = plan.defense().accounting(
         steps=spent.federation["rounds"] * spent.local["steps"],
         batch_size=spent.local["batch_size"],

@@ -3,7 +3,8 @@
     python -P -m fedsim.federation.simulate ORDER.json
 
 It is a process of its own because Flower's Ray backend shuts its Ray connection down when a simulation ends, which
-would take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, and Ray's address. Cells of
+would take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, where pretrained
+states are kept, and Ray's address. Cells of
 equal size and resources share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
 """
 
@@ -41,7 +42,7 @@ def simulate(order: dict[str, Any]) -> None:
 
     for (clients, cpus, gpus), cells in itertools.groupby(sorted(order["cells"], key=group_of), key=group_of):
         run_simulation(
-            server_app=_server_app(list(cells), clients),
+            server_app=_server_app(list(cells), clients, Path(order["pretrained"])),
             client_app=client_app,
             num_supernodes=clients,
             backend_config={
@@ -51,7 +52,7 @@ def simulate(order: dict[str, Any]) -> None:
         )
 
 
-def _server_app(cells: list[dict[str, Any]], clients: int) -> ServerApp:
+def _server_app(cells: list[dict[str, Any]], clients: int, store: Path) -> ServerApp:
     app = ServerApp()
 
     @app.main()
@@ -60,7 +61,7 @@ def _server_app(cells: list[dict[str, Any]], clients: int) -> ServerApp:
         for cell in cells:
             target = Path(cell["target"])
             try:
-                run_cell(ordered, cell["work"], target)
+                run_cell(ordered, cell["work"], target, store)
             except Exception as error:  # one cell's fault costs its own rows only
                 traceback.print_exc()
                 write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})

@@ -6,5 +6,6 @@
 """
 
 from fedsim.models.build import MODELS, build, effective_dropout, names, parameters
+from fedsim.models.checkpoint import fingerprint, restore
 
-__all__ = ["MODELS", "build", "effective_dropout", "names", "parameters"]
+__all__ = ["MODELS", "build", "effective_dropout", "fingerprint", "names", "parameters", "restore"]

@@ -306,13 +306,35 @@ def _grants_text(fields: list[str], *values: str) -> str:
 
 
 def _setting_labels(rows: pl.DataFrame) -> pl.Series:
-    """`mnist · mlp`, with the model's parameters and the local training where settings differ in them."""
-    models = _named(rows, "model", "setting_params")
+    """`mnist · mlp`, with the model's parameters and the local training where settings differ in them.
+
+    A model that was trained before the federation always says so: `mnist · mlp · pretrained`.
+    """
+    params = [json.loads(text) for text in rows["setting_params"]]
+    own = pl.Series([json.dumps({k: v for k, v in block.items() if k not in _STARTS}) for block in params])
+    models = _named(rows.with_columns(own_params=own), "model", "own_params")
     parts = [rows["dataset"], models]
+    starts = [_start(block) for block in params]
+    if any(name != "init" for name, _ in starts):
+        labels = distinguished(starts)
+        parts.append(pl.Series([labels[start] for start in starts], dtype=pl.String))
     for column, unit in (("batch_size", "batch"), ("local_steps", "steps")):
         if rows[column].n_unique() > 1 or (rows[column].drop_nulls() > 1).any():
             parts.append(pl.Series([f"{unit} {value}" for value in rows[column]], dtype=pl.String))
     return pl.Series([" · ".join(values) for values in zip(*parts)], dtype=pl.String)
+
+
+_STARTS = ("pretrain", "checkpoint")
+"""Keys of a row's model parameters that say where the model's first weights came from."""
+
+
+def _start(params: dict[str, Any]) -> tuple[str, str]:
+    """What to call the first weights, and JSON of what tells them from others of that name."""
+    if "pretrain" in params:
+        return "pretrained", json.dumps(params["pretrain"])
+    if "checkpoint" in params:
+        return f"checkpoint {params['checkpoint']['file']}", json.dumps({"content": params["checkpoint"]["content"]})
+    return "init", "{}"
 
 
 def _images(number: int) -> str:

@@ -2,6 +2,7 @@
 
     fedsim-run.json     our marker: the scenario's name, the present scenario, how it was started
     cells/<key>/        what was trained, seen and sealed       (fedsim.federation)
+    pretrained/         the global models that cells start from  (fedsim.federation.start)
     jobs/<key>/         what an attack answered                 (fedsim.runs.attack)
     scores/<key>/       its rows and pictures                   (fedsim.scoring)
     results.parquet     the table of the present scenario
@@ -37,6 +38,10 @@ class RunDirectory:
 
     def cell_error(self, key: str) -> Path:
         return self.path / "cells" / f"{key}.error.json"
+
+    @property
+    def pretrained(self) -> Path:
+        return self.path / "pretrained"
 
     def job(self, key: str) -> Path:
         return self.path / "jobs" / key
@@ -99,7 +104,7 @@ def claimed(path: Path, marker: dict[str, Any], *, fresh: bool) -> Iterator[RunD
         if fresh:
             shutil.rmtree(path)
             path.mkdir()
-        for folder in ("cells", "jobs", "scores"):
+        for folder in ("cells", "pretrained", "jobs", "scores"):
             for leftover in (path / folder).glob(".tmp-*"):
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
         write_json(path / MARKER, marker)

@@ -6,6 +6,7 @@ victims in this process. Its budget of iterations is an upper bound, since attac
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from attacks import NotApplicable, Observation, ThreatModel
 from fedsim import models, observations
 from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
+from fedsim.federation.start import pretrained, pretrained_file
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import attack_specs, cell_key
@@ -33,6 +35,7 @@ START_SECONDS = 15.0
 CELL_SECONDS = 2.0
 """One small cell in a simulation that runs already; large models take longer."""
 PROBES = (10, 40)
+PRETRAIN_PROBES = (1, 4)
 
 
 def plan_table(scenario: Scenario, out: Path) -> Group:
@@ -41,6 +44,7 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
     directory = RunDirectory(out)
     table = Table("cell", "model", "data", "defense", "seed", "jobs", "attacks at most", title=scenario.name)
     seconds, jobs, trained, seen = 0.0, 0, 0, set()
+    pretraining: dict[Path, float] = {}
     costs: dict[str, float] = {}
     for cell in scenario.cells():
         key = cell_key(cell)
@@ -55,13 +59,33 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
             jobs += chunks * len(specs)
             seconds += cost
             trained += state == "new"
+            if state == "new" and "pretrain" in work.get("start", {}):
+                path = pretrained_file(work, directory.pretrained)
+                if path not in pretraining and not path.exists():
+                    pretraining[path] = _pretraining(work)
         seen.add(key)
         name = work["model"].get("name") or work["model"]["factory"]
+        if start := work.get("start"):
+            name += f", pretrained {start['pretrain']['steps']} steps" if "pretrain" in start else ", checkpoint"
         row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
         table.add_row(*row, str(chunks * len(specs)) if state != "shared" else "-", _duration(cost) if cost else "-")
-    total = START_SECONDS + CELL_SECONDS * trained + seconds / max(1, os.cpu_count() or 1)
+    before = sum(pretraining.values())
+    total = START_SECONDS + CELL_SECONDS * trained + before + seconds / max(1, os.cpu_count() or 1)
     total_work = f"{trained} cells to train, {jobs} attack jobs"
+    if pretraining:
+        total_work = f"{len(pretraining)} models to pretrain in about {_duration(before)}, {total_work}"
     return Group(table, Text(f"{total_work}; at most about {_duration(total)} (attacks stop when they converge)"))
+
+
+def _pretraining(work: dict[str, Any]) -> float:
+    """Seconds that a pretraining takes, measured on its first steps."""
+    steps = work["start"]["pretrain"]["steps"]
+    marks = [time.perf_counter()]
+    for count in PRETRAIN_PROBES:
+        pretrained(Plan(work), steps=min(count, steps))
+        marks.append(time.perf_counter())
+    few, more = (later - earlier for earlier, later in itertools.pairwise(marks))
+    return few + max(0.0, more - few) / (PRETRAIN_PROBES[1] - PRETRAIN_PROBES[0]) * steps
 
 
 def _cost(cell: Cell, spec: dict[str, Any], known: dict[str, float]) -> float:

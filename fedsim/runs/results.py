@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -27,7 +28,8 @@ def assemble(directory: RunDirectory, scenario: Scenario) -> pl.DataFrame:
     """Every row of the present scenario. Equal work was done once; it has its rows under each label that names it."""
     parts = [table.empty()]
     for cell in scenario.cells():
-        parts += [part.with_columns(_labels(directory, scenario, cell)) for part in _parts(directory, cell)]
+        labels = _labels(directory, scenario, cell)
+        parts += [part.with_columns(labels).select(*table.SCHEMA) for part in _parts(directory, cell)]
     return pl.concat(parts)
 
 
@@ -80,7 +82,7 @@ def _failed(
 
 
 def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.Expr]:
-    """The columns that a label decides, as literals."""
+    """The columns that the cell and its label decide."""
     import attacks
 
     key = cell_key(cell)
@@ -96,7 +98,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "seed": cell.seed,
         "dataset": work["data"]["name"],
         "model": model.get("name") or model["factory"],
-        "model_params": json.dumps({k: v for k, v in model.items() if k not in ("name", "factory")}, sort_keys=True),
+        "model_params": json.dumps(_model_params(cell), sort_keys=True),
         "dropout": summary.get("dropout", model.get("dropout")),
         "defense": cell.defense_label,
         "defense_params": json.dumps(list(cell.defense), sort_keys=True),
@@ -107,9 +109,31 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "delta": summary.get("delta"),
         "fedsim_version": __version__,
     }
+    accuracies = dict(enumerate(summary.get("accuracy", []), start=1))
+    states = {round: cell.state_before(round) for round in work["victims"]["rounds"]}
     oracles = [name for name in attacks.names() if attacks.get(name).oracle]
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
-    return [*literals, pl.col("attack").is_in(oracles).alias("oracle")]
+    return [
+        *literals,
+        pl.col("attack").is_in(oracles).alias("oracle"),
+        _by_round("model_state", states),
+        _by_round("model_accuracy", {round: accuracies.get(round) for round in states}),
+    ]
+
+
+def _by_round(name: str, values: dict[int, Any]) -> pl.Expr:
+    column = pl.col("round").replace_strict(list(values), list(values.values()), return_dtype=table.SCHEMA[name])
+    return column.alias(name)
+
+
+def _model_params(cell: Cell) -> dict[str, Any]:
+    """The model block as the cell trained it, and where its first weights came from: a file by its name and content."""
+    params = {key: value for key, value in cell.model_spec().items() if key not in ("name", "factory")}
+    start = cell.start()
+    if "checkpoint" in start:
+        file = start["checkpoint"]
+        start = {"checkpoint": {"file": Path(file["path"]).name, "content": file["content"]}}
+    return {**params, **start}
 
 
 def history(directory: RunDirectory, results: pl.DataFrame) -> list[dict[str, Any]]:

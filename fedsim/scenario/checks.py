@@ -18,7 +18,7 @@ from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
 
 def check(scenario: Scenario) -> None:
     """Raise the first `Problem` of a scenario whose keys are valid one by one."""
-    for rule in (_seeds, _federation, _victims, _resources, _metrics, _attacks, _defenses, _own_files):
+    for rule in (_seeds, _federation, _victims, _resources, _metrics, _attacks, _defenses, _start, _own_files):
         for path, message in rule(scenario):
             raise Problem(path, message)
 
@@ -78,8 +78,16 @@ def _defenses(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     yield from _repeated(("defenses",), scenario.defenses, label_of, label_of)
 
 
+def _start(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    start = scenario.model.start()
+    if len(start) > 1:
+        yield ("model", "checkpoint"), f"give either {' or '.join(start)}: each says where the weights come from"
+
+
 def _own_files(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
-    source = scenario.data
+    source, checkpoint = scenario.data, scenario.model.checkpoint
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        yield ("model", "checkpoint"), f"{checkpoint}: no such file"
     if not isinstance(source, Npz | Folder):
         return
     path = Path(source.path)

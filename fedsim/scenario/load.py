@@ -42,11 +42,11 @@ def parse(data: Mapping[str, Any], overrides: Sequence[str] = (), *, rehearsed: 
 
 def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed: bool) -> Scenario:
     write_out(document.data)
-    _resolve_path(document.data, home)
+    _resolve_paths(document.data, home)
     for option in overrides:
         document.override(option)
         write_out(document.data)
-    _resolve_path(document.data, Path())
+    _resolve_paths(document.data, Path())
     try:
         scenario = validate(document.data)
         variants = _variants(document, scenario, rehearsed)
@@ -58,11 +58,18 @@ def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed:
     return scenario
 
 
-def _resolve_path(data: dict[str, Any], home: Path) -> None:
-    """The user's data lie relative to the scenario file, or to the working directory where an option names them."""
-    source = data.get("data")
-    if isinstance(source, dict) and source.get("name") in ("npz", "folder") and isinstance(source.get("path"), str):
-        source["path"] = str((home / Path(source["path"]).expanduser()).resolve())
+def _resolve_paths(data: dict[str, Any], home: Path) -> None:
+    """The user's files lie relative to the scenario file, or to the working directory where an option names them."""
+    source, model = data.get("data"), data.get("model")
+    if isinstance(source, dict) and source.get("name") in ("npz", "folder"):
+        _resolve(source, "path", home)
+    if isinstance(model, dict):
+        _resolve(model, "checkpoint", home)
+
+
+def _resolve(block: dict[str, Any], key: str, home: Path) -> None:
+    if isinstance(block.get(key), str):
+        block[key] = str((home / Path(block[key]).expanduser()).resolve())
 
 
 def _variants(
@@ -99,7 +106,7 @@ def _variant(
         except Problem as problem:
             raise Problem(("sweep", key), problem.message, about="key") from None
         write_out(data)
-    _resolve_path(data, Path(document.source).parent if document.source else Path())
+    _resolve_paths(data, Path(document.source).parent if document.source else Path())
     try:
         scenario = validate(data)
         if rehearsed:

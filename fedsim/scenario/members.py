@@ -23,6 +23,8 @@ FACTORY = "factory"
 """The internal tag of a model that is given as `factory:` rather than by name."""
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Block(BaseModel):
@@ -53,7 +55,43 @@ class Member(Block):
         return self.name + (f"({', '.join(f'{key}={value}' for key, value in given.items())})" if given else "")
 
 
-class FactoryModel(Member):
+class Pretrain(Block):
+    """Honest central training of the global model before the first round: plain SGD on the whole training part."""
+
+    steps: Count
+    batch_size: Count = 32
+    learning_rate: Positive = 0.1
+
+
+class ModelMember(Member):
+    """A model's own keys, and where its weights come from: one of `start`, or a fresh initialisation."""
+
+    if TYPE_CHECKING:  # each model declares them itself, after the keys that are its own
+        pretrain: Pretrain | None
+        checkpoint: str | None
+
+    def spec(self) -> dict[str, Any]:
+        """What `fedsim.models.build` takes."""
+        return self.model_dump(mode="json", exclude=set(_START))
+
+    def start(self) -> dict[str, Any]:
+        """`{"pretrain": {...}}`, `{"checkpoint": path}`, or nothing."""
+        return self.model_dump(mode="json", include=set(_START), exclude_none=True)
+
+
+_START: dict[str, Any] = {
+    "pretrain": (
+        Pretrain | None,
+        Field(None, description="Train the global model before the first round; null leaves it as initialised."),
+    ),
+    "checkpoint": (
+        str | None,
+        Field(None, description="A safetensors file with the global model's weights; relative to the scenario file."),
+    ),
+}
+
+
+class FactoryModel(ModelMember):
     """A model made by the user's own function, which takes the further keys of this block."""
 
     model_config = ConfigDict(extra="allow")
@@ -63,6 +101,8 @@ class FactoryModel(Member):
     """`package.module:function`, called with input_shape, classes and the other keys of this block."""
     dropout: Rate | None = None
     """The rate of all its dropout layers; null leaves its own."""
+    pretrain: Pretrain | None = _START["pretrain"][1]
+    checkpoint: str | None = _START["checkpoint"][1]
 
     def spec(self) -> dict[str, Any]:
         return {key: value for key, value in super().spec().items() if key != "name"}
@@ -75,10 +115,11 @@ def _member(kind: str, name: str, constructor: Callable[..., Any], accepted: Map
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[key] = (hints[key], default)
     if kind == "model":
-        fields["dropout"] = (Rate, 0.0)
+        fields |= {"dropout": (Rate, 0.0), **_START}
     summary = (inspect.getdoc(constructor) or "").split("\n\n")[0]
     title = "".join(part.title() for part in name.split("_")) + kind.title()
-    return create_model(title, __base__=Member, __doc__=summary, **fields)
+    base = ModelMember if kind == "model" else Member
+    return create_model(title, __base__=base, __doc__=summary, **fields)
 
 
 def _union(members: Iterable[type[Member]]) -> Any:
@@ -90,7 +131,7 @@ def _model(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    Model: TypeAlias = Member
+    Model: TypeAlias = ModelMember
     Attack: TypeAlias = Member
     Defense: TypeAlias = Member
 else:

@@ -1,4 +1,5 @@
-"""A rehearsal of a scenario before anything is written: the data are loaded, the models built, the defenses tried.
+"""A rehearsal of a scenario before anything is written: the data are loaded, the models built, the defenses tried,
+checkpoints read.
 
 What only they can know (an archive of the wrong shape, a patch that does not divide the image, a layer that Opacus
 refuses) is thus an error of the input, not of a run that has started. What was tried once is not tried again.
@@ -28,6 +29,8 @@ def rehearse(scenario: Scenario) -> None:
     dataset = _data(scenario)
     for i, cell in enumerate(scenario.cells()[: len(scenario.defenses)]):
         _model(cell, dataset, ("defenses", i))
+    if scenario.model.checkpoint is not None:
+        _checkpoint(scenario, dataset)
     for seed in scenario.seeds:
         try:
             _divide(dataset, scenario.data.partition.model_dump_json(), scenario.federation.clients, seed)
@@ -57,6 +60,19 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
 def _try(model: str, shape: tuple[int, int, int], classes: int, working: str) -> None:
     built = models.build(json.loads(model), input_shape=shape, classes=classes, seed=0)
     defenses.compose(json.loads(working)).on_model(built)
+
+
+def _checkpoint(scenario: Scenario, dataset: Dataset) -> None:
+    spec, path = json.dumps(scenario.model.spec(), sort_keys=True), str(scenario.model.checkpoint)
+    try:
+        _restore(spec, dataset.input_shape, len(dataset.classes), path, models.fingerprint(path))
+    except BadInput as error:
+        raise _problem(error, ("model", "checkpoint")) from None
+
+
+@lru_cache(maxsize=64)
+def _restore(model: str, shape: tuple[int, int, int], classes: int, path: str, content: str) -> None:
+    models.restore(models.build(json.loads(model), input_shape=shape, classes=classes, seed=0), path)
 
 
 @lru_cache(maxsize=8)

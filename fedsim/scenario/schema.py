@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import Field, JsonValue, PrivateAttr, create_model
 
 from attacks import ThreatModel
-from fedsim.scenario.members import Attack, Block, Defense, Member, Model
+from fedsim.scenario.members import Attack, Block, Count, Defense, Member, Model, Positive
 
 if TYPE_CHECKING:
     from fedsim.scenario.cells import Cell
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Literal["mse", "psnr", "ssim", "lpips"]
 CLIENTS = 4
@@ -156,7 +154,7 @@ class Utility(Block):
 class Engine(Block):
     """How attacks are computed. Only `dtype` and `chunk` can change a result."""
 
-    compile: Literal["auto", True, False] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     chunk: Count = 64
     """Victims attacked at once."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -226,7 +224,7 @@ class Scenario(Block):
     def to_dict(self) -> dict[str, Any]:
         """The whole scenario, defaults filled in, JSON-able; `parse` reads it back."""
         plain = self.model_dump(mode="json")
-        plain["model"] = self.model.spec()
+        plain["model"] = {**self.model.spec(), **self.model.start()}
         return plain
 
     def digest(self) -> str:

@@ -55,8 +55,7 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unnamed(path, str(context["discriminator"]).strip("'"), value, parent)
     if kind == "literal_error" and isinstance(value, str):
-        known = re.findall(r"'([^']*)'|\b(True|False)\b", context["expected"])
-        names = [text or flag.lower() for text, flag in known]
+        names = re.findall(r"'([^']*)'", context["expected"])
         return Problem(path, f"{value!r} is not accepted{nearest(value, names)} (accepted: {', '.join(names)})")
     if kind == "string_pattern_mismatch" and path == ("name",):
         return Problem(path, f"{value!r} names a directory: letters, digits, - _ . and no leading dot or dash")

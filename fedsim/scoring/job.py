@@ -77,7 +77,6 @@ def _common(
         **{f"threat_{aspect}": value for aspect, value in account["threat_model"].items()},
         "status": outcome["status"],
         "reason": outcome.get("reason"),
-        "model_state": "init" if round == 1 else f"round_{round - 1}",
         "victim_loss": truth.loss if np.isfinite(truth.loss) else None,
         "update_kind": account["observed"]["kind"],
         "update_precision": account["observed"]["precision"],

@@ -1,0 +1,117 @@
+"""The global weights that the first round sends: as initialised, pretrained, or from the user's checkpoint.
+
+Pretraining is honest central training, done once for all cells of a run that share it, and kept beside them:
+
+    pretrained/<key>.safetensors
+
+It depends on the data, the model with its own dropout rate, the seed and the `pretrain` block; not on the defense, the
+partition, or what the federation does. So cells that differ in those attack the very same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedsim import models
+from fedsim.data import Dataset
+from fedsim.federation.plan import Plan
+from fedsim.files import key_of, read_tensors, write_tensors
+from fedsim.random import rng_for, seed_for
+from fedsim.version import __version__
+
+
+def initial_state(plan: Plan, store: Path) -> dict[str, Tensor]:
+    """The state dict that server and clients start from, in the federation's precision.
+
+    Args:
+        store: the directory of pretrained states; a state that it lacks is trained and added.
+    """
+    model = plan.model()
+    start = plan.work.get("start", {})
+    if "checkpoint" in start:
+        models.restore(model, start["checkpoint"]["path"], content=start["checkpoint"]["content"])
+    if "pretrain" in start:
+        path = pretrained_file(plan.work, store)
+        if not path.exists():
+            write_tensors(path, pretrained(plan))
+        model.load_state_dict(read_tensors(path))
+    return model.state_dict()
+
+
+def pretrained_file(work: dict[str, Any], store: Path) -> Path:
+    """Where the pretrained state of a cell's work is kept: named by all that it depends on."""
+    spec = {
+        "data": {key: value for key, value in work["data"].items() if key != "partition"},
+        "content": work.get("content"),
+        "model": _undefended(work),
+        "pretrain": work["start"]["pretrain"],
+        "seed": work["seed"],
+        "version": __version__,
+    }
+    return store / f"{key_of(spec)}.safetensors"
+
+
+def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
+    """The model's state after its pretraining, or after its first `steps`; in float32 whatever the precision."""
+    dataset, block = plan.dataset, plan.work["start"]["pretrain"]
+    model = models.build(
+        _undefended(plan.work),
+        input_shape=dataset.input_shape,
+        classes=len(dataset.classes),
+        seed=seed_for(plan.seed, "weights"),
+    )
+    _train(
+        model,
+        dataset,
+        steps=block["steps"] if steps is None else steps,
+        batch_size=block["batch_size"],
+        learning_rate=block["learning_rate"],
+        seed=plan.seed,
+    )
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _undefended(work: dict[str, Any]) -> dict[str, Any]:
+    """The model block with the model's own dropout rate, which the defense may have replaced."""
+    return {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
+
+
+def _train(
+    model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int
+) -> None:
+    """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics.
+
+    Neither the batches nor the masks depend on the number of steps: a longer training passes through a shorter one.
+    """
+    batches = _batches(len(dataset.train_labels), batch_size, rng_for(seed, "pretrain batches"))
+    optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "pretrain noise"))
+        for step in range(1, steps + 1):
+            chosen = torch.from_numpy(next(batches))
+            optimiser.zero_grad()
+            loss = cross_entropy(model(dataset.normalise(dataset.train_images[chosen])), dataset.train_labels[chosen])
+            loss.backward()
+            optimiser.step()
+            if not loss.isfinite():
+                raise RuntimeError(f"pretraining diverged in step {step}; lower model.pretrain.learning_rate")
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise RuntimeError("pretraining ended in NaN or infinity; lower model.pretrain.learning_rate")
+
+
+def _batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches without end: every example once, in a random order, before any comes again."""
+    waiting = np.empty(0, dtype=np.int64)
+    while True:
+        while len(waiting) < size:
+            waiting = np.concatenate([waiting, rng.permutation(examples)])
+        yield waiting[:size]
+        waiting = waiting[size:]
