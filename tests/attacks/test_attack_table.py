@@ -39,6 +39,9 @@ TABLE = {
     "well_informed": Outcome(psnr=30, dropout=0.5, params={"iterations": 600}),
     "cut": Outcome(psnr=30, dropout=0.5, params={"iterations": 1000}, single=True),
     "patch_embedding": Outcome(psnr=100, dropout=0.5, model=tiny_vit, single=True),
+    "sparse_dictionary": Outcome(
+        psnr=100, dropout=0.5, model=lambda p: paper_mlp(dropout=p, inputs=64, width=64, classes=4, bias=True)
+    ),
     "null_mean": Outcome(psnr=8, dropout=0.5),
     "null_random": Outcome(psnr=5, dropout=0.5),
 }

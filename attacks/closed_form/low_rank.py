@@ -1,0 +1,100 @@
+"""What rank an update has when its rounding is set aside, and the factors of that rank.
+
+The gradient of a linear layer is a sum of one outer product an image: of low rank, plus rounding (or noise) that makes
+it full. The singular values show where the one ends and the other begins. Only as many of them as are needed are
+computed, from a random sketch (Halko, Martinsson and Tropp, SIAM Review 2011), so that nothing of the size of the
+matrix is decomposed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable
+
+OVERSAMPLE = 12  # singular values beyond those expected: they show the level of the noise
+ABOVE_NOISE = 3.0  # a singular value counts if it exceeds the noise's largest by this factor
+POWER_ITERATIONS = 2
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """matrix = left diag(values) right^T + noise.
+
+    Args:
+        left: (m, r), orthonormal columns.
+        values: (r,), descending.
+        right: (n, r), orthonormal columns.
+        noise: (m,) standard deviation of an entry of each row of what is left over.
+        residual: its norm, relative to that of the matrix.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+    noise: Tensor
+    residual: float
+
+    @property
+    def rank(self) -> int:
+        return len(self.values)
+
+
+def low_rank(matrix: Tensor, *, expected: int | None, generator: torch.Generator) -> LowRank:
+    """The part of a matrix (m, n) that stands above its own noise.
+
+    Args:
+        expected: the rank is no higher than this; None where unknown.
+
+    Raises:
+        NotApplicable: the matrix is zero, or its singular values never fall to a floor.
+    """
+    full, norm = min(matrix.shape), float(matrix.norm())
+    if norm == 0:
+        raise NotApplicable("the first layer's gradient is zero")
+    if expected is not None and expected >= full:
+        raise NotApplicable(f"{expected} images leave the first layer no rank to spare: it has {full}")
+    size = min(full, (expected or 16) + OVERSAMPLE)
+    left, values, right = _sketch(matrix, size, generator)
+    while expected is None and not _ends_in_noise(values, norm):
+        if size == full:
+            raise NotApplicable("the first layer's gradient has no low rank: noise, or more images than it is wide")
+        size = min(full, 2 * size)
+        left, values, right = _sketch(matrix, size, generator)
+    ceiling = size - OVERSAMPLE if expected is None else expected
+    noise = max(float(values[ceiling]), 1e-15 * full * float(values[0]))
+    rank = int((values[:ceiling] > ABOVE_NOISE * noise).sum())
+    if rank == 0:
+        raise NotApplicable("nothing in the first layer's gradient stands above its noise")
+    left, values, right = left[:, :rank], values[:rank], right[:, :rank]
+    rest = matrix - (matrix @ right) @ right.T
+    noise_of_row = rest.norm(dim=1) / max(matrix.shape[1] - rank, 1) ** 0.5
+    return LowRank(left, values, right, noise_of_row, float(rest.norm() / matrix.norm()))
+
+
+def _ends_in_noise(values: Tensor, norm: float) -> bool:
+    """Whether the smallest of these singular values are those of noise: all alike, with next to no energy left."""
+    left_over = max(norm**2 - float(values.square().sum()), 0.0) ** 0.5
+    tail = values[-OVERSAMPLE:]
+    return (
+        len(values) > OVERSAMPLE
+        and left_over < 1e-2 * norm
+        and (float(tail[-1]) > 0.8 * float(tail[0]) or float(tail[0]) < 1e-13 * norm)
+    )
+
+
+def _sketch(matrix: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The `size` largest singular triplets; all of them where the matrix is small."""
+    if 3 * size >= min(matrix.shape):
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left[:, :size], values[:size], right[:size].T
+    test = torch.randn(matrix.shape[1], size, generator=generator, dtype=torch.float64).to(matrix)
+    basis = torch.linalg.qr(matrix @ test).Q
+    for _ in range(POWER_ITERATIONS):
+        basis = torch.linalg.qr(matrix.T @ basis).Q
+        basis = torch.linalg.qr(matrix @ basis).Q
+    inner, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ inner, values, right.T

@@ -1,0 +1,148 @@
+"""Whole batches through a linear first layer, by the zeros that dropout leaves.
+
+The first layer's gradients are dL/dW = D^T X and dL/db = D^T 1, with D (B, m) the back-propagated deltas of B images and
+X (B, inputs) the images. The column space of [dL/dW, dL/db] is the span of the rows of D: it is known, the rows are not.
+But a dropped unit makes an exact zero in D, and so does a silent ReLU. So the rows are *sparse vectors of a known
+B-dimensional space*, and such vectors can be found (`dictionary`): no mask is guessed and nothing downstream matters.
+With D, X follows from a linear system, and the column of dL/db, which must come out as 1, gives the scales.
+
+That a layer's gradient is of low rank and that ReLU's zeros single out the images in it is due to SPEAR (Dimitrov,
+Baader, Mueller, Vechev, *SPEAR: Exact gradient inversion of batches in federated learning*, NeurIPS 2024), and that this
+is complete dictionary learning to SPEAR++ (2025). Here the zeros may also be those of dropout, so that smooth activations
+are no protection. The search itself is after Zhai et al., JMLR 2020.
+
+What is known of the answer without the truth. Row b of X is what is left of the update once the *other* deltas are
+projected out. So it is wrong by as much as they are: one spurious delta of large share spoils every image, one of small
+share only those that are smaller still. The sum of these shares and the rounding bound each image's error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable, Reconstruction, register
+from attacks.closed_form.base import ClosedForm, Puzzle
+from attacks.closed_form.certify import outside
+from attacks.closed_form.dictionary import Directions, sparse_directions
+from attacks.closed_form.first_layer import first_linear
+from attacks.closed_form.low_rank import LowRank, low_rank
+from attacks.observation import Observation
+from attacks.seeds import generator_for
+
+CERTAIN = 1e-3  # bound on the root mean squared error, in pixels of [0, 1], of an image called certain: 60 dB
+RANGE = 1e-2  # a certain image leaves the range of pixels by no more
+
+
+@register("sparse_dictionary")
+@dataclass(kw_only=True, eq=False)
+class SparseDictionary(ClosedForm):
+    """Batches through a linear first layer, by the zeros that dropout or ReLU leaves in the deltas.
+
+    With a bias the images are exact. Without one only their directions are determined: the scale is chosen such that an
+    image fills the range of pixels, and no image is called certain. Several local steps are one larger batch.
+
+    An image whose gradient is below the rounding of the update leaves no trace; `details["below_floor"]` counts them,
+    and the answer holds the mean image in their place.
+
+    Args:
+        starts: random starts of the search; later ones look only for what the earlier ones did not find.
+    """
+
+    strength: ClassVar[int] = 20
+
+    starts: int = 8
+
+    def __post_init__(self) -> None:
+        if self.starts < 1:
+            raise ValueError(f"{self.name}: starts = {self.starts!r} is not at least 1")
+
+    def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
+        observation = puzzle.observation
+        first = first_linear(puzzle)
+        columns = [puzzle.gradient(first.weight)]
+        if first.bias is not None:
+            columns.append(puzzle.gradient(first.bias)[:, None])
+        generator = generator_for(seed, self.name, round=observation.round, client=observation.client)
+        space = low_rank(torch.cat(columns, 1), expected=puzzle.images, generator=generator)
+        directions = sparse_directions(space, starts=self.starts, generator=generator)
+        sure = int(directions.sure.sum())
+        if sure == 0 and not (space.rank == 1 and puzzle.images == 1):
+            raise NotApplicable(f"no zeros of dropout or ReLU stand out in the {space.rank} dimensions of the update")
+        weights, is_sure = _complete(directions, space.rank)
+        rows = torch.linalg.solve(weights, space.values[:, None] * space.right.T)
+        error = _error(space, weights, is_sure, directions.zeros, rows)
+        if first.bias is not None:
+            scale = rows[:, -1]
+            rows = rows[:, :-1]
+        else:
+            activity = (space.left @ weights).abs().T @ puzzle.weight(first.weight)
+            scale = _filling(first.image(rows, observation.input_shape), activity, observation)
+        visible = scale.abs() > 0
+        images = first.image(rows / torch.where(visible, scale, 1)[:, None], observation.input_shape)
+        deviation = sum(observation.std) / len(observation.std)
+        certain = visible & (deviation * error < CERTAIN * scale.abs()) & (outside(images, observation) <= RANGE)
+        if first.bias is None:
+            certain = torch.zeros_like(certain)
+        missing = max(0, (puzzle.images or 0) - len(images))
+        images = torch.cat([_in_range(images, observation), images.new_zeros(missing, *images.shape[1:])])
+        details = {
+            "certain": certain.tolist() + [False] * missing,
+            "rank": space.rank,
+            "sure_directions": sure,
+            "below_floor": missing,
+            "fewest_zeros": int(directions.zeros[directions.sure].min()) if sure else 0,
+        }
+        if first.bias is None:
+            details["reason"] = (
+                "the first layer has no bias: the images' directions are determined, their scales are not"
+            )
+        return Reconstruction(images=images, loss=space.residual, details=details)
+
+
+def _complete(directions: Directions, rank: int) -> tuple[Tensor, Tensor]:
+    """The directions (r, r), unsure ones added at random where fewer than r were found; and which are sure (r,)."""
+    weights, sure = directions.weights, directions.sure
+    lacking = rank - weights.shape[1]
+    if lacking:
+        rest = torch.linalg.qr(weights, mode="complete").Q[:, rank - lacking :]
+        weights = torch.cat([weights, rest], 1)
+        sure = torch.cat([sure, sure.new_zeros(lacking)])
+    return weights, sure
+
+
+def _error(space: LowRank, weights: Tensor, sure: Tensor, zeros: Tensor, rows: Tensor) -> Tensor:
+    """A bound on the root mean squared error of each of the rows (r, inputs), which are not yet scaled.
+
+    Three parts: the rounding of the update itself; of the other deltas the sure ones, each wrong by its rounding; and
+    those that are not sure, which may be mixed with this one by as much as their own share.
+    """
+    size = rows.square().mean(1).sqrt()
+    noise = (space.left.square().T @ space.noise.square()).sqrt()
+    rounding = (torch.linalg.inv(weights) * noise).norm(dim=1)
+    spread = (weights / space.values[:, None]).norm(dim=0) * space.noise.square().mean().sqrt()
+    count = torch.cat([zeros, zeros.new_ones(len(sure) - len(zeros))])
+    slip = torch.where(sure, spread * (len(space.left) / count.clamp_min(1)).sqrt(), 1.0)
+    others = (slip * size).square()
+    return 3 * (rounding.square() + others.sum() - others).sqrt()
+
+
+def _filling(images: Tensor, activity: Tensor, observation: Observation) -> Tensor:
+    """Divisors (B,) that make images of unknown scale (B, C, H, W) as large as the range of pixels allows.
+
+    The sign is the one at which the layer is active where its delta is large: `activity` (B, inputs) is
+    sum_j |d_j| W_j.
+    """
+    sign = torch.where((images.flatten(1) * activity).sum(1) < 0, -1.0, 1.0).to(images)
+    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
+    steps = images * std * sign.view(-1, 1, 1, 1)
+    return sign * torch.maximum(steps / (1 - mean), -steps / mean).flatten(1).amax(1)
+
+
+def _in_range(images: Tensor, observation: Observation) -> Tensor:
+    """Images (B, C, H, W) in normalised units, clipped to the range of pixels."""
+    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
+    return images.clamp((0 - mean) / std, (1 - mean) / std)
