@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,12 +11,24 @@ from attacks.unknowns import Guess
 
 
 class Evaluator(ABC):
-    """Holds the observed updates of N problems and an objective; compares guesses with them."""
+    """Compares guesses with the observed updates of N problems under an objective.
+
+    Attributes:
+        data: what it holds of each problem, (N, ...) by name: the observed update, in the form that it compares.
+    """
+
+    data: dict[str, Tensor]
 
     @abstractmethod
+    def compare(
+        self, data: Mapping[str, Tensor], guess: Guess, unknowns: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A pure function of tensors, which can be traced: see `__call__`."""
+
     def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each problem, (N,) float64, and its gradient in the named parts of the guess, (N, ...) each."""
+        return self.compare(self.data, guess, unknowns)
 
-    @abstractmethod
     def keep(self, problems: Tensor) -> None:
         """Keep only these problems (indices (M,)): the others have finished."""
+        self.data = {name: value[problems] for name, value in self.data.items()}

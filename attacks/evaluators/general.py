@@ -44,16 +44,13 @@ class General(Evaluator):
         self._model, self._objective, self._local, self._kind = model, objective, local, kind
         trained = {name: value.detach() for name, value in model.named_parameters() if name in observed}
         self._state = {**trained, **dict(model.named_buffers())}
-        self._observed = {name: observed[name] for name in trained}
+        self.data = {name: observed[name] for name in trained}
 
-    def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, data: Tensors, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         unknown = {name: guess[name] for name in unknowns}
         known = {name: value for name, value in guess.items() if name not in unknown}
-        gradients, losses = vmap(grad_and_value(self._loss))(unknown, known, self._observed)
+        gradients, losses = vmap(grad_and_value(self._loss))(unknown, known, dict(data))
         return losses, gradients
-
-    def keep(self, problems: Tensor) -> None:
-        self._observed = {name: value[problems] for name, value in self._observed.items()}
 
     def _loss(self, unknown: Tensors, known: Tensors, observed: Tensors) -> Tensor:
         """Of one problem: no leading N."""

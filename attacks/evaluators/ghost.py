@@ -27,6 +27,11 @@ from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
 
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
+Part = Tensor | Outer
+Form = Callable[..., tuple[Tensor, Tensor]]
+"""From a parameter's simulated gradient to its inner product with the observed one and its squared norm, (N,) each."""
+
+NORMS = "norms"
 
 
 class Ghost(Evaluator):
@@ -58,25 +63,30 @@ class Ghost(Evaluator):
                 raise Unfit(f"no rule for {name} of {type(layer).__name__}")
         with torch.enable_grad():
             parts = self._gradients(example)
-        self._targets = [_target(parts[name], observed[name]) for name in self._names]
-        self._observed = torch.stack([observed[n].flatten(1).square().sum(1).double() for n in self._names], dim=1)
+        self._forms: dict[str, Form] = {}
+        self.data = {NORMS: torch.stack([observed[n].flatten(1).square().sum(1).double() for n in self._names], dim=1)}
+        for name in self._names:
+            self._forms[name], held = _prepare(parts[name], observed[name])
+            self.data |= {f"{name}:{key}": value for key, value in held.items()}
 
-    def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, data: Mapping[str, Tensor], guess: Guess, unknowns: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         unknown = {name: guess[name].detach().requires_grad_() for name in unknowns}
         with torch.enable_grad():
             parts = self._gradients({**guess, **unknown})
-            pairs = [target(parts[name]) for name, target in zip(self._names, self._targets)]
+            held: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
+            for key, value in data.items():
+                if key != NORMS:
+                    name, _, form_key = key.rpartition(":")
+                    held[name][form_key] = value
+            pairs = [self._forms[name](parts[name], **held[name]) for name in self._names]
             inner, simulated = (torch.stack(scalars, dim=1).double() for scalars in zip(*pairs))
-            loss = self._objective(inner, simulated, self._observed)
+            loss = self._objective(inner, simulated, data[NORMS])
             gradients = torch.autograd.grad(loss.sum(), list(unknown.values()), materialize_grads=True)
         return loss.detach(), dict(zip(unknown, gradients))
 
-    def keep(self, problems: Tensor) -> None:
-        for target in self._targets:
-            target.keep(problems)
-        self._observed = self._observed[problems]
-
-    def _gradients(self, guess: Guess) -> dict[str, Tensor | Outer]:
+    def _gradients(self, guess: Guess) -> dict[str, Part]:
         """Every observed parameter's simulated gradient per problem, large ones as factors."""
         images, labels = guess["images"], guess["labels"]
         problems, batch = images.shape[:2]
@@ -94,7 +104,7 @@ class Ghost(Evaluator):
                     raise Unfit(f"{path} is called {len(layer_calls)} times in one forward pass")
             taps = [tap for [(_, tap)] in calls.values()] + list(bare_taps.values())
             deltas = torch.autograd.grad(loss, taps, create_graph=True, materialize_grads=True)
-        parts: dict[str, Tensor | Outer] = {}
+        parts: dict[str, Part] = {}
         for (path, [(inputs, _)]), delta in zip(calls.items(), deltas):
             layer = self._layers[path]
             rule = rule_for(layer)
@@ -129,50 +139,24 @@ def _taps(layers: Mapping[str, nn.Module]) -> Iterator[Calls]:
             handle.remove()
 
 
-class _Target:
-    """One parameter's observed gradient, in the form that makes comparing it cheapest. Calls give (N,) and (N,)."""
-
-    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def keep(self, problems: Tensor) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, value[problems])
+def _formed(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """A small parameter: its simulated gradient is formed. observed: (N, size)."""
+    formed = (part.formed() if isinstance(part, Outer) else part).flatten(1)
+    return (formed * observed).sum(1), formed.square().sum(1)
 
 
-class _Formed(_Target):
-    """A small parameter: its simulated gradient is formed."""
-
-    def __init__(self, observed: Tensor) -> None:
-        self.observed = observed.flatten(1)
-
-    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
-        formed = (part.formed() if isinstance(part, Outer) else part).flatten(1)
-        return (formed * self.observed).sum(1), formed.square().sum(1)
+def _dense(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """A large weight whose observed gradient has full rank. observed: (N, out, in)."""
+    assert isinstance(part, Outer)
+    inner = (part.left * (part.right @ observed.transpose(1, 2))).sum((1, 2))
+    return inner, _gram_norm(part)
 
 
-class _Dense(_Target):
-    """A large weight whose observed gradient has full rank."""
-
-    def __init__(self, observed: Tensor) -> None:
-        self.observed = observed
-
-    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
-        assert isinstance(part, Outer)
-        inner = (part.left * (part.right @ self.observed.transpose(1, 2))).sum((1, 2))
-        return inner, _gram_norm(part)
-
-
-class _Factored(_Target):
+def _factored(part: Part, *, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """A large weight whose observed gradient is `left right^T`. left: (N, out, r); right: (N, in, r)."""
-
-    def __init__(self, left: Tensor, right: Tensor) -> None:
-        self.left, self.right = left, right
-
-    def __call__(self, part: Tensor | Outer) -> tuple[Tensor, Tensor]:
-        assert isinstance(part, Outer)
-        inner = ((part.left @ self.left) * (part.right @ self.right)).sum((1, 2))
-        return inner, _gram_norm(part)
+    assert isinstance(part, Outer)
+    inner = ((part.left @ left) * (part.right @ right)).sum((1, 2))
+    return inner, _gram_norm(part)
 
 
 def _gram_norm(part: Outer) -> Tensor:
@@ -181,19 +165,19 @@ def _gram_norm(part: Outer) -> Tensor:
     return ((part.left @ part.left.transpose(1, 2)) * (part.right @ part.right.transpose(1, 2))).sum((1, 2))
 
 
-def _target(part: Tensor | Outer, observed: Tensor) -> _Target:
-    """The cheapest way to compare this parameter's gradient: formed, or by its factors."""
+def _prepare(part: Part, observed: Tensor) -> tuple[Form, dict[str, Tensor]]:
+    """The cheapest way to compare this parameter's gradient, formed or by its factors, and what it needs to hold."""
     if not isinstance(part, Outer):
-        return _Formed(observed)
+        return _formed, {"observed": observed.flatten(1)}
     problems, rows, out = part.left.shape
     width = part.right.shape[2]
     if rows * (out + width) >= out * width:
-        return _Formed(observed)
+        return _formed, {"observed": observed.flatten(1)}
     matrix = observed.reshape(problems, out, width)
     factors = low_rank(matrix, rows)
     if factors is None or factors[0].shape[2] * (out + width) >= out * width:
-        return _Dense(matrix)
-    return _Factored(*factors)
+        return _dense, {"observed": matrix}
+    return _factored, {"left": factors[0], "right": factors[1]}
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
