@@ -3,13 +3,15 @@
     python benchmarks/patch_embedding.py [--tables rate precision noise] [--victims 8] [--json]
 
 rate        the client's gradient, over the dropout rate: `vit` on photos of 32 pixels, `vit_b16` on the same photos
-            enlarged to 224 pixels. Seconds an image are the attack's alone, on the threads in use.
+            enlarged to 224 pixels and rounded to 8 bits, as image files are. Seconds an image are the attack's alone,
+            on the threads in use.
 precision   weights returned after one step of SGD, over the learning rate and the type they are rounded to, on `vit`.
 noise       Gaussian noise on the gradient, its norm relative to the gradient's, with and without the ridge, on `vit`.
 
 PSNR is in [0, 1] pixel space, clamped, capped at 160 dB; a victim whom the attack declines counts as the mean image,
-and `declined` says how many they are. `certain` counts the images that the attack is sure of, and `expected` is the
-median PSNR that it predicts without the truth. Every update is computed here in train mode with its own dropout masks.
+and `declined` says how many they are. `certain` counts the images that the attack is sure of, `eight_bit` those that
+it could round to 8 bits, and `expected` is the PSNR of least squares alone, before that rounding, as foretold without
+the truth (median). Every update is computed here in train mode with its own dropout masks.
 """
 
 from __future__ import annotations
@@ -106,9 +108,10 @@ def clients(name: str, side: int, count: int, rate: float, seed: int) -> Clients
     dataset = data.load({"name": "photos"})
     channels, height, _ = dataset.input_shape
     chosen = torch.from_numpy(rng_for(seed, "victims").permutation(len(dataset.train_images))[:count].copy())
-    images = dataset.normalise(dataset.train_images[chosen])
+    photos = dataset.train_images[chosen].float()
     if side != height:
-        images = F.interpolate(images, (side, side), mode="bilinear")
+        photos = F.interpolate(photos, (side, side), mode="bilinear").round()
+    images = dataset.normalise(photos)
     classes = len(dataset.classes)
     model = models.build(
         {"name": name, "dropout": rate}, input_shape=(channels, side, side), classes=classes, seed=seed
@@ -149,7 +152,8 @@ def as_noisy(level: float) -> Send:
 
 def measure(victims: Clients, send: Send, *, ridge: float = 0.0) -> dict[str, Any]:
     """The attack on every client, one after another: a row of a table."""
-    dataset, scores, expected, seconds, certain, declined = victims.dataset, [], [], [], 0, 0
+    dataset, scores, expected, seconds = victims.dataset, [], [], []
+    certain = eight_bit = declined = 0
     attack = attacks.create("patch_embedding", ridge=ridge)
     std, mean = (torch.tensor(values).view(-1, 1, 1) for values in (dataset.std, dataset.mean))
     for client, image in enumerate(victims.images):
@@ -173,6 +177,7 @@ def measure(victims: Clients, send: Send, *, ridge: float = 0.0) -> dict[str, An
         else:
             guess = result.images[0]
             certain += result.details["certain"][0]
+            eight_bit += result.details["eight_bit"]
             expected.append(-20 * math.log10(result.details["expected_error"]))
         wrong = (guess * std + mean).clamp(0, 1) - (image * std + mean)
         scores.append(-10 * math.log10(max(float(wrong.double().square().mean()), 1e-16)))
@@ -181,6 +186,7 @@ def measure(victims: Clients, send: Send, *, ridge: float = 0.0) -> dict[str, An
         "median_psnr": median(scores),
         "expected": median(expected) if expected else None,
         "certain": certain / len(scores),
+        "eight_bit": eight_bit / len(scores),
         "declined": declined / len(scores),
         "seconds": median(seconds),
     }

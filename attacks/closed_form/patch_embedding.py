@@ -12,6 +12,10 @@ How sure the answer is needs no truth. The D - N equations to spare leave a resi
 equation, of whatever origin (rounding, a defense, a second image); `noise * sqrt(diag((G G^T)^-1))` is then each
 patch's expected error. The bias adds a column whose solution is known to be 1 everywhere, a second measure of it. A
 patch whose expected error is above that of the mean image is left at the mean, and counted as undetermined.
+
+Most photos are of 8 bits a channel. Where the nearest such image explains the update as well as the least squares
+solution does, it is the answer, and what float32 had rounded is restored. It is tried only where the noise is so low
+that rounding an image of more bits would leave a residual far above it: nothing is assumed about the image.
 """
 
 from __future__ import annotations
@@ -26,9 +30,13 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.patches import PatchEmbedding, patch_embedding
+from attacks.observation import Observation
 
 CERTAIN = 0.01
 """An image is certain up to this expected root mean square error, in [0, 1] pixels: 40 dB."""
+
+GRID = 0.05
+"""Pixels are tried as multiples of 1/255 below this expected error, in multiples: any other image then fails."""
 
 UNEXPLAINED = 0.5
 """Above this share of noise the update is not that of one image through a plain patch embedding."""
@@ -82,6 +90,10 @@ class PatchEmbeddingInversion(ClosedForm):
         if not determined.any():
             raise NotApplicable("the update is too noisy: no patch is expected to be better than the mean image's")
         image = embedding.image(solution.patches * determined[:, None], observation.input_shape)
+        rounded = _eight_bit(image, observation)
+        fine = bool((solution.errors * max(observation.std) * 255 < GRID).all())
+        eight_bit = self.ridge == 0 and fine and solution.explained_by(embedding.patches(rounded))
+        image = rounded if eight_bit else image
         errors = solution.errors.clamp(max=1)[:, None].expand_as(solution.patches)
         std = image.new_tensor(observation.std).view(-1, 1, 1)
         expected = float((embedding.image(errors, observation.input_shape) * std).square().mean().sqrt())
@@ -96,6 +108,7 @@ class PatchEmbeddingInversion(ClosedForm):
                 "certain": [certain] * copies,
                 "patches": len(determined),
                 "undetermined": missing,
+                "eight_bit": eight_bit,
                 "condition": solution.condition,
                 "expected_error": expected,
                 "outside": beyond,
@@ -110,6 +123,7 @@ class _Solution:
     Args:
         patches: (N, P) in normalised units, zero where a token's gradient is.
         errors: (N,) their expected root mean square errors in the same units; infinite where nothing tells.
+        tokens, weight: the system, `tokens^T X = weight`.
         residual: the relative residual.
         noise: the relative noise per equation which that residual means; infinite without equations to spare.
         condition: of the system.
@@ -117,9 +131,16 @@ class _Solution:
 
     patches: Tensor
     errors: Tensor
+    tokens: Tensor
+    weight: Tensor
     residual: float
     noise: float
     condition: float
+
+    def explained_by(self, patches: Tensor) -> bool:
+        """Whether these patches (N, P) leave no more of the update unexplained than its noise, which is never white."""
+        left = self.weight - self.tokens.T @ patches
+        return self.noise < float("inf") and float(left.norm() / self.weight.norm()) <= 3 * self.noise
 
 
 def _solve(tokens: Tensor, weight: Tensor, bias: Tensor | None, ridge: float, epsilon: float) -> _Solution:
@@ -152,7 +173,13 @@ def _solve(tokens: Tensor, weight: Tensor, bias: Tensor | None, ridge: float, ep
     if bias is not None and ridge == 0:
         ones = (inverse @ (orthogonal.T @ bias) - 1).square().mean().sqrt().expand(count)
         errors[present] = torch.where(errors[present].isinf(), ones, torch.maximum(errors[present], ones))
-    return _Solution(patches, errors, residual, noise, float(s[0] / s[-1]))
+    return _Solution(patches, errors, tokens, weight, residual, noise, float(s[0] / s[-1]))
+
+
+def _eight_bit(image: Tensor, observation: Observation) -> Tensor:
+    """The nearest image (1, C, H, W) whose pixels are k / 255."""
+    mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
+    return (((image * std + mean).clamp(0, 1) * 255).round() / 255 - mean) / std
 
 
 def _explained(solution: _Solution, *, several: bool) -> None:

@@ -50,6 +50,10 @@ class PatchEmbedding:
         """The positions, or their gradient, of the patches alone: (N, D)."""
         return _as_rows(positions, self.axis)[self.rows]
 
+    def patches(self, image: Tensor) -> Tensor:
+        """The patches (N, P) of one image (1, C, H, W)."""
+        return image.flatten()[self.pixels]
+
     def image(self, patches: Tensor, input_shape: tuple[int, int, int]) -> Tensor:
         """Patches (N, P) put back in place: (1, C, H, W)."""
         flat = patches.new_zeros(patches.numel())
