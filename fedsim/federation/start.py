@@ -101,10 +101,8 @@ def _train(
             loss = cross_entropy(model(dataset.normalise(dataset.train_images[chosen])), dataset.train_labels[chosen])
             loss.backward()
             optimiser.step()
-            if not loss.isfinite():
+            if not all(value.isfinite().all() for value in model.state_dict().values()):
                 raise RuntimeError(f"pretraining diverged in step {step}; lower model.pretrain.learning_rate")
-    if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise RuntimeError("pretraining ended in NaN or infinity; lower model.pretrain.learning_rate")
 
 
 def _batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -52,15 +52,16 @@ def restore(model: nn.Module, path: str, *, content: str | None = None) -> None:
 def _fault(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """Why a state is not one of the model, or nothing."""
     missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own]
+    unknown = sorted(name for name in state if name not in own)  # safetensors lists them in no fixed order
     if missing or unknown:
         parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has", unknown)) if names]
         return f"{' and '.join(parts)}, unlike the model's state"
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            return f"{name} has shape {tuple(value.shape)}, the model's has {tuple(own[name].shape)}"
-        if value.is_floating_point() != own[name].is_floating_point() or value.is_complex():
-            return f"{name} is {_kind(value)}, the model's is {_kind(own[name])}"
+    for name, expected in own.items():
+        value = state[name]
+        if value.shape != expected.shape:
+            return f"{name} has shape {tuple(value.shape)}, the model's has {tuple(expected.shape)}"
+        if value.is_floating_point() != expected.is_floating_point() or value.is_complex():
+            return f"{name} is {_kind(value)}, the model's is {_kind(expected)}"
         if value.is_floating_point() and not value.isfinite().all():
             return f"{name} holds NaN or infinity"
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from federation_cells import BASE, consistency_cells, work
+from federation_cells import BASE, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
 
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
@@ -17,6 +17,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     (directory.path / "cells").mkdir()
     cells = {
         **consistency_cells(),
+        **trained_cells(),
+        "checkpoint": checkpoint_cell(checkpoint(directory.path)),
         "again": work(),
         "first": work(),
         "other-defense": work(defense=[{"name": "gaussian_noise", "std": 0.1}]),

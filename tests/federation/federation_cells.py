@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+
+from fedsim import models
+from fedsim.federation.plan import Plan
+from fedsim.files import write_tensors
+from fedsim.runs.jobs import cell_key
+from fedsim.scenario import parse
 
 BASE = {
     "data": {"name": "mnist", "path": None, "image_size": None, "test_fraction": 0.2, "partition": {"kind": "iid"}},
@@ -29,6 +36,35 @@ MODELS = {
     "resnet18-group": ({"name": "resnet18", "dropout": 0.5, "width": 8, "norm": "group"}, PHOTOS),
     "vit": ({"name": "vit", "dropout": 0.25, "depth": 2, "width": 64, "heads": 4, "mlp": 64}, PHOTOS),
 }
+
+
+TRAINED = {
+    "name": "trained",
+    "model": {"name": "mlp", "width": 32, "dropout": 0.5},
+    "federation": {"clients": 3, "clients_per_round": 2, "rounds": 2, "local": {"batch_size": 2}},
+    "victims": {"rounds": [1, 2]},
+    "attacks": ["null_mean"],
+    "metrics": ["mse"],
+    "defenses": ["none", {"name": "dropout", "p": 0.75}, {"name": "gaussian_noise", "std": 0.01}],
+    "sweep": {"model.pretrain": [None, {"steps": 150}]},
+}
+"""A scenario whose models are attacked untrained and pretrained."""
+
+
+def trained_cells() -> dict[str, dict]:
+    return {cell_key(cell): cell.work() for cell in parse(TRAINED).cells()}
+
+
+def checkpoint(directory: Path) -> Path:
+    """A file of weights that no initialisation gives, for the model of `BASE`."""
+    path = directory / "own.safetensors"
+    if not path.exists():
+        write_tensors(path, {name: value + 0.01 for name, value in Plan(work(seed=77)).model().state_dict().items()})
+    return path
+
+
+def checkpoint_cell(path: Path) -> dict:
+    return work(start={"checkpoint": {"path": str(path), "content": models.fingerprint(str(path))}})
 
 
 def work(local: dict | None = None, **changes: object) -> dict:
