@@ -30,6 +30,7 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.patches import PatchEmbedding, patch_embedding
+from attacks.closed_form.tokens import Solution, solve
 from attacks.observation import Observation
 
 CERTAIN = 0.01
@@ -80,21 +81,21 @@ class PatchEmbeddingInversion(ClosedForm):
         if not tokens.any():
             raise NotApplicable(f"the gradient of {embedding.positions} is zero: frozen positions")
         epsilon = torch.finfo(observation.update[embedding.weight].dtype).eps
-        solution = _solve(tokens, weight, bias, self.ridge, epsilon)
+        solution = solve(tokens, weight, bias, ridge=self.ridge, epsilon=epsilon)
         _explained(solution, several=puzzle.images != 1)
         return self._answer(puzzle, embedding, solution)
 
-    def _answer(self, puzzle: Puzzle, embedding: PatchEmbedding, solution: _Solution) -> Reconstruction:
+    def _answer(self, puzzle: Puzzle, embedding: PatchEmbedding, solution: Solution) -> Reconstruction:
         observation = puzzle.observation
         determined = solution.errors < 1  # in units of the data's deviation: the mean image's error
         if not determined.any():
             raise NotApplicable("the update is too noisy: no patch is expected to be better than the mean image's")
-        image = embedding.image(solution.patches * determined[:, None], observation.input_shape)
+        image = embedding.image(solution.rows * determined[:, None], observation.input_shape)
         rounded = _eight_bit(image, observation)
         fine = bool((solution.errors * max(observation.std) * 255 < GRID).all())
         eight_bit = self.ridge == 0 and fine and solution.explained_by(embedding.patches(rounded))
         image = rounded if eight_bit else image
-        errors = solution.errors.clamp(max=1)[:, None].expand_as(solution.patches)
+        errors = solution.errors.clamp(max=1)[:, None].expand_as(solution.rows)
         std = image.new_tensor(observation.std).view(-1, 1, 1)
         expected = float((embedding.image(errors, observation.input_shape) * std).square().mean().sqrt())
         beyond = float(outside(image, observation))
@@ -116,76 +117,16 @@ class PatchEmbeddingInversion(ClosedForm):
         )
 
 
-@dataclass(frozen=True)
-class _Solution:
-    """The least squares solution of the patches' system.
-
-    Args:
-        patches: (N, P) in normalised units, zero where a token's gradient is.
-        errors: (N,) their expected root mean square errors in the same units; infinite where nothing tells.
-        tokens, weight: the system, `tokens^T X = weight`.
-        residual: the relative residual.
-        noise: the relative noise per equation which that residual means; infinite without equations to spare.
-        condition: of the system.
-    """
-
-    patches: Tensor
-    errors: Tensor
-    tokens: Tensor
-    weight: Tensor
-    residual: float
-    noise: float
-    condition: float
-
-    def explained_by(self, patches: Tensor) -> bool:
-        """Whether these patches (N, P) leave no more of the update unexplained than its noise, which is never white."""
-        left = self.weight - self.tokens.T @ patches
-        return self.noise < float("inf") and float(left.norm() / self.weight.norm()) <= 3 * self.noise
-
-
-def _solve(tokens: Tensor, weight: Tensor, bias: Tensor | None, ridge: float, epsilon: float) -> _Solution:
-    """Solve `G^T [X | 1] = [dL/dW | dL/db]` for X (N, P): tokens G (N, D), weight (D, P), bias (D,)."""
-    norms = tokens.norm(dim=1)
-    present = norms > 0  # a dropped token's row is zero, and its patch is nowhere in the update
-    count, equations = int(present.sum()), tokens.shape[1]
-    if tokens.sum(1).norm() <= 0.01 * tokens.norm():  # below a layer norm, one equation only says that 0 = 0
-        equations -= 1
-    if count > equations:
-        raise NotApplicable(f"{count} patches are more unknowns than a token's {equations} dimensions give equations")
-    # rows of one length condition the system best; a ridge means the same noise and the same prior everywhere
-    scale = norms[present] if ridge == 0 else norms.new_ones(count)
-    orthogonal, triangle = torch.linalg.qr((tokens[present] / scale[:, None]).T)
-    u, s, vt = torch.linalg.svd(triangle)
-    rank = int((s > epsilon * tokens.shape[1] * s[0]).sum())
-    if rank < count:
-        raise NotApplicable(f"the tokens' gradients have rank {rank}, fewer than the {count} patches")
-    damping = (ridge * s[0]) ** 2
-    inverse = vt.T * (s / (s.square() + damping)) @ u.T / scale[:, None]
-    projected = orthogonal.T @ weight
-    residual = float((weight - orthogonal @ projected).norm() / weight.norm())
-    patches, errors = tokens.new_zeros(len(tokens), weight.shape[1]), tokens.new_full((len(tokens),), float("inf"))
-    patches[present] = inverse @ projected
-    noise = residual * (equations / (equations - count)) ** 0.5 if equations > count else float("inf")
-    if noise < float("inf"):
-        # of the noise that goes through, and, with a ridge, of what is left at the mean
-        variance = inverse.square().sum(1) * (noise * weight.norm()) ** 2 / (equations * weight.shape[1])
-        errors[present] = (variance + (vt.T * (damping / (s.square() + damping))).square().sum(1)).sqrt()
-    if bias is not None and ridge == 0:
-        ones = (inverse @ (orthogonal.T @ bias) - 1).square().mean().sqrt().expand(count)
-        errors[present] = torch.where(errors[present].isinf(), ones, torch.maximum(errors[present], ones))
-    return _Solution(patches, errors, tokens, weight, residual, noise, float(s[0] / s[-1]))
-
-
 def _eight_bit(image: Tensor, observation: Observation) -> Tensor:
     """The nearest image (1, C, H, W) whose pixels are k / 255."""
     mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
     return (((image * std + mean).clamp(0, 1) * 255).round() / 255 - mean) / std
 
 
-def _explained(solution: _Solution, *, several: bool) -> None:
+def _explained(solution: Solution, *, several: bool) -> None:
     """Raise NotApplicable if the update is not one image's. `several`: it may be made of more than one."""
-    if several and solution.noise == float("inf"):
-        raise NotApplicable("no equation is left to tell whether the update is of one image or of several")
+    if solution.noise == float("inf") and (several or solution.errors.isinf().all()):
+        raise NotApplicable("no equation is left to check whether the update is that of one image")
     if several and solution.noise > SEVERAL:
         raise NotApplicable(
             "the update is of different images in its batch or steps, or too noisy to tell: "

@@ -50,6 +50,10 @@ class PatchEmbedding:
         """The positions, or their gradient, of the patches alone: (N, D)."""
         return _as_rows(positions, self.axis)[self.rows]
 
+    def of_all(self, positions: Tensor) -> Tensor:
+        """The positions, or their gradient, of all tokens: (M, D)."""
+        return _as_rows(positions, self.axis)
+
     def patches(self, image: Tensor) -> Tensor:
         """The patches (N, P) of one image (1, C, H, W)."""
         return image.flatten()[self.pixels]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attack_victims import observe, paper_mlp, psnr
-from patch_victims import tiny_vit
+from patch_victims import AprilViT, tiny_vit
 from torch import Tensor, nn
 
 import attacks
@@ -42,6 +42,7 @@ TABLE = {
     "sparse_dictionary": Outcome(
         psnr=100, dropout=0.5, model=lambda p: paper_mlp(dropout=p, inputs=64, width=64, classes=4, bias=True)
     ),
+    "april": Outcome(psnr=60, dropout=0.5, model=lambda rate: AprilViT(rate=rate), single=True),
     "null_mean": Outcome(psnr=8, dropout=0.5),
     "null_random": Outcome(psnr=5, dropout=0.5),
 }
