@@ -43,6 +43,7 @@ TABLE = {
         psnr=100, dropout=0.5, model=lambda p: paper_mlp(dropout=p, inputs=64, width=64, classes=4, bias=True)
     ),
     "april": Outcome(psnr=60, dropout=0.5, model=lambda rate: AprilViT(rate=rate), single=True),
+    "first_linear": Outcome(psnr=100, dropout=0.5, single=True),
     "null_mean": Outcome(psnr=8, dropout=0.5),
     "null_random": Outcome(psnr=5, dropout=0.5),
 }

@@ -1,0 +1,128 @@
+"""The image of a single example, read off the first linear layer, whatever dropout follows it.
+
+One vector x through `z = W x + b` at batch 1 gives `dL/dW = delta x^T` and `dL/db = delta`. With the bias, delta is
+known and x is one division (Phong et al., *Privacy-preserving deep learning: revisited and enhanced*, ATIS 2017); here
+the least-squares one over all units, `x = delta^T dL/dW / |delta|^2`. All randomness downstream is inside delta and
+does not matter, nor does the scale of the update.
+
+Without the bias the leading right singular vector v of dL/dW is the direction of x, and one number is missing: the
+signed length s. `attacks.closed_form.length` finds it, once the masks of all layers are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable, Reconstruction, register
+from attacks.closed_form.base import ClosedForm, Puzzle
+from attacks.closed_form.certify import outside
+from attacks.closed_form.first_layer import FirstLinear, first_linear
+from attacks.closed_form.length import find_length
+from attacks.closed_form.masks import Masks, read_masks, watch
+from defenses.stochastic import Dropout, stochastic_layers
+
+_EXACT = 1e-3  # the largest relative error of an image that is called certain
+_RANGE = 0.01  # and how far, in [0, 1] pixel units, it may leave the range of pixels
+_NOTHING = Masks({}, {}, {}, frozenset())
+
+
+@register("first_linear")
+@dataclass(kw_only=True, eq=False)
+class FirstLinearInversion(ClosedForm):
+    """One image through a first linear layer: exact with its bias; without it by a search for the image's length.
+
+    It is certain if the layer's gradient has rank one and, without a bias, the simulated update determines the length,
+    both to a relative error of 1e-3, if its pixels are in range, and if nothing random happened before that layer.
+    Dropout of the pixels themselves stays in the image: what it took is grey.
+    """
+
+    strength = 30
+
+    def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
+        observation, layer = puzzle.observation, first_linear(puzzle)
+        weight = puzzle.gradient(layer.weight)
+        if not (unit := weight.abs().max()):
+            raise NotApplicable(f"the gradient of {layer.weight} is zero")
+        weight = weight / unit
+        direction, rank_residual = _leading(weight)
+        if puzzle.images not in (None, 1) and rank_residual > _EXACT:
+            raise NotApplicable(
+                f"takes one image, not a batch of {puzzle.images}: the gradient of {layer.weight} has rank above one"
+            )
+        masks = read_masks(puzzle.model, observation) if puzzle.images in (None, 1) else _NOTHING
+        kept = _kept_at_the_input(puzzle, layer, masks)
+        bias = puzzle.gradient(layer.bias) / unit if layer.bias is not None else None
+        if bias is not None and bias.any():
+            route, labels = "bias", observation.labels
+            pixels = bias @ weight / bias.square().sum()
+            loss = error = _unexplained(weight, bias, pixels, layer)
+            pixels = kept * pixels
+        elif puzzle.images not in (None, 1):
+            raise NotApplicable(f"takes one image, not a batch of {puzzle.images}: {layer.weight} has no bias")
+        else:
+            route = "length"
+            found = find_length(puzzle, layer.image(kept * direction[None], observation.input_shape), masks)
+            labels, loss, error = found.labels, found.mismatch, found.error
+            pixels = kept * found.length * direction
+        image = layer.image(pixels[None], observation.input_shape)
+        random_input = _random_input(puzzle, layer)
+        certain = max(rank_residual, loss, error) <= _EXACT and not random_input
+        certain = certain and float(outside(image, observation)) <= _RANGE
+        details: dict[str, Any] = {
+            "route": route,
+            "rank_residual": rank_residual,
+            "relative_error": error,
+            # rank one of several images: they are all this one, or the others left no trace
+            "certain": [certain] + [False] * ((puzzle.images or 1) - 1),
+        }
+        if random_input:
+            details["input_dropped"] = True
+        return Reconstruction(
+            images=image.repeat(puzzle.images or 1, 1, 1, 1),
+            loss=loss,
+            labels=labels,
+            noise=masks.read or None,
+            details=details,
+        )
+
+
+def _leading(weight: Tensor) -> tuple[Tensor, float]:
+    """The leading right singular vector (inputs,) and how much of the matrix other ones hold, in [0, 1].
+
+    By power iteration: of a matrix of rank one, the first step is exact.
+    """
+    vector = weight[weight.norm(dim=1).argmax()]
+    for _ in range(30):
+        vector = weight.T @ (weight @ vector)
+        vector = vector / vector.norm()
+    rest = weight - torch.outer(weight @ vector, vector)
+    return vector, float(rest.norm() / weight.norm())
+
+
+def _unexplained(weight: Tensor, bias: Tensor, pixels: Tensor, layer: FirstLinear) -> float:
+    """The relative residual of `dL/dW = delta x^T`. Noise alone would explain 1/units of the whole by chance."""
+    residual = float((weight - torch.outer(bias, pixels)).norm() / weight.norm())
+    if 1 - residual**2 < min(4 / len(weight), 0.5):
+        raise NotApplicable(f"the gradients of {layer.weight} and {layer.bias} do not belong together")
+    return residual
+
+
+def _random_input(puzzle: Puzzle, layer: FirstLinear) -> bool:
+    """Whether what a client draws changes what enters the layer."""
+    if not puzzle.model.training:
+        return False
+    shape, own = puzzle.observation.input_shape, {"": layer.layer}
+    quiet, drawn = (watch(puzzle.model, own, shape, draw=draw)[""][0][0] for draw in (False, True))
+    return not torch.equal(quiet, drawn)
+
+
+def _kept_at_the_input(puzzle: Puzzle, layer: FirstLinear, masks: Masks) -> float:
+    """The share of the pixels that dropout before the layer keeps: inverted dropout divided the others by it."""
+    for path, dropout in stochastic_layers(puzzle.model).items():
+        if masks.readers.get(path) == layer.weight and isinstance(dropout, Dropout):
+            return 1 - dropout.p
+    return 1.0

@@ -1,0 +1,160 @@
+"""How long an image of known direction is: a search in one dimension for the observed update.
+
+With the direction v, the label and all masks known, the client's gradient g can be simulated at s v for any signed
+length s, and the right one points where the observed g* does (its norm may have been clipped):
+
+    min_s  | g(s v) / |g(s v)| - g* / |g*| |
+
+A wide logarithmic grid over both signs finds the valleys, golden sections narrow the deepest ones, and Gauss-Newton
+steps in log s end at the precision of the update.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from attacks.base import NotApplicable
+from attacks.closed_form.base import Puzzle
+from attacks.closed_form.masks import Masks
+from attacks.labels import infer_labels
+from attacks.updates import gradient
+
+_GRID = 24  # lengths of a sign, over three decades below the length of the longest image
+_VALLEYS = 3
+_SECTIONS = 10
+_STEPS = 6
+_HOPELESS = 0.5
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Length:
+    """What was found.
+
+    Args:
+        mismatch: the distance of the two unit vectors.
+        error: what the mismatch allows the length to be off, relatively.
+        labels: (1,)
+    """
+
+    length: float
+    mismatch: float
+    error: float
+    labels: Tensor
+
+
+def find_length(puzzle: Puzzle, direction: Tensor, masks: Masks) -> Length:
+    """The signed length by which to multiply an image (1, C, H, W).
+
+    Raises:
+        NotApplicable: a mask or the label is not to be had, or no length explains the update.
+    """
+    for reason in masks.unread.values():
+        raise NotApplicable(f"without a bias it needs every mask: {reason}")
+    labels = _labels(puzzle)
+    match = _Match(puzzle, direction.double(), labels, masks)
+    step = 3 * math.log(10) / (_GRID - 1)
+    longest = math.log(_longest(puzzle) / float(direction.norm()))
+    logs = [longest - step * index for index in range(_GRID)]
+    valleys: list[tuple[float, float, float]] = []  # depth, sign, log length
+    for sign in (1.0, -1.0):
+        depths = [2.0, *(match.distance(sign * math.exp(log)) for log in logs), 2.0]
+        valleys += [
+            (depths[i], sign, log) for i, log in enumerate(logs, 1) if depths[i] <= min(depths[i - 1], depths[i + 1])
+        ]
+    narrowed: list[tuple[float, float, float]] = []
+    for _, sign, log in sorted(valleys)[:_VALLEYS]:
+        at = partial(lambda sign, log: match.distance(sign * math.exp(log)), sign)
+        narrowed.append((*_golden(at, log - step, log + step), sign))
+    depth, log, sign = min(narrowed)
+    if depth > _HOPELESS:
+        raise NotApplicable(f"no length of the image explains the update: the best is off by {depth:.2g}")
+    length = sign * math.exp(log)
+    slope = 0.0
+    for _ in range(_STEPS):
+        here, up, down = (match.difference(length * factor) for factor in (1.0, math.exp(1e-5), math.exp(-1e-5)))
+        change = (up - down) / 2e-5
+        slope = float(change.norm())
+        if slope == 0:
+            raise NotApplicable("the update does not depend on the length of the image")
+        move = max(-step, min(step, -float(here @ change) / slope**2))
+        length *= math.exp(move)
+        if abs(move) < 1e-10:
+            break
+    depth = float(match.difference(length).norm())
+    return Length(length, depth, depth / slope, labels)
+
+
+def _longest(puzzle: Puzzle) -> float:
+    """No image in the range of pixels has a larger norm."""
+    observation = puzzle.observation
+    largest = [max(mean, 1 - mean) / std for mean, std in zip(observation.mean, observation.std)]
+    _, height, width = observation.input_shape
+    return math.sqrt(height * width * sum(value**2 for value in largest))
+
+
+def _labels(puzzle: Puzzle) -> Tensor:
+    """The label (1,): as granted, or, since it stands in the update of one image, inferred."""
+    observation = puzzle.observation
+    if observation.labels is None:
+        update = {name: puzzle.gradient(name) for name in puzzle.names}
+        return infer_labels(puzzle.model, update, batch_size=1, classes=observation.classes)
+    if len(observation.labels) != 1:
+        raise NotApplicable(f"the observation holds {len(observation.labels)} labels for one image")
+    return observation.labels
+
+
+class _Match:
+    """The simulated update at a length beside the observed one, both as unit vectors, in float64."""
+
+    def __init__(self, puzzle: Puzzle, direction: Tensor, labels: Tensor, masks: Masks) -> None:
+        self.model = copy.deepcopy(puzzle.model).double()
+        self.parameters = {name: value for name, value in self.model.named_parameters() if name in puzzle.names}
+        self.direction, self.labels = direction, labels.to(direction.device)
+        self.noise = {path: mask.double() for path, mask in masks.read.items()}
+        observed = {name: puzzle.gradient(name) for name in self.parameters}
+        norm = _norm(observed)
+        self.observed = {name: value / norm for name, value in observed.items()}
+
+    def distance(self, length: float) -> float:
+        """In [0, 2], to about 1e-8; 2 where the simulated update is not finite."""
+        simulated = self._simulate(length)
+        cosine = sum(float(torch.vdot(simulated[name].flatten(), o.flatten())) for name, o in self.observed.items())
+        return math.sqrt(max(0.0, 2 - 2 * cosine)) if math.isfinite(cosine) else 2.0
+
+    def difference(self, length: float) -> Tensor:
+        """Simulated minus observed, one vector."""
+        simulated = self._simulate(length)
+        return torch.cat([(simulated[name] - value).flatten() for name, value in self.observed.items()])
+
+    def _simulate(self, length: float) -> dict[str, Tensor]:
+        found = gradient(self.model, self.parameters, {}, length * self.direction, self.labels, self.noise)
+        norm = _norm(found) or 1.0
+        return {name: value.div_(norm) for name, value in found.items()}
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(value.norm()) ** 2 for value in tensors.values()))
+
+
+def _golden(value: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """The least value and where it is, by golden sections between two points around a valley."""
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = value(left), value(right)
+    for _ in range(_SECTIONS):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = value(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = value(right)
+    return min((at_left, left), (at_right, right))
