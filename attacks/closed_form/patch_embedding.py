@@ -6,7 +6,8 @@ With token embeddings `e_i = W x_i + b + pos_i` of patches x_i, whatever follows
 
 (that the positions' gradient is the tokens' is the observation of APRIL, Lu et al., CVPR 2022). G (N, D) is in the
 update, so D linear equations determine the N patches: `X = lstsq(G^T, dL/dW)`. The same holds for every sum of updates
-over the same image: several local steps, momentum, any scale.
+over the same image: several local steps, momentum, any scale. Of several steps one answer is certain at most, since a
+step whose gradient is small may have seen another image.
 
 How sure the answer is needs no truth. The D - N equations to spare leave a residual, whose size is the noise per
 equation, of whatever origin (rounding, a defense, a second image); `noise * sqrt(diag((G G^T)^-1))` is then each
@@ -101,12 +102,14 @@ class PatchEmbeddingInversion(ClosedForm):
         beyond = float(outside(image, observation))
         missing = int((~determined).sum())
         certain = self.ridge == 0 and missing == 0 and expected <= CERTAIN and beyond <= 6 * CERTAIN
-        copies = puzzle.steps  # each local step saw the one image
+        others = (
+            puzzle.steps - 1
+        )  # their images are the same, or their gradients too small to show: nothing tells which
         return Reconstruction(
-            images=image.repeat(copies, 1, 1, 1),
+            images=image.repeat(1 + others, 1, 1, 1),
             loss=solution.residual,
             details={
-                "certain": [certain] * copies,
+                "certain": [certain] + [False] * others,
                 "patches": len(determined),
                 "undetermined": missing,
                 "eight_bit": eight_bit,
