@@ -5,7 +5,7 @@ A prior maps a guess (see `attacks.unknowns`) of N problems to N penalties.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,14 +44,19 @@ class DropRate:
     """As many units are dropped as the rate says: each stochastic layer's own `penalty` of its noise, summed.
 
     For dropout that is `|(1 - mean(m)) - p|` (Scheliga et al., AAAI 2023).
+
+    Args:
+        known: the layers whose noise is known: there is nothing to believe about them.
     """
 
-    def __init__(self, weight: float, model: nn.Module) -> None:
+    def __init__(self, weight: float, model: nn.Module, *, known: Collection[str] = ()) -> None:
         self.weight = weight
-        self.layers: Mapping[str, StochasticLayer] = stochastic_layers(model)
+        layers = stochastic_layers(model)
+        self.layers: Mapping[str, StochasticLayer] = {path: v for path, v in layers.items() if path not in known}
 
     def __call__(self, guess: Guess) -> Tensor:
-        return self.weight * vmap(self._penalty)(guess["images"], noise_of(guess))
+        noise = {path: value for path, value in noise_of(guess).items() if path in self.layers}
+        return self.weight * vmap(self._penalty)(guess["images"], noise)
 
     def _penalty(self, images: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Of one problem; zero, of the images' dtype, where nothing is drawn."""

@@ -1,0 +1,110 @@
+"""Inverting Gradients with the masks that the update itself gives away: the oracle WIIG without the oracle.
+
+A unit that dropout took leaves a column of zeros in the gradient of the linear layer behind it
+(`attacks.closed_form.masks`), so that the masks of the dropout-inversion paper (Scheliga et al., AAAI 2023) need not be
+optimised where they can be read.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from attacks.base import NotApplicable, Progress, Reconstruction, register
+from attacks.closed_form.masks import Masks, read_masks
+from attacks.engine import Composition
+from attacks.iterative import IterativeAttack
+from attacks.objectives import Cosine
+from attacks.observation import Observation, ThreatModel
+from attacks.priors import DropRate, Prior, TotalVariation
+from attacks.unknowns import Images, Noise, Setting, Unknown
+from attacks.updates import attacker_copy, check_update
+
+
+@register("mask_readout")
+@dataclass(kw_only=True, eq=False)
+class MaskReadout(IterativeAttack):
+    """Masks r that were read are substituted; the masks m of the other layers, if any, stay unknown as in DIA:
+
+        min_{x, m}  1 - cos(g(x, r, m), g*) + total_variation * TV(x) + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
+
+    For one image and one local step. It declines where masks were drawn and none can be read.
+
+    Args:
+        drop_rate: weight of the drop-rate prior on masks that could not be read.
+    """
+
+    requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
+
+    drop_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._read: frozenset[str] = frozenset()  # the layers whose masks were read; `run` sets it on copies of itself
+        if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
+            raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
+
+    def compose(self, setting: Setting) -> Composition:
+        unread = {path: shape for path, shape in setting.noise_inputs.items() if path not in self._read}
+        unknowns: list[Unknown] = [Images(setting)]
+        priors: list[Prior] = [TotalVariation(self.total_variation)]
+        if unread:
+            unknowns.append(Noise(replace(setting, noise_inputs=unread)))
+            priors.append(DropRate(self.drop_rate, setting.model, known=self._read))
+        return Composition(unknowns=unknowns, objective=Cosine(), priors=priors)
+
+    def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:
+        return read_masks(setting.model, observation).read
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        threat_model: ThreatModel,
+        model: nn.Module,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Reconstruction | NotApplicable]:
+        """Victims of whom the same layers were read are one problem of the engine."""
+        results: dict[int, Reconstruction | NotApplicable] = {}
+        readings: dict[int, Masks] = {}
+        for index, observation in enumerate(observations):
+            try:
+                self.check(threat_model)
+                readings[index] = _reading(observation, threat_model, model)
+            except NotApplicable as reason:
+                results[index] = reason
+        for read in dict.fromkeys(frozenset(masks.read) for masks in readings.values()):
+            informed = copy.copy(self)
+            informed._read = read
+            members = [index for index, masks in readings.items() if masks.read.keys() == read]
+            answers = super(MaskReadout, informed).run(
+                [observations[index] for index in members], threat_model, model, seed=seed, progress=progress
+            )
+            results |= {index: _with_masks(answer, readings[index]) for index, answer in zip(members, answers)}
+        return [results[index] for index in range(len(observations))]
+
+
+def _reading(observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Masks:
+    check_update(observation, model)
+    twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
+    masks = read_masks(twin, observation)
+    if masks.unread and not masks.read:
+        raise NotApplicable(f"no mask can be read: {next(iter(masks.unread.values()))}")
+    return masks
+
+
+def _with_masks(answer: Reconstruction | NotApplicable, masks: Masks) -> Reconstruction | NotApplicable:
+    if isinstance(answer, NotApplicable):
+        return answer
+    noise = {**masks.read, **(answer.noise or {})}
+    return replace(
+        answer,
+        noise=noise or None,
+        details={**answer.details, "masks_read": sorted(masks.read), "masks_unread": dict(masks.unread)},
+    )
