@@ -1,16 +1,19 @@
 """Complete dictionary learning: the sparse vectors of a known low-dimensional space, and how sure each one is.
 
 Given left (m, r), a basis of the space that r unknown sparse vectors d_b in R^m span, find coefficients w_b (r,) with
-d_b = left w_b. Two stages:
+d_b = left w_b:
 
 1. *Where to look*: make the rows alike in length, whiten, and maximise the sum of fourth powers of Z0 A over orthogonal
    A. Sparse means spiky, and the fourth power likes spikes (Zhai, Yang, Liao, Wright, Ma, *Complete dictionary learning
    via l4-norm maximization over the orthogonal group*, JMLR 2020). One step is A <- polar(Z0^T Z^3).
-2. *Exactly there*: the d_b are correlated, so A is only near. Iteratively reweighted least squares, each row weighted by
-   1 / (z^2 + epsilon^2) with epsilon falling to the noise, walks to the nearest vector with exact zeros.
+2. *Exactly there*: the d_b are correlated, so A is only near. Iteratively reweighted least squares, for a measure that
+   tends to the number of non-zeros, walks to a vector with exact zeros. What a first attempt missed is approached by way
+   of the l1 norm, which is convex once the component along the start is held at 1.
+3. *Apart*: where two d_b are much alike the walk may end at d_1 - c d_2. With d_2 at hand that shows: wherever d_1 is
+   zero and d_2 is not, the quotient of the two vectors is the same number, -c.
 
 A vector found is *sure* if its zeros determine it and nothing else does (`_sure`): a mixture of two sparse vectors has
-zeros as well, where both are zero, and at a given rate of zeros no count tells it from a single one.
+zeros as well, where both are zero, and at an unknown rate of zeros no count tells it from a single one.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ ZERO = 6.0  # an entry within this many standard deviations of its noise is a ze
 WIDER = 10.0  # the noise may be this much larger than predicted
 SPARE_ZEROS = 8  # zeros beyond the r - 1 that any vector can be given
 LEVERAGE = 0.97  # no single zero may be needed to determine the vector
+SAME, ALIKE = 6, 1e-4  # so many quotients this close, relative to themselves, are no coincidence
+DEPENDENT = 1e-3  # a direction with less than this outside the span of others is one of them
 CHUNK = 16  # directions refined at once: bounds the memory
 
 
@@ -74,21 +79,56 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
     """The sparsest vectors that were found from this many random starts; it stops when r are sure."""
     rows = Rows(space)
     rank = space.rank
-    found = torch.zeros(rank, 0, dtype=torch.float64, device=space.left.device)
-    zeros = torch.zeros(0, dtype=torch.int64, device=found.device)
-    sure = torch.zeros(0, dtype=torch.bool, device=found.device)
-    for _ in range(starts):
-        start = torch.randn(rank, rank, generator=generator, dtype=torch.float64).to(found)
-        new = _refine(rows, _spiky(rows.whitened, _outside(start, found[:, sure])))
-        new, new_zeros, new_sure = _sure(rows, new)
-        found = torch.cat([found, new], 1)
-        zeros, sure = torch.cat([zeros, new_zeros]), torch.cat([sure, new_sure])
-        keep = _independent(found, zeros, sure)
-        found, zeros, sure = found[:, keep], zeros[keep], sure[keep]
-        if int(sure.sum()) == rank:
+    found = _Found.none(rank, space.left)
+    for attempt in range(starts):
+        start = torch.randn(rank, rank, generator=generator, dtype=torch.float64).to(space.left)
+        start = _outside(start, found.vectors[:, found.sure])
+        found = _best(found, _sure(rows, _refine(rows, _spiky(rows.whitened, start), far=attempt > 0)))
+        progress = True
+        while progress and found.count < rank:
+            before, apart = found.count, _apart(rows, found)
+            if apart.shape[1]:
+                found = _best(found, _sure(rows, _refine(rows, apart, far=False)))
+            progress = found.count > before
+        if found.count == rank:
             break
-    weights = rows.unwhiten @ found
-    return Directions(weights / weights.norm(dim=0), zeros, sure)
+    weights = rows.unwhiten @ found.vectors
+    return Directions(weights / weights.norm(dim=0), found.zeros, found.sure)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Directions (r, k) in the whitened space, with their zeros (k,) and verdicts (k,)."""
+
+    vectors: Tensor
+    zeros: Tensor
+    sure: Tensor
+
+    @staticmethod
+    def none(rank: int, like: Tensor) -> _Found:
+        return _Found(
+            like.new_zeros(rank, 0), like.new_zeros(0, dtype=torch.int64), like.new_zeros(0, dtype=torch.bool)
+        )
+
+    @property
+    def count(self) -> int:
+        """How many are sure."""
+        return int(self.sure.sum())
+
+
+def _best(old: _Found, new: _Found) -> _Found:
+    """Of both, independent directions: the sure ones first, by their zeros."""
+    vectors = torch.cat([old.vectors, new.vectors], 1)
+    zeros, sure = torch.cat([old.zeros, new.zeros]), torch.cat([old.sure, new.sure])
+    kept: list[int] = []
+    basis = vectors[:, :0]
+    for i in sorted(range(len(zeros)), key=lambda i: (-int(sure[i]), -int(zeros[i]))):
+        left = vectors[:, i] - basis @ (basis.T @ vectors[:, i])
+        left = left - basis @ (basis.T @ left)
+        if float(left.norm()) > DEPENDENT and len(kept) < len(vectors):
+            kept.append(i)
+            basis = torch.cat([basis, (left / left.norm())[:, None]], 1)
+    return _Found(vectors[:, kept], zeros[kept], sure[kept])
 
 
 def _outside(start: Tensor, known: Tensor) -> Tensor:
@@ -100,7 +140,7 @@ def _outside(start: Tensor, known: Tensor) -> Tensor:
 
 
 def _spiky(whitened: Tensor, basis: Tensor, iterations: int = 60) -> Tensor:
-    """Directions within the span of an orthonormal basis (r, q) at a maximum of the fourth power: (r, q), orthonormal."""
+    """Directions within the span of an orthonormal basis (r, q) where the fourth power has a maximum: (r, q)."""
     inside = whitened @ basis
     turn = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
     for _ in range(iterations):
@@ -111,28 +151,52 @@ def _spiky(whitened: Tensor, basis: Tensor, iterations: int = 60) -> Tensor:
     return basis @ turn
 
 
-def _refine(rows: Rows, directions: Tensor) -> Tensor:
-    """Each direction (r, k) moved to the vector with exact zeros nearest to it."""
-    return torch.cat([_refine_chunk(rows, part) for part in directions.split(CHUNK, 1)], 1)
+def _refine(rows: Rows, directions: Tensor, *, far: bool) -> Tensor:
+    """Each direction (r, k) moved to a vector with exact zeros near it; `far`: by way of the l1 norm."""
+    return torch.cat([_refine_chunk(rows, part, far) for part in directions.split(CHUNK, 1)], 1)
 
 
-def _refine_chunk(rows: Rows, directions: Tensor) -> Tensor:
-    z0 = rows.whitened
+def _refine_chunk(rows: Rows, directions: Tensor, far: bool) -> Tensor:
+    anchor = directions
+    for _ in range(15 if far else 0):
+        z = (rows.whitened @ directions).abs()
+        directions = _weighted(rows.whitened, 1 / (z + 1e-3 * z.mean(0)), anchor)
     for iteration in range(40):
-        z = z0 @ directions
+        z = rows.whitened @ directions
         width = torch.maximum(0.7**iteration * z.square().mean(0).sqrt(), rows.tolerance(directions))
-        weight = 1 / (z.square() + width.square())
-        normal = torch.stack([z0.T @ (z0 * column[:, None]) for column in weight.unbind(1)])
-        moved = torch.linalg.solve(normal, directions.T[:, :, None])[:, :, 0].T
-        moved = moved / moved.norm(dim=0)
-        still = ((moved * directions).sum(0).abs() > 1 - 1e-14).all()
-        directions = moved
-        if bool(still) and iteration > 8:
+        before, directions = directions, _weighted(rows.whitened, 1 / (z.square() + width.square()), directions)
+        if iteration > 8 and bool(((before * directions).sum(0).abs() > 1 - 1e-14).all()):
             break
     return directions
 
 
-def _sure(rows: Rows, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _weighted(whitened: Tensor, weights: Tensor, anchors: Tensor) -> Tensor:
+    """For each column, the direction of least weighted square whose component along the anchor is given: (r, k)."""
+    normal = torch.stack([whitened.T @ (whitened * column[:, None]) for column in weights.unbind(1)])
+    moved = torch.linalg.solve(normal, anchors.T[:, :, None])[:, :, 0].T
+    return moved / moved.norm(dim=0)
+
+
+def _apart(rows: Rows, found: _Found) -> Tensor:
+    """Candidates (r, k): directions that are not sure, less the multiple of another one that many of their entries
+    share."""
+    z = rows.whitened @ found.vectors
+    zero = z.abs() <= ZERO * rows.tolerance(found.vectors)
+    candidates = [z.new_zeros(len(found.vectors), 0)]
+    for i in (~found.sure).nonzero()[:, 0].tolist():
+        quotient = (z[:, i : i + 1] / z).masked_fill(zero | zero[:, i : i + 1], torch.inf)
+        quotient[:, i] = torch.inf
+        quotient = quotient.sort(0).values
+        last, middle = quotient[SAME - 1 :], quotient[SAME // 2 : len(quotient) - (SAME - 1 - SAME // 2)]
+        width = ((last - quotient[: len(last)]) / middle.abs()).nan_to_num(torch.inf)
+        narrowest, at = width.min(0)
+        for k in (narrowest < ALIKE).nonzero()[:, 0].tolist():
+            candidate = found.vectors[:, i] - middle[at[k], k] * found.vectors[:, k]
+            candidates.append((candidate / candidate.norm())[:, None])
+    return torch.cat(candidates, 1)
+
+
+def _sure(rows: Rows, directions: Tensor) -> _Found:
     """Directions (r, k) refitted to their zeros, the number of zeros, and whether these determine the direction.
 
     The zeros Z determine w if the rows of Z leave one dimension free. They do so for any vector given r - 1 zeros, and
@@ -153,7 +217,7 @@ def _sure(rows: Rows, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         refitted.append(column[:, 0])
         counts.append(int(zeros.sum()))
         verdicts.append(verdict)
-    return (
+    return _Found(
         torch.stack(refitted, 1),
         torch.tensor(counts, device=directions.device),
         torch.tensor(verdicts, device=directions.device),
@@ -187,17 +251,3 @@ def _determined(rows: Rows, zeros: Tensor, scale: float) -> bool:
         return False
     leverage = ((part @ vectors[:, 1:]).square() / values[1:]).sum(1)
     return float(leverage.max()) < LEVERAGE
-
-
-def _independent(directions: Tensor, zeros: Tensor, sure: Tensor) -> Tensor:
-    """Indices of the directions to keep: the sure ones first, by their zeros, as far as they are independent."""
-    order = sorted(range(directions.shape[1]), key=lambda i: (-int(sure[i]), -int(zeros[i])))
-    kept: list[int] = []
-    basis = directions[:, :0]
-    for i in order:
-        left = directions[:, i] - basis @ (basis.T @ directions[:, i])
-        left = left - basis @ (basis.T @ left)
-        if float(left.norm()) > 1e-3 and len(kept) < len(directions):
-            kept.append(i)
-            basis = torch.cat([basis, (left / left.norm())[:, None]], 1)
-    return torch.tensor(kept, device=directions.device)

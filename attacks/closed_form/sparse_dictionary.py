@@ -1,15 +1,15 @@
 """Whole batches through a linear first layer, by the zeros that dropout leaves.
 
-The first layer's gradients are dL/dW = D^T X and dL/db = D^T 1, with D (B, m) the back-propagated deltas of B images and
-X (B, inputs) the images. The column space of [dL/dW, dL/db] is the span of the rows of D: it is known, the rows are not.
-But a dropped unit makes an exact zero in D, and so does a silent ReLU. So the rows are *sparse vectors of a known
+The first layer's gradients are dL/dW = D^T X and dL/db = D^T 1, with D (B, m) the back-propagated deltas of B images
+and X (B, inputs) the images. The column space of [dL/dW, dL/db] is the span of the rows of D: it is known, the rows are
+not. But a dropped unit makes an exact zero in D, and so does a silent ReLU. So the rows are *sparse vectors of a known
 B-dimensional space*, and such vectors can be found (`dictionary`): no mask is guessed and nothing downstream matters.
 With D, X follows from a linear system, and the column of dL/db, which must come out as 1, gives the scales.
 
 That a layer's gradient is of low rank and that ReLU's zeros single out the images in it is due to SPEAR (Dimitrov,
-Baader, Mueller, Vechev, *SPEAR: Exact gradient inversion of batches in federated learning*, NeurIPS 2024), and that this
-is complete dictionary learning to SPEAR++ (2025). Here the zeros may also be those of dropout, so that smooth activations
-are no protection. The search itself is after Zhai et al., JMLR 2020.
+Baader, Müller, Vechev, *SPEAR: Exact gradient inversion of batches in federated learning*, NeurIPS 2024), and that it
+is a problem of dictionary learning to SPEAR++ (2025). Here the zeros may also be those of dropout, so that a smooth
+activation is no protection. The search itself is after Zhai et al., JMLR 2020.
 
 What is known of the answer without the truth. Row b of X is what is left of the update once the *other* deltas are
 projected out. So it is wrong by as much as they are: one spurious delta of large share spoils every image, one of small
