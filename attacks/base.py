@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from attacks.observation import Observation, ThreatModel
 from defenses.registry import Registry
+
+Compile = Literal["auto", "always", "never"]
 
 Progress = Callable[[int, int, float], None]
 """Called now and then by a long attack with (iterations done, iterations at most, median attack loss now)."""
@@ -67,6 +69,9 @@ class Attack:
     given: ClassVar[Mapping[str, str]] = {}
     oracle: ClassVar[bool] = False
     floor: ClassVar[bool] = False
+
+    compile: Compile = "auto"
+    """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""
 
     def check(self, threat_model: ThreatModel) -> None:
         """Raise `NotApplicable` if the threat model does not grant what this attack requires."""

@@ -161,6 +161,7 @@ class IterativeAttack(Attack):
                 patience=self.patience,
                 tolerance=self.tolerance,
             ),
+            compile=self.compile,
             progress=progress,
             watch=self.watch,
         )
@@ -250,4 +251,5 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
         noise=noise_of(guess) or None,
         iterations=int(solution.iterations[problem]),
         losses=solution.curves[problem],
+        details={"compile_seconds": solution.compile_seconds} if solution.compile_seconds else {},
     )

@@ -1,6 +1,7 @@
 """The engine does for many victims at once what a plain PyTorch loop does for one."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
-from attacks.engine import Plateau, Schedule
+from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel, program
+from attacks.step import Schedule, State, Step, slowed
 
 THREAT = ThreatModel(noise="known")
 
@@ -97,18 +98,20 @@ def test_learning_rates_fall_as_pytorchs() -> None:
     torch.manual_seed(0)
     losses = torch.rand(200, 3, dtype=torch.float64).cumsum(0).flip(0) * torch.tensor([1, 0.999, 1e-5]) + 1
     losses[60:, 0] = 1.5
-    plateau = Plateau(3, Schedule(plateau=7), torch.device("cpu"))
+    zeros = torch.zeros(3, dtype=torch.int64)
+    rate = torch.full((3,), 0.1, dtype=torch.float64)
+    state = {"plateau": torch.full((3,), torch.inf), "bad": zeros, "stale": zeros, "rate": rate}
     references = []
     for _ in range(3):
         optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
         references.append((optimiser, torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, patience=7)))
     seen = set()
     for row in losses:
-        plateau.step(row)
+        state = slowed(state, row, Schedule(plateau=7))
         for loss, (_, scheduler) in zip(row, references):
             scheduler.step(loss)
         expected = [optimiser.param_groups[0]["lr"] for optimiser, _ in references]
-        assert plateau.rate.tolist() == pytest.approx(expected, rel=1e-12)
+        assert state["rate"].tolist() == pytest.approx(expected, rel=1e-12)
         seen.update(expected)
     assert len(seen) > 3
 
@@ -225,3 +228,55 @@ def test_without_dropout_dia_is_ig() -> None:
 def test_bad_hyper_parameters_are_named(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"dropout_inversion: {next(iter(bad))} = "):
         attacks.create("dropout_inversion", **bad)
+
+
+def test_a_compiled_program_takes_the_same_steps() -> None:
+    model, observations = victims(3)
+    iterates = []
+    for compile in ("never", "always"):
+        attack, trace = attacks.create("dropout_inversion", iterations=60, plateau=7), Trace()
+        attack.watch, attack.compile = trace, compile
+        results = attack.run(observations, THREAT, model)
+        assert all(("compile_seconds" in result.details) == (compile == "always") for result in results)
+        iterates.append(trace.at)
+    for plain, compiled in zip(*iterates):
+        assert plain.keys() == compiled.keys()
+        for problem, guess in plain.items():
+            for key, value in guess.items():
+                torch.testing.assert_close(compiled[problem][key], value, rtol=0, atol=1e-8)
+
+
+def test_few_sizes_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def pretended(step: Step, state: State, *rest: object) -> Callable[..., State]:
+        sizes.append(len(state["point"]))
+        return lambda *inputs: step(*inputs)
+
+    monkeypatch.setattr(program, "_compiled", pretended)
+    model, observations = victims(9)
+    attack = attacks.create("well_informed", iterations=400, tolerance=1e-2)
+    expected = attack.run(observations, THREAT, model)
+    attack.compile = "always"
+    found = attack.run(observations, THREAT, model)
+    assert len({result.iterations for result in found}) > 3
+    assert 1 < len(sizes) <= 3
+    assert sizes[0] == 9
+    for one, other in zip(expected, found):
+        assert one.iterations == other.iterations
+        torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-6)
+
+
+def test_without_a_compiler_it_is_slower_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(*rest: object, **options: object) -> object:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    model, observations = victims(2)
+    attack = attacks.create("well_informed", iterations=5)
+    attack.compile = "always"
+    assert isinstance(attack(observations[0], THREAT, model), Reconstruction)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no C++ compiler" in caplog.text
