@@ -7,7 +7,7 @@ d_b = left w_b:
    A. Sparse means spiky, and the fourth power likes spikes (Zhai, Yang, Liao, Wright, Ma, *Complete dictionary learning
    via l4-norm maximization over the orthogonal group*, JMLR 2020). One step is A <- polar(Z0^T Z^3).
 2. *Exactly there*: the d_b are correlated, so A is only near. Iteratively reweighted least squares, for a measure that
-   tends to the number of non-zeros, walks to a vector with exact zeros. What a first attempt missed is approached by way
+   tends to the number of non-zeros, walks to a vector with exact zeros. What a first start missed is approached by way
    of the l1 norm, which is convex once the component along the start is held at 1.
 3. *Apart*: where two d_b are much alike the walk may end at d_1 - c d_2. With d_2 at hand that shows: wherever d_1 is
    zero and d_2 is not, the quotient of the two vectors is the same number, -c.
@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.closed_form.low_rank import LowRank
 
@@ -93,7 +93,7 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
         if found.count == rank:
             break
     weights = rows.unwhiten @ found.vectors
-    return Directions(weights / weights.norm(dim=0), found.zeros, found.sure)
+    return Directions(weights / weights.norm(dim=0), found.zeros, _unambiguous(rows, found))
 
 
 @dataclass(frozen=True)
@@ -180,20 +180,45 @@ def _weighted(whitened: Tensor, weights: Tensor, anchors: Tensor) -> Tensor:
 def _apart(rows: Rows, found: _Found) -> Tensor:
     """Candidates (r, k): directions that are not sure, less the multiple of another one that many of their entries
     share."""
-    z = rows.whitened @ found.vectors
-    zero = z.abs() <= ZERO * rows.tolerance(found.vectors)
-    candidates = [z.new_zeros(len(found.vectors), 0)]
-    for i in (~found.sure).nonzero()[:, 0].tolist():
+    share, factor = _shared_quotients(rows, found.vectors)
+    candidates = [
+        found.vectors[:, i] - factor[i, k] * found.vectors[:, k]
+        for i, k in share.nonzero().tolist()
+        if not found.sure[i]
+    ]
+    if not candidates:
+        return found.vectors[:, :0]
+    return nn.functional.normalize(torch.stack(candidates, 1), dim=0)
+
+
+def _shared_quotients(rows: Rows, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether vector i is the same multiple of vector k in many entries, and which multiple: (k, k) each."""
+    z = rows.whitened @ vectors
+    zero = z.abs() <= ZERO * rows.tolerance(vectors)
+    share = torch.zeros(z.shape[1], z.shape[1], dtype=torch.bool, device=z.device)
+    factor = torch.zeros_like(share, dtype=z.dtype)
+    if len(z) < SAME:
+        return share, factor
+    for i in range(z.shape[1]):
         quotient = (z[:, i : i + 1] / z).masked_fill(zero | zero[:, i : i + 1], torch.inf)
         quotient[:, i] = torch.inf
         quotient = quotient.sort(0).values
-        last, middle = quotient[SAME - 1 :], quotient[SAME // 2 : len(quotient) - (SAME - 1 - SAME // 2)]
-        width = ((last - quotient[: len(last)]) / middle.abs()).nan_to_num(torch.inf)
-        narrowest, at = width.min(0)
-        for k in (narrowest < ALIKE).nonzero()[:, 0].tolist():
-            candidate = found.vectors[:, i] - middle[at[k], k] * found.vectors[:, k]
-            candidates.append((candidate / candidate.norm())[:, None])
-    return torch.cat(candidates, 1)
+        first, last = quotient[: len(z) - SAME + 1], quotient[SAME - 1 :]
+        narrowest, at = ((last - first) / (0.5 * (last + first)).abs()).nan_to_num(torch.inf).min(0)
+        share[i] = narrowest < ALIKE
+        factor[i] = quotient.gather(0, at[None] + SAME // 2)[0]
+    return share, factor
+
+
+def _unambiguous(rows: Rows, found: _Found) -> Tensor:
+    """Which of the sure directions (k,) remain so beside the others.
+
+    If all deltas are multiples of one vector on their supports, as with two classes and a single hidden layer of ReLU,
+    differences of two are as sparse as each is, and no zeros tell them apart.
+    """
+    share, _ = _shared_quotients(rows, found.vectors)
+    both = share & found.sure & found.sure[:, None]
+    return found.sure & ~both.any(0) & ~both.any(1)
 
 
 def _sure(rows: Rows, directions: Tensor) -> _Found:

@@ -16,6 +16,8 @@ from torch import Tensor
 from attacks.base import NotApplicable
 
 OVERSAMPLE = 12  # singular values beyond those expected: they show the level of the noise
+FIRST_LOOK = 256  # singular values, where nothing is known of the rank
+GAP = 1.5  # between neighbours; those of noise lie closer
 ABOVE_NOISE = 3.0  # a singular value counts if it exceeds the noise's largest by this factor
 POWER_ITERATIONS = 2
 
@@ -29,6 +31,7 @@ class LowRank:
         values: (r,), descending.
         right: (n, r), orthonormal columns.
         noise: (m,) standard deviation of an entry of each row of what is left over.
+        column_noise: (n,) likewise of each column.
         residual: its norm, relative to that of the matrix.
     """
 
@@ -36,6 +39,7 @@ class LowRank:
     values: Tensor
     right: Tensor
     noise: Tensor
+    column_noise: Tensor
     residual: float
 
     @property
@@ -57,33 +61,36 @@ def low_rank(matrix: Tensor, *, expected: int | None, generator: torch.Generator
         raise NotApplicable("the first layer's gradient is zero")
     if expected is not None and expected >= full:
         raise NotApplicable(f"{expected} images leave the first layer no rank to spare: it has {full}")
-    size = min(full, (expected or 16) + OVERSAMPLE)
+    size = min(full, FIRST_LOOK if expected is None else expected + OVERSAMPLE)
     left, values, right = _sketch(matrix, size, generator)
-    while expected is None and not _ends_in_noise(values, norm):
-        if size == full:
+    while expected is None:
+        expected = _last_gap(values, norm)
+        if expected is None and size == full:
             raise NotApplicable("the first layer's gradient has no low rank: noise, or more images than it is wide")
-        size = min(full, 2 * size)
-        left, values, right = _sketch(matrix, size, generator)
-    ceiling = size - OVERSAMPLE if expected is None else expected
-    noise = max(float(values[ceiling]), 1e-15 * full * float(values[0]))
-    rank = int((values[:ceiling] > ABOVE_NOISE * noise).sum())
+        if expected is None:
+            size = min(full, 2 * size)
+            left, values, right = _sketch(matrix, size, generator)
+    noise = max(float(values[expected]), 1e-15 * full * float(values[0]))
+    rank = int((values[:expected] > ABOVE_NOISE * noise).sum())
     if rank == 0:
         raise NotApplicable("nothing in the first layer's gradient stands above its noise")
     left, values, right = left[:, :rank], values[:rank], right[:, :rank]
     rest = matrix - (matrix @ right) @ right.T
     noise_of_row = rest.norm(dim=1) / max(matrix.shape[1] - rank, 1) ** 0.5
-    return LowRank(left, values, right, noise_of_row, float(rest.norm() / matrix.norm()))
+    noise_of_column = rest.norm(dim=0) / max(matrix.shape[0] - rank, 1) ** 0.5
+    return LowRank(left, values, right, noise_of_row, noise_of_column, float(rest.norm()) / norm)
 
 
-def _ends_in_noise(values: Tensor, norm: float) -> bool:
-    """Whether the smallest of these singular values are those of noise: all alike, with next to no energy left."""
-    left_over = max(norm**2 - float(values.square().sum()), 0.0) ** 0.5
-    tail = values[-OVERSAMPLE:]
-    return (
-        len(values) > OVERSAMPLE
-        and left_over < 1e-2 * norm
-        and (float(tail[-1]) > 0.8 * float(tail[0]) or float(tail[0]) < 1e-13 * norm)
-    )
+def _last_gap(values: Tensor, norm: float) -> int | None:
+    """How many singular values come before the last clear gap, if hardly any energy is left after it."""
+    floor = 1e-15 * len(values) * float(values[0])
+    considered = values[: len(values) - OVERSAMPLE + 1].clamp_min(floor)
+    gaps = (considered[:-1] > GAP * considered[1:]).nonzero()[:, 0]
+    if len(gaps) == 0:
+        return None
+    rank = int(gaps[-1]) + 1
+    left_over = max(norm**2 - float(values[:rank].square().sum()), 0.0) ** 0.5
+    return rank if left_over < 1e-2 * norm else None
 
 
 def _sketch(matrix: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

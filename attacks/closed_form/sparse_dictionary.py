@@ -76,8 +76,9 @@ class SparseDictionary(ClosedForm):
         rows = torch.linalg.solve(weights, space.values[:, None] * space.right.T)
         error = _error(space, weights, is_sure, directions.zeros, rows)
         if first.bias is not None:
-            scale = rows[:, -1]
+            scale, slack = rows[:, -1], space.column_noise[-1] * torch.linalg.inv(weights).norm(dim=1)
             rows = rows[:, :-1]
+            error = error + 3 * slack / scale.abs() * rows.square().mean(1).sqrt()
         else:
             activity = (space.left @ weights).abs().T @ puzzle.weight(first.weight)
             scale = _filling(first.image(rows, observation.input_shape), activity, observation)
