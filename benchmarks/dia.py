@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--model", default="mlp", help="mlp, lenet, resnet18 or vit; the MLP is without bias, as the paper's"
     )
-    parser.add_argument("--init", help="of lenet: uniform, xavier or default")
+    parser.add_argument("--keys", type=json.loads, default={}, help='further keys of the model: {"width": 16}')
     parser.add_argument("--data", default="mnist", help="mnist or photos")
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--victims", type=int, default=16)
@@ -67,8 +67,7 @@ def clients(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Observati
     spec: dict[str, Any] = {"name": arguments.model, "dropout": arguments.dropout}
     if arguments.model == "mlp":
         spec["bias"] = False
-    if arguments.init:
-        spec["init"] = arguments.init
+    spec |= arguments.keys
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=arguments.seed)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))

@@ -1,0 +1,124 @@
+"""How many iterations does Cut need for the quality at which the Dropout Inversion Attack ends? Measured.
+
+    python benchmarks/cut.py --model lenet --data mnist --victims 4 --iterations 3000
+
+Both attacks run the same Adam schedule for the same number of iterations (no victim is stopped earlier) on the same
+clients, from the same starting images. One row per victim: the PSNR of each answer (its iterate of lowest attack loss),
+and for each attack the first iteration at which an iterate has the PSNR of DIA's answer, and at which it has 30 dB. The
+truth is used for measuring only. The last row holds the medians; an attack that never gets there counts its budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from dia import clients, psnr
+from torch import Tensor
+
+import attacks
+from attacks import NotApplicable, Observation, ThreatModel
+from attacks.unknowns import Guess
+
+ATTACKS = ("dropout_inversion", "cut")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="lenet")
+    parser.add_argument("--init", help="of lenet: uniform, xavier or default")
+    parser.add_argument("--keys", type=json.loads, default={}, help='further keys of the model: {"width": 16}')
+    parser.add_argument("--data", default="mnist", help="mnist or photos")
+    parser.add_argument("--dropout", type=float, default=0.5)
+    parser.add_argument("--victims", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--total-variation", type=float, default=1e-5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
+    arguments = parser.parse_args()
+    arguments.batch_size = 1
+    images, observations, model, std = clients(arguments)
+    limits = {
+        "iterations": arguments.iterations,
+        "learning_rate": arguments.learning_rate,
+        "total_variation": arguments.total_variation,
+        "tolerance": 0.0,
+    }
+    runs = {name: trace(name, limits, images, observations, model, std) for name in ATTACKS}
+    rows = [compare(runs, str(victim), [victim]) for victim in range(arguments.victims)]
+    rows.append(compare(runs, "median", list(range(arguments.victims))))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(
+        f"{arguments.model} {arguments.init or ''} {arguments.keys or ''} on {arguments.data}, dropout "
+        f"{arguments.dropout}, {arguments.iterations} iterations, {torch.get_num_threads()} threads; "
+        + ", ".join(f"{name} {run['seconds']:.0f} s" for name, run in runs.items())
+    )
+    print("  ".join(f"{column:>9}" for column in rows[0]))
+    for row in rows:
+        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values())
+        print("  ".join(f"{cell:>9}" for cell in cells))
+
+
+def trace(
+    name: str,
+    limits: dict[str, Any],
+    images: list[Tensor],
+    observations: list[Observation],
+    model: torch.nn.Module,
+    std: Tensor,
+) -> dict[str, Any]:
+    """One attack on all clients at once: its answers' PSNR, and every iterate's, (iterations, victims)."""
+    truth = torch.stack(images)
+    curve = torch.full((limits["iterations"], len(images)), -torch.inf)
+
+    def watch(iteration: int, problems: Tensor, guess: Guess) -> None:
+        errors = (std * (guess["images"] - truth[problems])).square().flatten(1).mean(1)
+        curve[iteration, problems] = -10 * errors.clamp_min(1e-16).log10()
+
+    attack = attacks.create(name, **limits)
+    attack.watch = watch  # type: ignore[attr-defined]
+    begin = time.perf_counter()
+    results = attack.run(observations, ThreatModel(), model)
+    seconds = time.perf_counter() - begin
+    final = []
+    for image, result in zip(images, results):
+        if isinstance(result, NotApplicable):
+            raise SystemExit(f"{name}: {result}")
+        final.append(psnr(result.images, image, std))
+    return {"final": final, "curve": curve, "seconds": seconds}
+
+
+def compare(runs: dict[str, dict[str, Any]], label: str, victims: list[int]) -> dict[str, Any]:
+    """Both attacks on these victims, medians where they are several."""
+    dia, cut = (runs[name] for name in ATTACKS)
+    to_dia, cut_to_dia = (
+        median(first(run["curve"][:, v], dia["final"][v] - 1e-3) for v in victims) for run in (dia, cut)
+    )
+    to_30, cut_to_30 = (median(first(run["curve"][:, v], 30.0) for v in victims) for run in (dia, cut))
+    return {
+        "victim": label,
+        "dia_db": median(dia["final"][v] for v in victims),
+        "cut_db": median(cut["final"][v] for v in victims),
+        "dia_its": int(to_dia),
+        "cut_its": int(cut_to_dia),
+        "ratio": cut_to_dia / max(1, to_dia),
+        "dia_30db": int(to_30),
+        "cut_30db": int(cut_to_30),
+    }
+
+
+def first(curve: Tensor, quality: float) -> int:
+    """The first iteration at which a curve has this quality, or its length."""
+    reached = (curve >= quality).nonzero()
+    return int(reached[0]) if len(reached) else len(curve)
+
+
+if __name__ == "__main__":
+    main()
