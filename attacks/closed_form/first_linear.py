@@ -21,13 +21,12 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.first_layer import FirstLinear, first_linear
-from attacks.closed_form.length import find_length
+from attacks.closed_form.length import find_length, mismatch
 from attacks.closed_form.masks import Masks, read_masks, watch
 from defenses.stochastic import Dropout, stochastic_layers
 
 _EXACT = 1e-3  # the largest relative error of an image that is called certain
 _RANGE = 0.01  # and how far, in [0, 1] pixel units, it may leave the range of pixels
-_NOTHING = Masks({}, {}, {}, frozenset())
 
 
 @register("first_linear")
@@ -35,56 +34,61 @@ _NOTHING = Masks({}, {}, {}, frozenset())
 class FirstLinearInversion(ClosedForm):
     """One image through a first linear layer: exact with its bias; without it by a search for the image's length.
 
-    It is certain if the layer's gradient has rank one and, without a bias, the simulated update determines the length,
-    both to a relative error of 1e-3, if its pixels are in range, and if nothing random happened before that layer.
-    Dropout of the pixels themselves stays in the image: what it took is grey.
+    It is certain if the layer's gradient has rank one, if the simulated update determines the length (without a bias)
+    or agrees with it (with one, and where all masks are read), all to a relative error of 1e-3, if the pixels are in
+    range, and if nothing random happened before that layer. With a bias and masks that are not read, its weight and its
+    bias are taken to be scaled alike. Dropout of the pixels themselves stays in the image: what it took is grey.
     """
 
     strength = 30
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
-        observation, layer = puzzle.observation, first_linear(puzzle)
+        layer = first_linear(puzzle)
+        single = puzzle.images in (None, 1)
         weight = puzzle.gradient(layer.weight)
         if not (unit := weight.abs().max()):
             raise NotApplicable(f"the gradient of {layer.weight} is zero")
         weight = weight / unit
         direction, rank_residual = _leading(weight)
-        if puzzle.images not in (None, 1) and rank_residual > _EXACT:
-            raise NotApplicable(
-                f"takes one image, not a batch of {puzzle.images}: the gradient of {layer.weight} has rank above one"
-            )
-        masks = read_masks(puzzle.model, observation) if puzzle.images in (None, 1) else _NOTHING
+        if puzzle.images != 1 and rank_residual > _EXACT:
+            raise NotApplicable(f"takes one image, not a batch: the gradient of {layer.weight} has rank above one")
+        masks = read_masks(puzzle.model, puzzle.observation) if single else Masks({}, {}, {}, frozenset())
         kept = _kept_at_the_input(puzzle, layer, masks)
         bias = puzzle.gradient(layer.bias) / unit if layer.bias is not None else None
+
+        def as_image(pixels: Tensor) -> Tensor:
+            return layer.image(kept * pixels[None], puzzle.observation.input_shape)
+
         if bias is not None and bias.any():
-            route, labels = "bias", observation.labels
+            route, labels = "bias", puzzle.observation.labels
             pixels = bias @ weight / bias.square().sum()
-            loss = error = _unexplained(weight, bias, pixels, layer)
-            pixels = kept * pixels
-        elif puzzle.images not in (None, 1):
-            raise NotApplicable(f"takes one image, not a batch of {puzzle.images}: {layer.weight} has no bias")
+            image, loss = as_image(pixels), _unexplained(weight, bias, pixels, layer)
+            # weight and bias may have been clipped each by itself: only a simulation shows that
+            simulated = mismatch(puzzle, image, masks) if single else None
+            error = max(loss, simulated or 0.0)
+        elif single:
+            found = find_length(puzzle, as_image(direction), masks)
+            route, labels, loss, error = "length", found.labels, found.mismatch, found.error
+            image = found.length * as_image(direction)
         else:
-            route = "length"
-            found = find_length(puzzle, layer.image(kept * direction[None], observation.input_shape), masks)
-            labels, loss, error = found.labels, found.mismatch, found.error
-            pixels = kept * found.length * direction
-        image = layer.image(pixels[None], observation.input_shape)
+            raise NotApplicable(f"takes one image, not a batch of {puzzle.images}: {layer.weight} has no bias")
+
         random_input = _random_input(puzzle, layer)
-        certain = max(rank_residual, loss, error) <= _EXACT and not random_input
-        certain = certain and float(outside(image, observation)) <= _RANGE
+        in_range = float(outside(image, puzzle.observation)) <= _RANGE
+        certain = max(rank_residual, loss, error) <= _EXACT and in_range and not random_input
+        count = puzzle.images or 1
         details: dict[str, Any] = {
             "route": route,
             "rank_residual": rank_residual,
             "relative_error": error,
+            "input_dropped": random_input,
             # rank one of several images: they are all this one, or the others left no trace
-            "certain": [certain] + [False] * ((puzzle.images or 1) - 1),
+            "certain": [certain] + [False] * (count - 1),
         }
-        if random_input:
-            details["input_dropped"] = True
         return Reconstruction(
-            images=image.repeat(puzzle.images or 1, 1, 1, 1),
+            images=image.repeat(count, 1, 1, 1),
             loss=loss,
-            labels=labels,
+            labels=labels if labels is not None and len(labels) == count else None,
             noise=masks.read or None,
             details=details,
         )

@@ -92,6 +92,20 @@ def find_length(puzzle: Puzzle, direction: Tensor, masks: Masks) -> Length:
     return Length(length, depth, depth / slope, labels)
 
 
+def mismatch(puzzle: Puzzle, image: Tensor, masks: Masks) -> float | None:
+    """The distance of the simulated update of an image (1, C, H, W) from the observed one, both as unit vectors.
+
+    None where it cannot be known: a mask was not read, or the label is not to be had.
+    """
+    if masks.unread:
+        return None
+    try:
+        labels = _labels(puzzle)
+    except NotApplicable:
+        return None
+    return float(_Match(puzzle, image.double(), labels, masks).difference(1.0).norm())
+
+
 def _longest(puzzle: Puzzle) -> float:
     """No image in the range of pixels has a larger norm."""
     observation = puzzle.observation
