@@ -73,6 +73,9 @@ class Attack:
     compile: Compile = "auto"
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""
 
+    compile_seconds: float = 0.0
+    """What compiling has taken so far: no part of the time that an attack takes."""
+
     def check(self, threat_model: ThreatModel) -> None:
         """Raise `NotApplicable` if the threat model does not grant what this attack requires."""
         for aspect, accepted in self.requires.items():

@@ -13,9 +13,10 @@ A subclass states its composition; its fields are the keys that a scenario may s
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -30,6 +31,8 @@ from attacks.observation import Observation, ThreatModel
 from attacks.seeds import generator_for
 from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of
 from attacks.updates import attacker_copy, check_update, examples, observed_gradient
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,6 +61,8 @@ class IterativeAttack(Attack):
 
     def __post_init__(self) -> None:
         self.watch: Watch | None = None  # for measurements: sees every step and can change nothing
+        # values by name for a victim's first start that are better than random ones: what another attack has learnt
+        self.warm_start: Callable[[Observation], Mapping[str, Tensor]] = lambda observation: {}
         for key in ("iterations", "restarts", "plateau", "patience"):
             value = getattr(self, key)
             if not isinstance(value, int) or value < 1:
@@ -111,6 +116,25 @@ class IterativeAttack(Attack):
     def _attack(
         self, group: list[_Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
     ) -> dict[int, Reconstruction | NotApplicable]:
+        """All victims of a group, in halves if they do not fit into memory together."""
+        try:
+            return self._attack_at_once(group, threat_model, model, seed, progress)
+        except RuntimeError as fault:
+            if len(group) == 1 or not _out_of_memory(fault):
+                raise
+        half = -(-len(group) // 2)
+        log.warning("%s: %d victims do not fit into memory; %d at once", self.name, len(group), half)
+        results: dict[int, Reconstruction | NotApplicable] = {}
+        for part in (group[:half], group[half:]):
+            results |= self._attack(part, threat_model, model, seed, progress)
+        for result in results.values():
+            if isinstance(result, Reconstruction):
+                result.details.setdefault("at_once", half)
+        return results
+
+    def _attack_at_once(
+        self, group: list[_Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
+    ) -> dict[int, Reconstruction | NotApplicable]:
         """All victims of a group and all their restarts, at once."""
         results: dict[int, Reconstruction | NotApplicable] = {}
         try:
@@ -132,8 +156,9 @@ class IterativeAttack(Attack):
 
         like = next(setting.model.parameters())
         starts = [
-            _start(composition, seed, victim.observation, restart)
+            _start(composition, seed, victim.observation, restart, warm if restart == 0 else {})
             for victim in attacked
+            for warm in [self.warm_start(victim.observation)]
             for restart in range(self.restarts)
         ]
         start = _stack(starts, like)
@@ -165,6 +190,7 @@ class IterativeAttack(Attack):
             progress=progress,
             watch=self.watch,
         )
+        self.compile_seconds += solution.compile_seconds
         best = solution.loss.view(len(attacked), self.restarts).argmin(dim=1)
         for number, victim in enumerate(attacked):
             results[victim.index] = _answer(solution, number * self.restarts + int(best[number]), victim)
@@ -213,6 +239,11 @@ class _Victim:
         )
 
 
+def _out_of_memory(fault: RuntimeError) -> bool:
+    """CUDA has an exception for it; the processor's allocator has only words."""
+    return isinstance(fault, torch.OutOfMemoryError) or "can't allocate memory" in str(fault)
+
+
 def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Setting:
     observation = victim.observation
     twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
@@ -227,11 +258,14 @@ def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Se
     )
 
 
-def _start(composition: Composition, seed: int, observation: Observation, restart: int) -> dict[str, Tensor]:
+def _start(
+    composition: Composition, seed: int, observation: Observation, restart: int, warm: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     def draw(purpose: str) -> torch.Generator:
         return generator_for(seed, purpose, round=observation.round, client=observation.client, restart=restart)
 
-    return {name: value for unknown in composition.unknowns for name, value in unknown.start(draw).items()}
+    random = {name: value for unknown in composition.unknowns for name, value in unknown.start(draw).items()}
+    return {name: warm.get(name, value).to(value) for name, value in random.items()}
 
 
 def _stack(problems: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
@@ -251,5 +285,5 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
         noise=noise_of(guess) or None,
         iterations=int(solution.iterations[problem]),
         losses=solution.curves[problem],
-        details={"compile_seconds": solution.compile_seconds} if solution.compile_seconds else {},
+        details={"compiled": True} if solution.compile_seconds else {},
     )

@@ -86,6 +86,7 @@ class MaskReadout(IterativeAttack):
             answers = super(MaskReadout, informed).run(
                 [observations[index] for index in members], threat_model, model, seed=seed, progress=progress
             )
+            self.compile_seconds = informed.compile_seconds
             results |= {index: _with_masks(answer, readings[index]) for index, answer in zip(members, answers)}
         return [results[index] for index in range(len(observations))]
 

@@ -32,6 +32,7 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
     """Run the job that `spec` describes on a cell's observations; leave the answer at `target`."""
     name = spec["attack"]["name"]
     algorithm = attacks.create(name, **{key: value for key, value in spec["attack"].items() if key != "name"})
+    algorithm.compile = spec["engine"]["compile"]
     threat_model = threat_model_of(spec)
     seen = [observations.load(cell, spec["round"], client, threat_model) for client in spec["clients"]]
     threat_model = ThreatModel(**{**threat_model.as_dict(), **seen[0].derived})  # type: ignore[arg-type]
@@ -46,7 +47,7 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
         seed=spec["seed"],
         progress=report,
     )
-    seconds = (time.perf_counter() - started) / len(seen)
+    seconds = (time.perf_counter() - started - algorithm.compile_seconds) / len(seen)
     tensors: dict[str, Tensor] = {}
     clients: dict[str, Any] = {}
     for client, answer in zip(spec["clients"], answers, strict=True):

@@ -45,6 +45,7 @@ TABLE = {
     "april": Outcome(psnr=60, dropout=0.5, model=lambda rate: AprilViT(rate=rate), single=True),
     "first_linear": Outcome(psnr=100, dropout=0.5, single=True),
     "mask_readout": Outcome(psnr=30, dropout=0.5, params={"iterations": 600}, single=True),
+    "cascade": Outcome(psnr=30, dropout=0.5, params={"iterations": 1200}),
     "null_mean": Outcome(psnr=8, dropout=0.5),
     "null_random": Outcome(psnr=5, dropout=0.5),
 }

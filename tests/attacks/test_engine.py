@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel, program
+from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel, iterative, program
 from attacks.step import Schedule, State, Step, slowed
 
 THREAT = ThreatModel(noise="known")
@@ -237,7 +237,8 @@ def test_a_compiled_program_takes_the_same_steps() -> None:
         attack, trace = attacks.create("dropout_inversion", iterations=60, plateau=7), Trace()
         attack.watch, attack.compile = trace, compile
         results = attack.run(observations, THREAT, model)
-        assert all(("compile_seconds" in result.details) == (compile == "always") for result in results)
+        assert all(("compiled" in result.details) == (compile == "always") for result in results)
+        assert (attack.compile_seconds > 0) == (compile == "always")
         iterates.append(trace.at)
     for plain, compiled in zip(*iterates):
         assert plain.keys() == compiled.keys()
@@ -280,3 +281,21 @@ def test_without_a_compiler_it_is_slower_and_says_so(
     assert isinstance(attack(observations[0], THREAT, model), Reconstruction)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "no C++ compiler" in caplog.text
+
+
+def test_victims_that_do_not_fit_into_memory_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, observations = victims(5)
+    attack = attacks.create("dropout_inversion", iterations=30)
+    expected = attack.run(observations, THREAT, model)
+    solve = iterative.solve
+
+    def small_memory(composition, evaluator, start, *rest, **options):  # type: ignore[no-untyped-def]
+        if len(start["images"]) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9999 bytes.")
+        return solve(composition, evaluator, start, *rest, **options)
+
+    monkeypatch.setattr(iterative, "solve", small_memory)
+    found = attack.run(observations, THREAT, model)
+    assert [result.details["at_once"] for result in found] == [2, 2, 2, 3, 3]
+    for one, other in zip(expected, found):
+        torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-6)

@@ -1,0 +1,139 @@
+"""The strongest answer there is: algebra where it applies, optimisation for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, NotApplicable, Progress, Reconstruction, create, get, names, register
+from attacks.closed_form.base import ClosedForm
+from attacks.iterative import IterativeAttack
+from attacks.observation import Observation, ThreatModel
+from attacks.unknowns import NOISE
+
+FALLBACKS = ("cut", "mask_readout", "dropout_inversion")
+"""What optimises where no closed form is certain: the attack that has most read off the update comes first."""
+
+
+@register("cascade")
+@dataclass(kw_only=True, eq=False)
+class Cascade(Attack):
+    """Try the closed forms, the strongest first; the first that is certain of all its images, by checks that need no
+    truth, is the answer. Otherwise optimise, starting from what was learnt.
+
+    `details["stage"]` names the attack that answered, `details["declined"]` says why those before it did not. Images of
+    a batch that a closed form is certain of are kept, and stand in the place of the optimised images nearest to them.
+
+    Args:
+        iterations: at most this many, of the attack that optimises.
+        restarts: its random starts per victim; the first one is what was learnt, if anything was.
+    """
+
+    iterations: int = 20_000
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        create(FALLBACKS[-1], iterations=self.iterations, restarts=self.restarts)  # says what is wrong with them
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        threat_model: ThreatModel,
+        model: nn.Module,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Reconstruction | NotApplicable]:
+        trials = [_algebra(observation, threat_model, model, seed) for observation in observations]
+        for name in FALLBACKS:
+            open_ones = [index for index, trial in enumerate(trials) if trial.answer is None]
+            if not open_ones:
+                break
+            attack = create(name, iterations=self.iterations, restarts=self.restarts)
+            assert isinstance(attack, IterativeAttack)
+            attack.compile = self.compile
+            seen = [observations[index] for index in open_ones]
+            attack.warm_start = _learnt({id(observations[index]): trials[index] for index in open_ones})
+            for index, answer in zip(open_ones, attack.run(seen, threat_model, model, seed=seed, progress=progress)):
+                trials[index].note(name, answer)
+            self.compile_seconds += attack.compile_seconds
+        return [trial.result() for trial in trials]
+
+
+@dataclass
+class _Trial:
+    """One victim on its way through the stages.
+
+    Args:
+        partial: the answer of the strongest closed form that was not certain of everything.
+    """
+
+    declined: dict[str, str]
+    answer: Reconstruction | None = None
+    partial: Reconstruction | None = None
+
+    def note(self, name: str, answer: Reconstruction | NotApplicable) -> None:
+        """Take an optimised answer, or the reason why there is none."""
+        if isinstance(answer, NotApplicable):
+            self.declined[name] = str(answer)
+        else:
+            kept = _keep_certain(self.partial, answer) if self.partial is not None else answer
+            self.answer = replace(kept, details={**kept.details, "stage": name})
+
+    def result(self) -> Reconstruction | NotApplicable:
+        if self.answer is not None:
+            return replace(self.answer, details={**self.answer.details, "declined": self.declined})
+        if self.partial is not None:  # nothing optimises here, e.g. labels are not granted: uncertain is all there is
+            return replace(self.partial, details={**self.partial.details, "declined": self.declined})
+        return NotApplicable("; ".join(f"{name}: {reason}" for name, reason in self.declined.items()))
+
+
+def _algebra(observation: Observation, threat_model: ThreatModel, model: nn.Module, seed: int) -> _Trial:
+    """What the closed forms make of one victim."""
+    trial = _Trial({})
+    for name in sorted(_closed_forms(), key=lambda name: (-_closed_forms()[name].strength, name)):
+        [answer] = create(name).run([observation], threat_model, model, seed=seed)
+        if isinstance(answer, NotApplicable):
+            trial.declined[name] = str(answer)
+        elif all(answer.details["certain"]):
+            trial.answer = answer
+            return trial
+        else:
+            trial.declined[name] = f"certain of {sum(answer.details['certain'])} of {len(answer.images)} images"
+            trial.partial = trial.partial or answer
+    return trial
+
+
+def _closed_forms() -> Mapping[str, type[ClosedForm]]:
+    return {name: cls for name in names() if issubclass(cls := get(name), ClosedForm)}
+
+
+def _learnt(trials: Mapping[int, _Trial]) -> Callable[[Observation], Mapping[str, Tensor]]:
+    """Where to start with an observation: at the image and the masks of a closed form that was not certain.
+
+    Of a batch only masks would help, since a closed form does not know which of its images has which label.
+    """
+
+    def start(observation: Observation) -> Mapping[str, Tensor]:
+        partial = trials[id(observation)].partial
+        if partial is None or len(partial.images) != 1:
+            return {}
+        noise = {NOISE + path: value for path, value in (partial.noise or {}).items()}
+        return {"images": partial.images, **noise}
+
+    return start
+
+
+def _keep_certain(partial: Reconstruction, optimised: Reconstruction) -> Reconstruction:
+    """The optimised images, with those that are certain in the places of their nearest ones."""
+    images, free = optimised.images.clone(), list(range(len(optimised.images)))
+    certain = [False] * len(images)
+    for image, sure in zip(partial.images.to(images), partial.details["certain"]):
+        if sure and free:
+            distances = (images[free] - image).flatten(1).square().sum(1)
+            place = free.pop(int(torch.argmin(distances)))
+            images[place], certain[place] = image, True
+    return replace(optimised, images=images, details={**optimised.details, "certain": certain})

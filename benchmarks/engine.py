@@ -1,0 +1,236 @@
+"""How much faster is the engine than attacking one victim after another?
+
+    python benchmarks/engine.py [--rows mlp:mnist:16 ...] [--json]     # compiles one program a row: some minutes
+    python benchmarks/engine.py --converge [--dropout 0.25]            # until 16 MLP victims have all converged
+
+One row per model and number of victims, for the Dropout Inversion Attack. Both sides run in one process, in turns, and
+the best turn of each counts. *plain* is the attack as a paper's code would write it: one victim, autograd through
+autograd, `torch.optim.Adam`. *engine* is `attacks.create("dropout_inversion")` on all victims at once. Both in
+victim-steps a second (one step of one victim, masks included), compile time apart. The peak of the process's memory
+while the engine runs, above what it held before, is per victim; `--compile never` shows the engine without compilation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from dia import clients, psnr
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+import attacks
+from attacks import Observation, ThreatModel
+from attacks.unknowns import Guess
+from attacks.updates import attacker_copy
+
+ATTACK = "dropout_inversion"
+ROWS = ("mlp:mnist:16", "mlp:mnist:128", "lenet:photos:16", "vit:photos:16")
+TURNS = 3
+SECONDS = 6  # a turn of either side takes about so long
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="MODEL:DATA:VICTIMS")
+    parser.add_argument("--dropout", type=float)
+    parser.add_argument("--compile", default="always", choices=["always", "never", "auto"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--converge", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.converge:
+        rows = [converge(arguments.dropout or 0.25, arguments.compile)]
+    else:
+        rows = [speed(row, arguments.dropout or 0.5, arguments.compile) for row in arguments.rows]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for number, row in enumerate(rows):
+        if number == 0:
+            print("  ".join(f"{column:>{max(len(column), 18)}}" for column in row))
+        print("  ".join(f"{_short(value):>{max(len(column), 18)}}" for column, value in row.items()))
+
+
+def speed(row: str, dropout: float, compile: str) -> dict[str, Any]:
+    """Victim-steps a second of both sides."""
+    model_name, data, count = row.split(":")
+    victims = int(count)
+    _, observations, model, _ = _clients(model_name, data, dropout, victims)
+    twin = attacker_copy(model, observations[0].state)
+    steps = 4
+    _plain(twin, observations[0], steps=2)
+    plain_steps = _enough(lambda n: _plain(twin, observations[0], steps=n), steps)
+    plain, engine, peak, compiling = [], [], [], 0.0
+    engine_steps = 20
+    for turn in range(TURNS + 1):  # the first finds out how many steps a turn may have, and fills the compiler's cache
+        begin = time.perf_counter()
+        _plain(twin, observations[0], steps=plain_steps)
+        plain.append(plain_steps / (time.perf_counter() - begin))
+        seconds, memory, compile_seconds = _engine(observations, model, engine_steps, compile)
+        compiling = max(compiling, compile_seconds)
+        if turn == 0:
+            engine_steps = max(20, round(engine_steps * SECONDS / seconds))
+            continue
+        engine.append(victims * (engine_steps - WARM) / seconds)
+        peak.append(memory / victims)
+    return {
+        "model": model_name,
+        "data": data,
+        "attack": ATTACK,
+        "victims": victims,
+        "plain": max(plain),
+        "engine": max(engine),
+        "speedup": max(engine) / max(plain),
+        "peak_mb_per_victim": min(peak),
+        "compile_seconds": compiling,
+    }
+
+
+def converge(dropout: float, compile: str, victims: int = 16) -> dict[str, Any]:
+    """Seconds until all victims' attack loss is below 1e-5: all at once, and one after another."""
+    images, observations, model, std = _clients("mlp", "mnist", dropout, victims)
+    twin = attacker_copy(model, observations[0].state)
+    begin = time.perf_counter()
+    alone = [_plain(twin, observation, steps=20_000, tolerance=1e-5) for observation in observations]
+    plain = time.perf_counter() - begin
+    attack = attacks.create(ATTACK)
+    attack.compile = compile  # type: ignore[assignment]
+    begin = time.perf_counter()
+    together = attack.run(observations, ThreatModel(), model)
+    engine = time.perf_counter() - begin
+    return {
+        "model": "mlp",
+        "attack": ATTACK,
+        "victims": victims,
+        "dropout": dropout,
+        "plain_seconds": plain,
+        "engine_seconds": engine,
+        "compile_seconds": attack.compile_seconds,
+        "speedup": plain / engine,
+        "plain_psnr": median(psnr(guess, truth, std) for guess, truth in zip(alone, images)),
+        "engine_psnr": median(psnr(answer.images, truth, std) for answer, truth in zip(together, images)),  # type: ignore[union-attr]
+        "engine_converged": sum(answer.loss < 1e-5 for answer in together),  # type: ignore[union-attr]
+    }
+
+
+WARM = 5
+"""Iterations before the clock starts: the first one compiles."""
+
+
+def _engine(observations: list[Observation], model: nn.Module, steps: int, compile: str) -> tuple[float, float, float]:
+    """Seconds of the iterations after the first few, peak memory in MB, seconds of compiling."""
+    attack = attacks.create(ATTACK, iterations=steps, tolerance=0, patience=steps)
+    attack.compile = compile  # type: ignore[assignment]
+    begin = 0.0
+
+    def watch(iteration: int, problems: Tensor, guess: Guess) -> None:
+        nonlocal begin
+        if iteration == WARM:
+            begin = time.perf_counter()
+
+    attack.watch = watch  # type: ignore[attr-defined]
+    with _peak_memory() as peak:
+        attack.run(observations, ThreatModel(), model)
+    return time.perf_counter() - begin, peak[0], attack.compile_seconds
+
+
+def _plain(model: nn.Module, observation: Observation, *, steps: int, tolerance: float = 0.0) -> Tensor:
+    """The Dropout Inversion Attack on one victim as its paper states it; the image."""
+    generator = torch.Generator().manual_seed(observation.client)
+    images = torch.randn(1, *observation.input_shape, generator=generator).requires_grad_()
+    assert observation.noise is not None
+    masks = {
+        path: torch.empty_like(mask).bernoulli_(0.5, generator=generator).requires_grad_()
+        for path, mask in observation.noise.items()
+    }
+    rates = {path: model.get_submodule(path).p for path in masks}
+    low, high = (
+        torch.tensor([(side - m) / s for m, s in zip(observation.mean, observation.std)]).view(-1, 1, 1)
+        for side in (0, 1)
+    )
+    parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+    target = torch.cat([observation.update[name].flatten() for name in parameters])
+    optimiser = torch.optim.Adam([images, *masks.values()], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.1, patience=800)
+    best, answer = torch.inf, images.detach().clone()
+    for _ in range(steps):
+        logits = functional_call(model, {**parameters, **{f"{p}.noise": m for p, m in masks.items()}}, (images,))
+        loss = F.cross_entropy(logits, observation.labels)
+        gradient = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+        loss = 1 - F.cosine_similarity(torch.cat([g.flatten() for g in gradient]), target, dim=0)
+        loss = loss + 1e-5 * (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean())
+        loss = loss + 1e-4 * torch.stack([((1 - m.mean()) - rates[p]).abs() for p, m in masks.items()]).sum()
+        images.grad, *gradients = torch.autograd.grad(loss, [images, *masks.values()])
+        images.grad.sign_()
+        for mask, own in zip(masks.values(), gradients):
+            mask.grad = own
+        value = loss.item()
+        if value < best:
+            best, answer = value, images.detach().clone()
+        if value < tolerance:
+            break
+        optimiser.step()
+        with torch.no_grad():
+            images.copy_(images.clamp(low, high))
+            for mask in masks.values():
+                mask.clamp_(0, 1)
+        scheduler.step(value)
+    return answer
+
+
+def _clients(model: str, data: str, dropout: float, victims: int) -> Any:
+    return clients(
+        argparse.Namespace(model=model, data=data, dropout=dropout, victims=victims, batch_size=1, seed=0, keys={})
+    )
+
+
+def _enough(run: Any, steps: int) -> int:
+    """How many steps take about as long as a turn."""
+    begin = time.perf_counter()
+    run(steps)
+    return max(steps, round(steps * SECONDS / (time.perf_counter() - begin)))
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """The peak of the resident memory in MB above what it is now, sampled; in the list when the block ends."""
+    pages, page = Path("/proc/self/statm"), os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def resident() -> float:
+        return int(pages.read_text().split()[1]) * page
+
+    before, peak, stop = resident(), [0.0], threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], resident() - before)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
