@@ -7,8 +7,7 @@ loss, `softmax(W h + b) - onehot` for cross-entropy. Hence
 
 are of rank one together and give both vectors exactly. Without a bias their lengths are open: `delta` is known up to a
 factor, and `log delta_k = t (W v)_k + const` over the classes k other than the label, a straight line in the logits of
-the unit vector v along h; its slope t is the length of h. A column of dL/dW that is zero belongs to a unit that was
-dropped (or to a ReLU that was silent: no gradient passes it either way).
+the unit vector v along h; its slope t is the length of h.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import NotApplicable
+from attacks.closed_form.masks import zero_columns
 from attacks.observation import Observation
 from attacks.unknowns import Setting
 from attacks.updates import observed_gradient
-from defenses.stochastic import Dropout, stochastic_layers
 
 _MARGIN = 32
 """How much larger than rounding explains a residual may be."""
@@ -37,15 +36,11 @@ class Head:
 
     Args:
         weight, bias: its parameter names; bias is None where it has none.
-        dropout: the path of the dropout layer whose output the head reads, None if there is none that draws.
-        mask_input: the shape of that layer's input, (1, ...).
     """
 
     layer: nn.Linear
     weight: str
     bias: str | None
-    dropout: str | None
-    mask_input: torch.Size
 
 
 @dataclass(frozen=True)
@@ -55,14 +50,10 @@ class Reading:
     Args:
         features: its input (units,) float64, zero where dropped.
         delta: the gradient at its output (classes,) float64, scaled as the update is: clipping scales it.
-        mask: what the dropout layer before the head drew (1, ...), None without one.
-        residual: what rank one leaves of the head's gradient, relative.
     """
 
     features: Tensor
     delta: Tensor
-    mask: Tensor | None
-    residual: float
 
 
 def find_head(setting: Setting) -> Head:
@@ -78,8 +69,7 @@ def find_head(setting: Setting) -> Head:
         return lambda layer, inputs, output: calls.setdefault(path, []).append((inputs[0], output))
 
     watched = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear)}
-    drawing = {path: m for path, m in stochastic_layers(model).items() if path in setting.noise_inputs}
-    handles = [module.register_forward_hook(watch(path)) for path, module in {**watched, **drawing}.items()]
+    handles = [layer.register_forward_hook(watch(path)) for path, layer in watched.items()]
     like = next(model.parameters())
     probe = torch.rand(1, *setting.input_shape, generator=torch.Generator().manual_seed(0)).to(like)
     try:
@@ -88,31 +78,21 @@ def find_head(setting: Setting) -> Head:
     finally:
         for handle in handles:
             handle.remove()
-    linear = [path for path in calls if path in watched]
-    if not linear:
+    if not calls:
         raise NotApplicable("the model has no linear layer, so no linear head")
-    path = linear[-1]
+    path = list(calls)[-1]
     [(seen, made), *others] = calls[path]
     if others or seen.dim() != 2 or len(seen) != 1:
         raise NotApplicable(f"the last linear layer, {path}, sees more than one vector an image")
     if not torch.equal(made, logits):
         raise NotApplicable(f"the logits are not the output of the last linear layer, {path}")
-    before = [p for p in calls if p in drawing and isinstance(drawing[p], Dropout)]
-    before = [p for p in before if torch.equal(calls[p][-1][1].flatten(1), seen)]
     prefix = f"{path}." if path else ""
     layer = watched[path]
-    assert isinstance(layer, nn.Linear)
-    return Head(
-        layer,
-        f"{prefix}weight",
-        None if layer.bias is None else f"{prefix}bias",
-        before[-1] if before else None,
-        setting.noise_inputs[before[-1]] if before else torch.Size(),
-    )
+    return Head(layer, f"{prefix}weight", None if layer.bias is None else f"{prefix}bias")
 
 
-def read_head(head: Head, observation: Observation, setting: Setting, label: int) -> Reading:
-    """The features, the delta and the mask at the head.
+def read_head(head: Head, observation: Observation, label: int) -> Reading:
+    """The features and the delta at the head.
 
     Args:
         observation: an update of one image in one step, as a gradient or a weight delta; it holds the head.
@@ -120,7 +100,7 @@ def read_head(head: Head, observation: Observation, setting: Setting, label: int
 
     Raises:
         NotApplicable: the head's gradient is zero or no single outer product (noise, pruning, more images), or does not
-            determine the vectors' lengths, or is not that of a softmax cross-entropy, or its zeros are not dropout's.
+            determine the vectors' lengths, or is not that of a softmax cross-entropy.
     """
     names = [head.weight] if head.bias is None else [head.weight, head.bias]
     exact = observed_gradient(replace(observation, update={n: observation.update[n].double() for n in names}))
@@ -144,10 +124,7 @@ def read_head(head: Head, observation: Observation, setting: Setting, label: int
     delta, features = delta / length, features[: head.layer.in_features] * length
     if abs(delta.sum()) > _MARGIN * rounding * max(1.0, float(length)) * delta.norm():
         raise NotApplicable("the delta at the head does not add up to zero: the loss is no softmax cross-entropy")
-    dropped = exact[head.weight].abs().amax(0) <= _floor(observation, head.weight)
-    features = features.masked_fill(dropped, 0)
-    mask = None if head.dropout is None else _mask(head, setting, ~dropped)
-    return Reading(features, delta, mask, residual)
+    return Reading(features.masked_fill(zero_columns(observation, head.weight), 0), delta)
 
 
 def _length(head: Head, delta: Tensor, features: Tensor, label: int, rounding: float) -> Tensor:
@@ -172,24 +149,6 @@ def _length(head: Head, delta: Tensor, features: Tensor, label: int, rounding: f
     return length
 
 
-def _mask(head: Head, setting: Setting, kept: Tensor) -> Tensor:
-    """The 0-1 mask (1, ...) of the layer before the head, whose output has the nonzero entries `kept`."""
-    assert head.dropout is not None
-    layer = stochastic_layers(setting.model)[head.dropout]
-    assert isinstance(layer, Dropout)
-    value = kept.view(head.mask_input).to(next(setting.model.parameters()))
-    drawn = layer.sample(torch.zeros_like(value), torch.Generator().manual_seed(0)).shape
-    shared = [dim for dim, size in enumerate(drawn) if size != value.shape[dim]]  # e.g. a whole channel at once
-    mask = value.amax(shared, keepdim=True) if shared else value
-    most = (1 - layer.p) + 6 * (layer.p * (1 - layer.p) / mask.numel()) ** 0.5
-    if mask.mean() > most:
-        raise NotApplicable(
-            f"{mask.mean():.0%} of the units before the head have a gradient, at a drop rate of {layer.p:g}: its "
-            "zeros are not dropout's"
-        )
-    return mask
-
-
 def _rounding(observation: Observation, names: list[str], size: float) -> float:
     """How large a relative error the update's precision explains."""
     eps = torch.finfo(getattr(torch, observation.precision)).eps
@@ -201,12 +160,3 @@ def _rounding(observation: Observation, names: list[str], size: float) -> float:
     if rounding > _COARSEST:
         raise NotApplicable(f"the head's weight delta has lost its digits: rounding is {rounding:.0%} of it")
     return rounding
-
-
-def _floor(observation: Observation, weight: str) -> Tensor | float:
-    """Up to which size an entry of each column counts as zero: exactly zero, but for weight decay taken out again."""
-    local = observation.local
-    if observation.kind == "gradient" or local is None or local.weight_decay == 0:
-        return 0.0
-    eps = torch.finfo(getattr(torch, observation.precision)).eps
-    return 4 * eps * observation.state[weight].double().abs().amax(0) / local.learning_rate

@@ -1,27 +1,25 @@
 """Cut: at batch size 1 the head of a model can be read off its update, dropout included; only what lies before it is
 left to be matched.
 
-The gradient of a linear head is one outer product: its input h, the mask of the dropout before it and the delta of the
-loss are exact (`attacks.head`; that a single input can be read off a linear layer with bias is Phong et al., IEEE TIFS
-2018). With delta held at what was observed, the loss may be replaced by the linear function `<delta, logits>`: the same
-gradient everywhere, and nothing random, no softmax and no label is left behind the features.
+The gradient of a linear head is one outer product: its input h and the delta of the loss are exact (`attacks.head`;
+that an input can be read off a linear layer with bias is Phong et al., IEEE TIFS 2018), and so is the mask of the
+dropout before it (`attacks.closed_form.masks`). With delta held at what was observed, the loss may be replaced by the
+linear function `<delta, logits>`: the same gradient everywhere, and nothing random, no softmax and no label is left
+behind the features.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
 from attacks.base import NotApplicable, register
 from attacks.engine import Composition
 from attacks.head import find_head, read_head
-from attacks.iterative import IterativeAttack
+from attacks.matching.mask_readout import MaskReadout
 from attacks.observation import Observation
-from attacks.priors import DropRate, Prior, TotalVariation
-from attacks.unknowns import NOISE, Images, Noise, Setting, Unknown
+from attacks.unknowns import Setting
 
 
 class UpstreamAndFeatures:
@@ -48,44 +46,23 @@ class UpstreamAndFeatures:
 
 @register("cut")
 @dataclass(kw_only=True, eq=False)
-class Cut(IterativeAttack):
+class Cut(MaskReadout):
     """Match the features that the head saw and the gradients before it, with the head's delta and mask as observed:
 
         min_x  1 - cos(g(x), g*) + |h(x) - h*|^2 / (2 |h*|^2) + total_variation * TV(x)
 
     with g the gradient of `<delta*, logits>` in the parameters before the head. For one image and one local step, and a
-    model that ends in a linear layer on one vector, as convolutional ones do. Dropout elsewhere in the model is
-    optimised with the image, as the Dropout Inversion Attack does.
-
-    Args:
-        drop_rate: weight of the drop-rate prior on masks that could not be read.
+    model that ends in a linear layer on one vector, as convolutional ones do. Masks elsewhere in the model are read or
+    optimised, as in the base.
     """
 
-    requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
-
-    drop_rate: float = 1e-4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
-            raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
-
     def compose(self, setting: Setting) -> Composition:
-        if setting.images != 1:
-            raise NotApplicable(f"needs a batch of one image and one local step; this update is of {setting.images}")
         head = find_head(setting)
         names = [name for name, _ in setting.model.named_parameters()]
         upstream = [place for place, name in enumerate(names) if name not in (head.weight, head.bias)]
         if not upstream:
             raise NotApplicable("no layer with parameters lies before the head")
-        unread = {path: shape for path, shape in setting.noise_inputs.items() if path != head.dropout}
-        unknowns: list[Unknown] = [Images(setting)]
-        priors: list[Prior] = [TotalVariation(self.total_variation)]
-        if unread:
-            unknowns.append(Noise(replace(setting, noise_inputs=unread)))
-            priors.append(DropRate(self.drop_rate, setting.model))
-        objective = UpstreamAndFeatures(upstream, names.index(head.weight))
-        return Composition(unknowns=unknowns, objective=objective, priors=priors)
+        return replace(super().compose(setting), objective=UpstreamAndFeatures(upstream, names.index(head.weight)))
 
     def known(self, observation: Observation, labels: Tensor, setting: Setting) -> dict[str, Tensor]:
         head = find_head(setting)
@@ -94,10 +71,7 @@ class Cut(IterativeAttack):
             raise NotApplicable(f"the update lacks {', '.join(missing)}")
         if not any(observation.update[name].any() for name in parameters if name not in (head.weight, head.bias)):
             raise NotApplicable("no gradient passes the head: the update is zero before it")
-        reading = read_head(head, observation, setting, int(labels))
+        delta = read_head(head, observation, int(labels)).delta
         # Cross-entropy with "probabilities" y that add up to zero is -<y, logits>, exactly: the softmax cancels.
-        delta = reading.delta - reading.delta.mean()
-        fixed = {"labels": -delta[None].to(next(iter(parameters.values())))}
-        if reading.mask is not None:
-            fixed[NOISE + str(head.dropout)] = reading.mask
-        return fixed
+        y = (delta.mean() - delta)[None].to(next(iter(parameters.values())))
+        return {**super().known(observation, labels, setting), "labels": y}
