@@ -2,8 +2,8 @@
 
     python benchmarks/cut.py --model lenet --data mnist --victims 4 --iterations 3000
 
-Both attacks run the same Adam schedule for the same number of iterations (no victim is stopped earlier) on the same
-clients, from the same starting images. One row per victim: the PSNR of each answer (its iterate of lowest attack loss),
+Both attacks run for the same number of iterations (no victim is stopped earlier) on the same clients, from the same
+starting images, with the same Adam; `--plateau` gives both the same patience before its rate falls. One row per victim: the PSNR of each answer (its iterate of lowest attack loss),
 and for each attack the first iteration at which an iterate has the PSNR of DIA's answer, and at which it has 30 dB. The
 truth is used for measuring only. The last row holds the medians; an attack that never gets there counts its budget.
 """
@@ -30,14 +30,14 @@ ATTACKS = ("dropout_inversion", "cut")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lenet")
-    parser.add_argument("--init", help="of lenet: uniform, xavier or default")
-    parser.add_argument("--keys", type=json.loads, default={}, help='further keys of the model: {"width": 16}')
+    parser.add_argument("--keys", type=json.loads, default={}, help='further keys of the model: {"init": "xavier"}')
     parser.add_argument("--data", default="mnist", help="mnist or photos")
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--victims", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--total-variation", type=float, default=1e-5)
+    parser.add_argument("--plateau", type=int, help="of both; else each attack's own, 800 and 200")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
@@ -48,7 +48,10 @@ def main() -> None:
         "learning_rate": arguments.learning_rate,
         "total_variation": arguments.total_variation,
         "tolerance": 0.0,
+        "patience": arguments.iterations,
     }
+    if arguments.plateau:
+        limits |= {"plateau": arguments.plateau}
     runs = {name: trace(name, limits, images, observations, model, std) for name in ATTACKS}
     rows = [compare(runs, str(victim), [victim]) for victim in range(arguments.victims)]
     rows.append(compare(runs, "median", list(range(arguments.victims))))
@@ -56,7 +59,7 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     print(
-        f"{arguments.model} {arguments.init or ''} {arguments.keys or ''} on {arguments.data}, dropout "
+        f"{arguments.model} {arguments.keys or ''} on {arguments.data}, dropout "
         f"{arguments.dropout}, {arguments.iterations} iterations, {torch.get_num_threads()} threads; "
         + ", ".join(f"{name} {run['seconds']:.0f} s" for name, run in runs.items())
     )
