@@ -3,9 +3,10 @@
     python benchmarks/cut.py --model lenet --data mnist --victims 4 --iterations 3000
 
 Both attacks run for the same number of iterations (no victim is stopped earlier) on the same clients, from the same
-starting images, with the same Adam; `--plateau` gives both the same patience before its rate falls. One row per victim: the PSNR of each answer (its iterate of lowest attack loss),
-and for each attack the first iteration at which an iterate has the PSNR of DIA's answer, and at which it has 30 dB. The
-truth is used for measuring only. The last row holds the medians; an attack that never gets there counts its budget.
+starting images, with the same Adam; `--plateau` gives both the same patience before its rate falls. One row per victim:
+the PSNR of each answer (its iterate of lowest attack loss), and for each attack the first iteration at which an iterate
+has the PSNR of DIA's answer, and at which it has 30 dB. The truth is used for measuring only. The last row holds the
+medians; an attack that never gets there counts its budget.
 """
 
 from __future__ import annotations
