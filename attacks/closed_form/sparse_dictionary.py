@@ -27,9 +27,10 @@ from torch import Tensor
 from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
-from attacks.closed_form.dictionary import Directions, sparse_directions
+from attacks.closed_form.dictionary import sparse_directions
 from attacks.closed_form.first_layer import first_linear
 from attacks.closed_form.low_rank import LowRank, low_rank
+from attacks.closed_form.sparsity import Directions
 from attacks.observation import Observation
 from attacks.seeds import generator_for
 
@@ -72,15 +73,16 @@ class SparseDictionary(ClosedForm):
         sure = int(directions.sure.sum())
         if sure == 0 and not (space.rank == 1 and puzzle.images == 1):
             raise NotApplicable(f"no zeros of dropout or ReLU stand out in the {space.rank} dimensions of the update")
-        weights, is_sure = _complete(directions, space.rank)
-        rows = torch.linalg.solve(weights, space.values[:, None] * space.right.T)
-        error = _error(space, weights, is_sure, directions.zeros, rows)
+        directions = _complete(directions, space.rank)
+        inverse = torch.linalg.inv(directions.weights)
+        rows = inverse * space.values @ space.right.T
+        error = _error(space, directions, inverse, rows)
         if first.bias is not None:
-            scale, slack = rows[:, -1], space.column_noise[-1] * torch.linalg.inv(weights).norm(dim=1)
+            scale, slack = rows[:, -1], space.column_noise[-1] * inverse.norm(dim=1)
             rows = rows[:, :-1]
             error = error + 3 * slack / scale.abs() * rows.square().mean(1).sqrt()
         else:
-            activity = (space.left @ weights).abs().T @ puzzle.weight(first.weight)
+            activity = (space.left @ directions.weights).abs().T @ puzzle.weight(first.weight)
             scale = _filling(first.image(rows, observation.input_shape), activity, observation)
         visible = scale.abs() > 0
         images = first.image(rows / torch.where(visible, scale, 1)[:, None], observation.input_shape)
@@ -104,31 +106,28 @@ class SparseDictionary(ClosedForm):
         return Reconstruction(images=images, loss=space.residual, details=details)
 
 
-def _complete(directions: Directions, rank: int) -> tuple[Tensor, Tensor]:
-    """The directions (r, r), unsure ones added at random where fewer than r were found; and which are sure (r,)."""
-    weights, sure = directions.weights, directions.sure
-    lacking = rank - weights.shape[1]
-    if lacking:
-        rest = torch.linalg.qr(weights, mode="complete").Q[:, rank - lacking :]
-        weights = torch.cat([weights, rest], 1)
-        sure = torch.cat([sure, sure.new_zeros(lacking)])
-    return weights, sure
+def _complete(found: Directions, rank: int) -> Directions:
+    """As many directions as the rank, with arbitrary ones, which are not sure, for those that were not found."""
+    lacking = rank - found.weights.shape[1]
+    if lacking == 0:
+        return found
+    weights = torch.linalg.qr(found.weights, mode="complete").Q[:, rank - lacking :]
+    none = found.zeros.new_zeros(lacking)
+    return found + Directions(weights, none, none.to(weights), none.bool())
 
 
-def _error(space: LowRank, weights: Tensor, sure: Tensor, zeros: Tensor, rows: Tensor) -> Tensor:
+def _error(space: LowRank, directions: Directions, inverse: Tensor, rows: Tensor) -> Tensor:
     """A bound on the root mean squared error of each of the rows (r, inputs), which are not yet scaled.
 
     Three parts: the rounding of the update itself; of the other deltas the sure ones, each wrong by its rounding; and
     those that are not sure, which may be mixed with this one by as much as their own share.
     """
-    size = rows.square().mean(1).sqrt()
     noise = (space.left.square().T @ space.noise.square()).sqrt()
-    rounding = (torch.linalg.inv(weights) * noise).norm(dim=1)
-    spread = (weights / space.values[:, None]).norm(dim=0) * space.noise.square().mean().sqrt()
-    count = torch.cat([zeros, zeros.new_ones(len(sure) - len(zeros))])
-    slip = torch.where(sure, spread * (len(space.left) / count.clamp_min(1)).sqrt(), 1.0)
-    others = (slip * size).square()
-    return 3 * (rounding.square() + others.sum() - others).sqrt()
+    rounding = (inverse * noise).norm(dim=1)
+    spread = (directions.weights / space.values[:, None]).norm(dim=0) * space.noise.square().mean().sqrt()
+    spread = spread * directions.excess * (len(space.left) / directions.zeros.clamp_min(1)).sqrt()
+    slip = torch.where(directions.sure, spread, 1.0) * rows.square().mean(1).sqrt()
+    return 3 * (rounding.square() + slip.square().sum() - slip.square()).sqrt()
 
 
 def _filling(images: Tensor, activity: Tensor, observation: Observation) -> Tensor:
@@ -140,7 +139,8 @@ def _filling(images: Tensor, activity: Tensor, observation: Observation) -> Tens
     sign = torch.where((images.flatten(1) * activity).sum(1) < 0, -1.0, 1.0).to(images)
     mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
     steps = images * std * sign.view(-1, 1, 1, 1)
-    return sign * torch.maximum(steps / (1 - mean), -steps / mean).flatten(1).amax(1)
+    black, white = mean.clamp_min(1e-3), (1 - mean).clamp_min(1e-3)  # a mean at the end of the range leaves no room
+    return sign * torch.maximum(steps / white, -steps / black).flatten(1).amax(1)
 
 
 def _in_range(images: Tensor, observation: Observation) -> Tensor:
