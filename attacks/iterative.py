@@ -42,7 +42,7 @@ class IterativeAttack(Attack):
     Args:
         iterations: at most this many.
         restarts: random starts per victim; the one with the lowest attack loss is the answer.
-        learning_rate: of Adam, at the start.
+        learning_rate: at the start.
         total_variation: weight of the smoothness prior.
         tolerance: a total loss below it stops.
         plateau: iterations without improvement after which the learning rate falls by 10.
@@ -278,8 +278,9 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
     if not solution.loss[problem].isfinite():
         return NotApplicable("the matching loss is not finite: the simulated update is zero or not a number")
     guess = {name: value[problem].cpu() for name, value in solution.guess.items()}
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (victim.observation.mean, victim.observation.std))
     return Reconstruction(
-        images=guess["images"],
+        images=guess["images"].clamp(-mean / std, (1 - mean) / std),  # an image, whatever the search went through
         loss=solution.loss[problem].item(),
         labels=victim.labels,
         noise=noise_of(guess) or None,

@@ -24,7 +24,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks.base import Compile
-from attacks.step import State, Step
+from attacks.optimisers import State
+from attacks.step import Step
 from attacks.unknowns import Guess
 
 log = logging.getLogger(__name__)

@@ -7,18 +7,16 @@ The whole iteration is one pure function of tensors, so that it can be traced, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from attacks.evaluators import Evaluator
 from attacks.objectives import Objective
+from attacks.optimisers import Adam, Optimiser, State
 from attacks.priors import Prior
 from attacks.unknowns import Guess, Unknown
-
-State = dict[str, Tensor]
-"""What is known of N problems between two iterations, (N, ...) by name; `Step.start` says what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +26,7 @@ class Composition:
     unknowns: Sequence[Unknown]
     objective: Objective
     priors: Sequence[Prior] = ()
+    optimiser: Optimiser = field(default_factory=Adam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class Schedule:
 
     Args:
         iterations: at most this many.
-        learning_rate: of Adam, at the start.
+        learning_rate: at the start.
         plateau: after this many iterations without improvement the learning rate falls by a factor of 10.
         patience: after this many iterations without improvement a problem stops.
         tolerance: a total loss below it stops a problem.
@@ -81,7 +80,8 @@ class Step:
     """One iteration of N problems."""
 
     def __init__(self, composition: Composition, evaluator: Evaluator, layout: Layout, schedule: Schedule) -> None:
-        self._priors, self._evaluator, self._layout, self._schedule = composition.priors, evaluator, layout, schedule
+        self._priors, self._optimiser = composition.priors, composition.optimiser
+        self._evaluator, self._layout, self._schedule = evaluator, layout, schedule
 
     def start(self, point: Tensor) -> State:
         """The state before the first iteration, of problems at `point` (N, D)."""
@@ -91,9 +91,6 @@ class Step:
 
         return {
             "point": point,
-            "first": torch.zeros_like(point),  # Adam's moments
-            "second": torch.zeros_like(point),
-            "steps": each(0),
             "rate": each(self._schedule.learning_rate),
             "plateau": each(torch.inf),  # the lowest loss, as the plateau rule counts improvements
             "bad": each(0, torch.int64),  # iterations without improvement since the rate last fell
@@ -103,6 +100,7 @@ class Step:
             "loss": each(torch.inf),
             "iterations": each(0, torch.int64),  # evaluations of the loss until the problem stopped
             "running": each(True, torch.bool),
+            **self._optimiser.start(point),
         }
 
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
@@ -114,26 +112,18 @@ class Step:
             penalty, slope = _penalties(self._priors, known, self._layout, point)
             loss, gradient = loss + penalty, gradient + slope
         improved = running & (loss < state["best_loss"])
+        move, own = self._optimiser.move(state, self._layout.direct(gradient))
         after = {
+            "point": self._layout.project(point + move),
             "best": torch.where(improved[:, None], point, state["best"]),
             "best_loss": torch.where(improved, loss, state["best_loss"]),
             "loss": loss,
             "iterations": state["iterations"] + running,
-            **self._moved(state, self._layout.direct(gradient)),
+            **own,
             **slowed(state, loss, self._schedule),
         }
         goes_on = (loss >= self._schedule.tolerance) & (after["stale"] < self._schedule.patience) & loss.isfinite()
         return {**after, "running": running & goes_on}
-
-    def _moved(self, state: State, direction: Tensor) -> State:
-        """Adam (Kingma and Ba, ICLR 2015), with one learning rate per problem."""
-        steps = state["steps"] + 1
-        first = state["first"].lerp(direction, 0.1)
-        second = (0.999 * state["second"]).addcmul(direction, direction, value=0.001)
-        first_bias, second_bias = 1 - 0.9**steps, 1 - 0.999**steps
-        scale = second.sqrt() / second_bias.sqrt().to(second)[:, None] + 1e-8
-        move = first / scale * (state["rate"] / first_bias).to(second)[:, None]
-        return {"point": self._layout.project(state["point"] - move), "first": first, "second": second, "steps": steps}
 
 
 def slowed(state: State, loss: Tensor, schedule: Schedule) -> State:

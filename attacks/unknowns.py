@@ -74,9 +74,15 @@ class Unknown(ABC):
 
 
 class Images(Unknown):
-    """The batch: from N(0, 1), by the gradient's sign, inside the range that pixels in [0, 1] have once normalised."""
+    """The batch, from N(0, 1).
 
-    def __init__(self, setting: Setting) -> None:
+    Args:
+        signed: it moves by the gradient's sign, else by the gradient.
+        bounded: it stays inside the range that pixels in [0, 1] have once normalised.
+    """
+
+    def __init__(self, setting: Setting, *, signed: bool = True, bounded: bool = True) -> None:
+        self.signed, self.bounded = signed, bounded
         self.shape = (setting.images, *setting.input_shape)
         like = next(setting.model.parameters())
         mean, std = (torch.tensor(value).view(-1, 1, 1).to(like) for value in (setting.mean, setting.std))
@@ -89,10 +95,10 @@ class Images(Unknown):
         return {"images": torch.randn(self.shape, generator=draw("images"))}
 
     def direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
+        return gradient.sign() if self.signed else gradient
 
     def project(self, name: str, value: Tensor) -> Tensor:
-        return value.clamp(self.low, self.high)
+        return value.clamp(self.low, self.high) if self.bounded else value
 
 
 class Noise(Unknown):

@@ -28,8 +28,9 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.dictionary import sparse_directions
-from attacks.closed_form.first_layer import first_linear
+from attacks.closed_form.first_layer import FirstLinear, first_linear
 from attacks.closed_form.low_rank import LowRank, low_rank
+from attacks.closed_form.masks import watch
 from attacks.closed_form.sparsity import Directions
 from attacks.observation import Observation
 from attacks.seeds import generator_for
@@ -45,6 +46,9 @@ class SparseDictionary(ClosedForm):
 
     With a bias the images are exact. Without one only their directions are determined: the scale is chosen such that an
     image fills the range of pixels, and no image is called certain. Several local steps are one larger batch.
+
+    The layer's weight and bias are taken to be scaled alike, as by a clipping of the whole update; where each was clipped
+    by itself, the contrast of the images is wrong.
 
     An image whose gradient is below the rounding of the update leaves no trace; `details["below_floor"]` counts them,
     and the answer holds the mean image in their place.
@@ -88,7 +92,8 @@ class SparseDictionary(ClosedForm):
         images = first.image(rows / torch.where(visible, scale, 1)[:, None], observation.input_shape)
         deviation = sum(observation.std) / len(observation.std)
         certain = visible & (deviation * error < CERTAIN * scale.abs()) & (outside(images, observation) <= RANGE)
-        if first.bias is None:
+        doubt = _doubt(puzzle, first)
+        if doubt is not None:
             certain = torch.zeros_like(certain)
         missing = max(0, (puzzle.images or 0) - len(images))
         images = torch.cat([_in_range(images, observation), images.new_zeros(missing, *images.shape[1:])])
@@ -99,11 +104,21 @@ class SparseDictionary(ClosedForm):
             "below_floor": missing,
             "fewest_zeros": int(directions.zeros[directions.sure].min()) if sure else 0,
         }
-        if first.bias is None:
-            details["reason"] = (
-                "the first layer has no bias: the images' directions are determined, their scales are not"
-            )
+        if doubt is not None:
+            details["reason"] = doubt
         return Reconstruction(images=images, loss=space.residual, details=details)
+
+
+def _doubt(puzzle: Puzzle, first: FirstLinear) -> str | None:
+    """Why no image of this model is certain, whatever the zeros say; None if there is no such reason."""
+    if first.bias is None:
+        return "the first layer has no bias: the images' directions are determined, their scales are not"
+    if puzzle.model.training:
+        shape, own = puzzle.observation.input_shape, {"": first.layer}
+        quiet, drawn = (watch(puzzle.model, own, shape, draw=draw)[""][0][0] for draw in (False, True))
+        if not torch.equal(quiet, drawn):
+            return "something random changes the images before the first layer: it stays in them"
+    return None
 
 
 def _complete(found: Directions, rank: int) -> Directions:

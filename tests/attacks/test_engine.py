@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel, iterative, program
-from attacks.step import Schedule, State, Step, slowed
+from attacks.optimisers import LBFGS, State
+from attacks.step import Schedule, Step, slowed
 
 THREAT = ThreatModel(noise="known")
 
@@ -299,3 +300,35 @@ def test_victims_that_do_not_fit_into_memory_are_halved(monkeypatch: pytest.Monk
     assert [result.details["at_once"] for result in found] == [2, 2, 2, 3, 3]
     for one, other in zip(expected, found):
         torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-6)
+
+
+def test_the_steps_of_pytorchs_lbfgs() -> None:
+    torch.manual_seed(0)
+    curved = torch.rand(3, 6, dtype=torch.float64) + 0.2
+    centre = torch.randn(3, 6, dtype=torch.float64)
+
+    def loss(point: Tensor) -> Tensor:
+        return (curved * (point - centre).square()).sum(-1) + 0.1 * (point - centre).pow(4).sum(-1)
+
+    point = torch.zeros(3, 6, dtype=torch.float64)
+    ours = LBFGS(memory=4)
+    state = {"rate": torch.full((3,), 0.5, dtype=torch.float64), **ours.start(point)}
+    references = [torch.zeros(6, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    optimisers = [torch.optim.LBFGS([r], lr=0.5, max_iter=1, history_size=4, tolerance_change=0) for r in references]
+    for _ in range(12):
+        at = point.clone().requires_grad_()
+        [gradient] = torch.autograd.grad(loss(at).sum(), at)
+        move, own = ours.move(state, gradient)
+        point, state = point + move, {**state, **own}
+        for problem, (reference, optimiser) in enumerate(zip(references, optimisers)):
+
+            def closure(problem: int = problem, reference: Tensor = reference) -> Tensor:
+                optimisers[problem].zero_grad()
+                value = (curved[problem] * (reference - centre[problem]).square()).sum()
+                value = value + 0.1 * (reference - centre[problem]).pow(4).sum()
+                value.backward()
+                return value
+
+            optimiser.step(closure)
+        torch.testing.assert_close(point, torch.stack([r.detach() for r in references]), rtol=0, atol=1e-10)
+    assert loss(point).max() < 0.1 * loss(torch.zeros_like(point)).min()
