@@ -237,6 +237,15 @@ def test_an_update_without_the_bias_is_like_a_layer_without() -> None:
     assert not certain(attack(model, replace(observation, update=update))).any()
 
 
+def test_dropout_of_the_pixels_stays_in_the_images_and_is_said() -> None:
+    model = bundled()
+    images, labels = mnist(4)
+    noisy = nn.Sequential(Dropout(0.1), model)
+    result = attack(noisy, observe(noisy, images, labels, **GREY))
+    assert not certain(result).any()
+    assert "before the first layer" in result.details["reason"]
+
+
 def test_no_zeros_no_answer() -> None:
     images, labels = mnist(8)
     model = bundled(dropout=0.0)
