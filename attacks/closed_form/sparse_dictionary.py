@@ -47,8 +47,8 @@ class SparseDictionary(ClosedForm):
     With a bias the images are exact. Without one only their directions are determined: the scale is chosen such that an
     image fills the range of pixels, and no image is called certain. Several local steps are one larger batch.
 
-    The layer's weight and bias are taken to be scaled alike, as by a clipping of the whole update; where each was clipped
-    by itself, the contrast of the images is wrong.
+    The layer's weight and bias are taken to be scaled alike, as by a clipping of the whole update; where each was
+    clipped by itself, the contrast of the images is wrong.
 
     An image whose gradient is below the rounding of the update leaves no trace; `details["below_floor"]` counts them,
     and the answer holds the mean image in their place.
