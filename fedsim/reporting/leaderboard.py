@@ -32,7 +32,7 @@ THREAT = [name for name in SCHEMA if name.startswith("threat_")]
 _OBSERVED = ["threat_client_mode", "threat_batch_norm"]
 """Threat-model fields that are read off an observation; a client that sent none has only defaults there."""
 
-SETTING = ["dataset", "model", "setting_params", "batch_size", "local_steps"]
+SETTING = ["dataset", "model", "setting_params", "batch_size", "local_steps", "update_kind"]
 DEFENSE = [*SETTING, "dropout", "defense", "defense_params"]
 _RANKED_AMONG = [*DEFENSE, *THREAT]
 ROW = [*_RANKED_AMONG, "attack", "attack_params"]
@@ -56,6 +56,7 @@ COLUMNS: dict[str, type[pl.DataType]] = {
     "not_applicable": pl.Int64,
     "failed": pl.Int64,
     "reason": pl.String,  # the commonest one, of the failures if there are any
+    "stages": pl.String,  # which stages of a cascade answered: `patch_embedding (4 images)`
     **{name: SCHEMA.get(name, pl.String) for name in ROW},
 }
 
@@ -80,10 +81,24 @@ def build(results: pl.DataFrame) -> pl.DataFrame:
             pl.col("epsilon").max(),
             pl.col("delta").max(),
             pl.coalesce(_commonest_reason("failed"), _commonest_reason("not_applicable")).alias("reason"),
+            pl.col("stage").filter(scored).drop_nulls().alias("stages"),
         )
+        .with_columns(pl.col("stages").map_elements(_counted, return_dtype=pl.String))
         .join(summarise(rows, by=ROW, values=_MEDIANS), on=ROW, how="left", nulls_equal=True, maintain_order="left")
     )
     return _ranked(board).select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
+
+
+def _counted(stages: pl.Series) -> str | None:
+    """`cut (3 images), first_linear (1 image)`, the commonest first; None where there are none."""
+    counts = stages.value_counts(sort=True).sort("count", stages.name, descending=[True, False])
+    return ", ".join(f"{stage} ({_images(count)})" for stage, count in counts.iter_rows()) or None
+
+
+def _stage(attack: str, details: str | None) -> str | None:
+    """Which other attack answered in the place of this one."""
+    stage = json.loads(details or "{}").get("stage")
+    return stage if isinstance(stage, str) and stage != attack else None
 
 
 def _commonest_reason(status: str) -> pl.Expr:
@@ -101,6 +116,7 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(
         setting_label=_setting_labels(rows),
         defense_label=_each(rows, ["defense", "dropout"], defense_label),
+        stage=_each(rows, ["attack", "details"], _stage),
         attack_label=_named(rows, "attack", "attack_params") + _each(rows, grants, partial(_grants_text, grants)),
         role=pl.when(pl.col("attack").is_in([name for name in rows["attack"].unique() if is_floor(name)]))
         .then(pl.lit("floor"))
@@ -121,7 +137,7 @@ def terminal(board: pl.DataFrame) -> Table:
     for group in groups(board):
         page.add_row(Text.assemble((group.setting, "bold"), "   ", (group.defense, "bold cyan"), overflow="fold"))
         page.add_row(_GroupTable(group, columns, min(width, 36)))
-        for remark in group.remarks():
+        for remark in group.answered() + group.remarks():
             page.add_row(Padding(Text(remark, style="dim"), (0, 0, 0, 4)))
         page.add_row("")
     page.add_row(Text(_LEGEND, style="dim"))
@@ -197,6 +213,10 @@ class Group:
     setting: str
     defense: str
     rows: list[dict[str, Any]]
+
+    def answered(self) -> list[str]:
+        """Who answered for the attacks that are made of others, one line for each."""
+        return [f"{row['attack_label']}: answered by {row['stages']}" for row in self.rows if row["stages"]]
 
     def remarks(self) -> list[str]:
         """Why attacks have no score for some images or all, one line for each reason."""
@@ -288,7 +308,7 @@ def _named(rows: pl.DataFrame, name: str, params: str) -> pl.Series:
     return pl.Series([labels[pair] for pair in pairs], dtype=pl.String)
 
 
-def _each(rows: pl.DataFrame, columns: list[str], label: Callable[..., str]) -> pl.Series:
+def _each(rows: pl.DataFrame, columns: list[str], label: Callable[..., str | None]) -> pl.Series:
     values = rows.select(columns).iter_rows() if columns else ((),) * len(rows)
     return pl.Series([label(*row) for row in values], dtype=pl.String)
 
@@ -321,6 +341,9 @@ def _setting_labels(rows: pl.DataFrame) -> pl.Series:
     for column, unit in (("batch_size", "batch"), ("local_steps", "steps")):
         if rows[column].n_unique() > 1 or (rows[column].drop_nulls() > 1).any():
             parts.append(pl.Series([f"{unit} {value}" for value in rows[column]], dtype=pl.String))
+    if rows["update_kind"].drop_nulls().n_unique() > 1:
+        shared = {"gradient": "gradients", "delta": "weights", None: "unknown updates"}
+        parts.append(pl.Series([shared[kind] for kind in rows["update_kind"]], dtype=pl.String))
     return pl.Series([" · ".join(values) for values in zip(*parts)], dtype=pl.String)
 
 

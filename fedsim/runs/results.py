@@ -104,6 +104,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "defense_params": json.dumps(list(cell.defense), sort_keys=True),
         "batch_size": local["batch_size"],
         "local_steps": local["steps"],
+        "update_kind": "gradient" if local["share"] == "gradient" else "delta",
         "utility": summary.get("utility"),
         "epsilon": summary.get("epsilon"),
         "delta": summary.get("delta"),

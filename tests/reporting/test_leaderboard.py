@@ -157,3 +157,24 @@ def test_no_results_is_said_and_not_an_error():
     assert "no results yet" in rendered(board, 100)
     assert "no results yet" in leaderboard.html(board)
     assert json.loads(leaderboard.to_json(board))["rows"] == []
+
+
+def test_the_stage_that_answered_is_shown():
+    def answered(client, stage):
+        return row(attack="cascade", client=client, details=json.dumps({"stage": stage, "certain": [True]}))
+
+    rows = [answered(0, "cut"), answered(1, "first_linear"), answered(2, "cut")]
+    rows += [row(attack="first_linear", client=0, details=json.dumps({"stage": "first_linear"}))]
+    rows += [unscored(attack="cascade", client=3, status="failed", reason="killed", details=None)]
+    board = leaderboard.build(table.frame(rows))
+    stages = dict(board.select("attack", "stages").iter_rows())
+    assert stages == {"cascade": "cut (2 images), first_linear (1 image)", "first_linear": None}
+    said = "cascade: answered by cut (2 images), first_linear (1 image)"
+    assert said in leaderboard.html(board)
+    assert said in rendered(board, 120)
+
+
+def test_gradients_and_weights_are_told_apart():
+    rows = [row(update_kind="gradient", psnr=30.0), row(update_kind="delta", psnr=20.0, cell="other")]
+    board = leaderboard.build(table.frame(rows))
+    assert board["setting_label"].to_list() == ["mnist · mlp · gradients", "mnist · mlp · weights"]
