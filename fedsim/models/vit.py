@@ -17,9 +17,9 @@ from fedsim.models.checks import positive
 class ClassToken(nn.Module):
     """Puts a learned token before the others: (B, N, D) -> (B, 1 + N, D)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, std: float) -> None:
         super().__init__()
-        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.token = nn.Parameter(std * torch.randn(width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.cat([self.token.expand(len(tokens), 1, -1), tokens], dim=1)
@@ -28,9 +28,9 @@ class ClassToken(nn.Module):
 class Positions(nn.Module):
     """Adds a learned embedding to each position: (B, N, D) -> (B, N, D)."""
 
-    def __init__(self, length: int, width: int) -> None:
+    def __init__(self, length: int, width: int, *, std: float) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(0.02 * torch.randn(length, width))
+        self.embedding = nn.Parameter(std * torch.randn(length, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens + self.embedding
@@ -95,6 +95,8 @@ class ViT(nn.Module):
         width: dimensions of a token.
         heads: attention heads; they must divide the width.
         mlp: units of the hidden layer in each block.
+        token_std: standard deviation of the initial class token and positions. 1, as in that paper's experiments, makes
+            every position distinct from the start; 0.02 is usual where a ViT is trained.
 
     Shape:
         images (B, C, H, W) -> logits (B, classes)
@@ -110,18 +112,21 @@ class ViT(nn.Module):
         width: int = 256,
         heads: int = 16,
         mlp: int = 256,
+        token_std: float = 1.0,
     ) -> None:
         super().__init__()
         positive(patch=patch, depth=depth, width=width, heads=heads, mlp=mlp)
         channels, height, breadth = input_shape
         if height % patch or breadth % patch:
             raise ValueError(f"patch = {patch} does not divide images of {height} x {breadth} pixels")
+        if not token_std >= 0:
+            raise ValueError(f"token_std = {token_std!r} is not a number of at least 0")
         if width % heads:
             raise ValueError(f"heads = {heads} does not divide width = {width}")
         self.patch = patch
         self.patch_embedding = nn.Linear(channels * patch * patch, width)
-        self.class_token = ClassToken(width)
-        self.positions = Positions(1 + (height // patch) * (breadth // patch), width)
+        self.class_token = ClassToken(width, std=token_std)
+        self.positions = Positions(1 + (height // patch) * (breadth // patch), width, std=token_std)
         self.dropout = Dropout(0.0)
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads, mlp) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)

@@ -21,5 +21,8 @@ class ViTB16(ViT):
         width: int = 768,
         heads: int = 12,
         mlp: int = 3072,
+        token_std: float = 0.02,
     ) -> None:
-        super().__init__(input_shape, classes, patch=patch, depth=depth, width=width, heads=heads, mlp=mlp)
+        super().__init__(
+            input_shape, classes, patch=patch, depth=depth, width=width, heads=heads, mlp=mlp, token_std=token_std
+        )

@@ -23,8 +23,8 @@ def test_the_names_and_their_keys():
         "mlp": ["width", "depth", "bias", "activation"],
         "lenet": ["init"],
         "resnet18": ["norm", "width"],
-        "vit": ["patch", "depth", "width", "heads", "mlp"],
-        "vit_b16": ["patch", "depth", "width", "heads", "mlp"],
+        "vit": ["patch", "depth", "width", "heads", "mlp", "token_std"],
+        "vit_b16": ["patch", "depth", "width", "heads", "mlp", "token_std"],
     }
     assert models.parameters("vit_b16")["mlp"].default == 3072
 
