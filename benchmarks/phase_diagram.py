@@ -1,6 +1,6 @@
 """Where does dropout give a whole batch away? `sparse_dictionary` over batch size, width and dropout rate, measured.
 
-    OMP_NUM_THREADS=2 python benchmarks/phase_diagram.py --picture docs/phase_diagram.png
+    python benchmarks/phase_diagram.py --picture docs/phase_diagram.png
 
 One cell is one client: a batch of colour photographs (32 x 32 x 3), an MLP with biases and three hidden layers, and its
 float32 gradient in train mode. Cells are paired: with another rate the weights and the images stay the same, and only

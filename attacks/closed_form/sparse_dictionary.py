@@ -36,6 +36,7 @@ from attacks.observation import Observation
 from attacks.seeds import generator_for
 
 CERTAIN = 1e-3  # bound on the root mean squared error, in pixels of [0, 1], of an image called certain: 60 dB
+SAFETY = 10.0  # how much larger than estimated an error may be
 RANGE = 1e-2  # a certain image leaves the range of pixels by no more
 
 
@@ -84,7 +85,7 @@ class SparseDictionary(ClosedForm):
         if first.bias is not None:
             scale, slack = rows[:, -1], space.column_noise[-1] * inverse.norm(dim=1)
             rows = rows[:, :-1]
-            error = error + 3 * slack / scale.abs() * rows.square().mean(1).sqrt()
+            error = error + SAFETY * slack / scale.abs() * rows.square().mean(1).sqrt()
         else:
             activity = (space.left @ directions.weights).abs().T @ puzzle.weight(first.weight)
             scale = _filling(first.image(rows, observation.input_shape), activity, observation)
@@ -140,9 +141,9 @@ def _error(space: LowRank, directions: Directions, inverse: Tensor, rows: Tensor
     noise = (space.left.square().T @ space.noise.square()).sqrt()
     rounding = (inverse * noise).norm(dim=1)
     spread = (directions.weights / space.values[:, None]).norm(dim=0) * space.noise.square().mean().sqrt()
-    spread = spread * directions.excess * (len(space.left) / directions.zeros.clamp_min(1)).sqrt()
+    spread = spread * directions.excess.square() * (len(space.left) / directions.zeros.clamp_min(1)).sqrt()
     slip = torch.where(directions.sure, spread, 1.0) * rows.square().mean(1).sqrt()
-    return 3 * (rounding.square() + slip.square().sum() - slip.square()).sqrt()
+    return SAFETY * (rounding.square() + slip.square().sum() - slip.square()).sqrt()
 
 
 def _filling(images: Tensor, activity: Tensor, observation: Observation) -> Tensor:

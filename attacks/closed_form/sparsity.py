@@ -20,6 +20,7 @@ SPARE_ZEROS = 8  # zeros beyond the r - 1 that any vector can be given
 DISTINCT = 2  # so many zeros to each entry that is just too large to be one
 LEVERAGE = 0.97  # no single zero may be needed to determine the vector
 SAME, ALIKE = 6, 1e-4  # so many quotients this close, relative to themselves, are no coincidence
+FAIR, FEW, BLURRED = 0.3, 3, 0.05  # nor is such a share of all, and at least so many, if the noise is no wider
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _judge_one(rows: Rows, column: Tensor) -> tuple[Tensor, int, float, bool]:
     count = int(zeros.sum())
     sure = count >= max(enough, DISTINCT * doubtful) and _determined(rows, zeros, excess)
     # Some entries are small by chance: as many as lie beyond the zeros, evenly spread, lie among them and bend the fit.
-    return column, count, excess * (1 + ZERO * doubtful / count), sure
+    return column, count, excess * (1 + ZERO * doubtful / max(count, 1)), sure
 
 
 def _zeros(rows: Rows, column: Tensor) -> tuple[Tensor, float, int]:
@@ -144,22 +145,37 @@ def _determined(rows: Rows, zeros: Tensor, excess: float) -> bool:
 
 
 def shared_quotients(rows: Rows, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether vector i is the same multiple of vector j in many entries, and which multiple: (k, k) each."""
-    z = rows.whitened @ weights
-    zero = z.abs() <= ZERO * rows.tolerance(weights)
+    """Whether vector i is the same multiple of vector j in many entries, and which multiple: (k, k) each.
+
+    Many are six that agree to four digits. Where noise blurs the digits it takes a fair share of all that could agree.
+    """
+    z, noise = rows.whitened @ weights, rows.tolerance(weights)
+    zero = z.abs() <= ZERO * noise
     share = torch.zeros(z.shape[1], z.shape[1], dtype=torch.bool, device=z.device)
     factor = torch.zeros_like(share, dtype=z.dtype)
-    if len(z) < SAME:
-        return share, factor
+    blur = 2 * ZERO * noise.median(0).values  # of a typical entry, which is 1
     for i in range(z.shape[1]):
-        quotient = (z[:, i : i + 1] / z).masked_fill(zero | zero[:, i : i + 1], torch.inf)
+        off = zero | zero[:, i : i + 1]
+        quotient = (z[:, i : i + 1] / z).masked_fill(off, torch.inf)
         quotient[:, i] = torch.inf
         quotient = quotient.sort(0).values
-        first, last = quotient[: len(z) - SAME + 1], quotient[SAME - 1 :]
-        narrowest, at = ((last - first) / (0.5 * (last + first)).abs()).nan_to_num(torch.inf).min(0)
-        share[i] = narrowest < ALIKE
-        factor[i] = quotient.gather(0, at[None] + SAME // 2)[0]
+        fair = (FAIR * (~off).sum(0)).long().clamp_min(FEW).clamp_max(len(z))
+        sharp, at = _narrowest(quotient, torch.full_like(fair, min(SAME, len(z))))
+        blunt, _ = _narrowest(quotient, fair)
+        limit = ALIKE + blur + blur[i]
+        share[i] = (sharp < ALIKE) | ((blunt < limit) & (limit < BLURRED))
+        factor[i] = quotient.gather(0, at[None])[0]
     return share, factor
+
+
+def _narrowest(columns: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """In each sorted column (n, k), where so many neighbours (k,) lie closest: their relative width, and the middle."""
+    index = torch.arange(len(columns), device=columns.device)[:, None]
+    end = index + count - 1
+    last = columns.gather(0, end.clamp_max(len(columns) - 1)).masked_fill(end >= len(columns), torch.inf)
+    width = ((last - columns) / (0.5 * (last + columns)).abs()).nan_to_num(torch.inf)
+    narrowest, at = width.min(0)
+    return narrowest, at + count // 2
 
 
 def unambiguous(rows: Rows, found: Directions) -> Tensor:
