@@ -7,8 +7,10 @@ patch_embedding     the ViTs on photos; their tables over learning rate, precisi
 sparse_dictionary   batches of photos through MLPs, untrained and trained; its phase diagram: phase_diagram.py
 
 Float32 gradients, train mode. `aim` is the PSNR in dB that an image should reach, `reached` the share that does,
-`certain` the share that the attack itself vouches for, `wrong` how many of those do not reach the aim. Seconds are per
-client, on the threads in use. What iterative attacks need beside `cut` is in cut.py.
+`certain` the share that the attack itself vouches for, `wrong` how many of those do not reach the aim.
+`patch_embedding` rounds to 8 bits where the update shows that this is right; `before_rounding` is the median of least
+squares alone, as foretold without the truth. Seconds are per client, on the threads in use. What `cut` needs beside an
+iterative attack is in cut.py.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ def patches(victims: int) -> Iterator[dict[str, Any]]:
             "reached": None,
             "certain": found["certain"],
             "wrong": None,
+            "before_rounding": found["expected"],
             "seconds": found["seconds"],
         }
 
@@ -105,6 +108,7 @@ def sparse_dictionary(victims: int) -> Iterator[dict[str, Any]]:
                 "reached": found["found"],
                 "certain": found["certain"],
                 "wrong": found["wrong"],
+                "before_rounding": None,
                 "seconds": found["seconds"],
             }
 
@@ -121,6 +125,7 @@ def row(
         "reached": sum(score >= aim for score in scores) / len(scores),
         "certain": sum(certain) / len(scores),
         "wrong": sum(sure and score < aim for sure, score in zip(certain, scores)),
+        "before_rounding": None,
         "seconds": seconds,
     }
 

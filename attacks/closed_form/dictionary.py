@@ -50,7 +50,7 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
         start = _outside(start, found.weights[:, found.sure])
         if attempt % 2 == 0:
             start = _spiky(rows.whitened, start)
-        found = _best(found + judge(rows, _refine(rows, start, FAST if attempt == 0 else SLOW)))
+        found = _best(found + judge(rows, _refine(rows, start, FAST if attempt == 0 else SLOW, attempt % 2 == 1)))
         progress = True
         while progress and found.count < rank:
             before, apart = found.count, _apart(rows, found)
@@ -96,21 +96,22 @@ def _spiky(whitened: Tensor, basis: Tensor, iterations: int = 60) -> Tensor:
     return basis @ turn
 
 
-def _refine(rows: Rows, directions: Tensor, cooling: float) -> Tensor:
+def _refine(rows: Rows, directions: Tensor, cooling: float, anchored: bool = False) -> Tensor:
     """Each direction (r, k) moved to a vector with exact zeros near it."""
-    return torch.cat([_refine_chunk(rows, part, cooling) for part in directions.split(CHUNK, 1)], 1)
+    return torch.cat([_refine_chunk(rows, part, cooling, anchored) for part in directions.split(CHUNK, 1)], 1)
 
 
-def _refine_chunk(rows: Rows, directions: Tensor, cooling: float) -> Tensor:
+def _refine_chunk(rows: Rows, directions: Tensor, cooling: float, anchored: bool) -> Tensor:
     """Iteratively reweighted least squares: an entry weighs 1 / (z^2 + width^2), and the width falls.
 
     It falls slowly as long as the zeros are being decided, then at once to the noise.
     """
-    width = 1.0
+    width, anchors = 1.0, directions
     while width > NARROWEST:
         width = max(NARROWEST, width * (cooling if width > DECIDED else 0.1))
         floor = torch.maximum(rows.tolerance(directions), rows.tolerance(directions).new_tensor(width))
-        directions = _descend(rows.whitened, 1 / ((rows.whitened @ directions).square() + floor.square()), directions)
+        hold = anchors if anchored and width > DECIDED else directions
+        directions = _descend(rows.whitened, 1 / ((rows.whitened @ directions).square() + floor.square()), hold)
     return directions
 
 

@@ -72,7 +72,7 @@ def noised(observation: Observation, share: float) -> Observation:
 
 def test_an_uncertain_answer_is_where_the_optimisation_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (images, labels) = vit(), mnist(1)
-    observation = noised(observe(model, images, labels), 0.2)
+    observation = noised(observe(model, images, labels), 0.02)
     uncertain = attacks.create("patch_embedding")(observation, ThreatModel(), model)
     assert uncertain.details["certain"] == [False]
     starts: list[Tensor] = []
