@@ -5,7 +5,8 @@
 One cell is one client: a batch of colour photographs (32 x 32 x 3), an MLP with biases and three hidden layers, and its
 float32 gradient in train mode. Cells are paired: with another rate the weights and the images stay the same, and only
 the masks that the client draws differ. A row tells the share of images with 60 dB or more, the share that the attack
-itself calls certain, how many of these are wrong, and how many images are below the rounding of the update.
+itself calls certain, how many of these are wrong, how many images are below the rounding of the update, and the share
+that could have 60 dB at all: that of the least-squares solution for the client's true deltas, which no attacker knows.
 
 Beside it stand `first_linear` at batch size 1, the null attack, and with `--iterative N` the Dropout Inversion Attack
 with N iterations on the small cells.
@@ -116,7 +117,13 @@ def cell(
     images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "masks", width=width, batch=batch))
+        first = model.hidden[0].linear  # type: ignore[union-attr, index]
+        seen: list[Tensor] = []
+        handle = first.register_full_backward_hook(lambda layer, inputs, outputs: seen.append(outputs[0]))
         nn.functional.cross_entropy(model(images), labels).backward()
+        handle.remove()
+    std = torch.tensor(dataset.std).view(-1, 1, 1)
+    possible = psnr(oracle(seen[0], first).view_as(images), images, std)
     observation = Observation(
         state=state,
         update={name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
@@ -129,13 +136,14 @@ def cell(
     )
     row: dict[str, Any] = {"activation": activation, "width": width, "batch": batch, "rate": rate, "attack": name}
     row |= {"found": 0.0, "certain": 0.0, "wrong": 0, "below_floor": 0, "median_psnr": None, "reason": None}
+    row["possible"] = float((possible >= SUCCESS).double().mean())
     begin = time.perf_counter()
     try:
         result = attacks.create(name, **params)(observation, ThreatModel(), model)
     except NotApplicable as reason:
         return row | {"seconds": time.perf_counter() - begin, "reason": str(reason)}
     seconds = time.perf_counter() - begin
-    scores = psnr(result.images, images, torch.tensor(dataset.std).view(-1, 1, 1))
+    scores = psnr(result.images, images, std)
     certain = torch.tensor(result.details.get("certain", [False] * batch))
     return row | {
         "found": float((scores >= SUCCESS).double().mean()),
@@ -145,6 +153,17 @@ def cell(
         "median_psnr": median(scores.tolist()),
         "seconds": seconds,
     }
+
+
+def oracle(deltas: Tensor, layer: nn.Linear) -> Tensor:
+    """The images (B, inputs) that follow from a layer's gradients if the deltas (B, m) are known; float64."""
+    deltas = deltas.double()
+    lengths = deltas.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+    gradient = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1).double()
+    rows = torch.linalg.lstsq((deltas / lengths).T, gradient, driver="gelsd").solution
+    return (rows[:, :-1] / rows[:, -1:]).nan_to_num()
 
 
 def psnr(guess: Tensor, truth: Tensor, std: Tensor) -> Tensor:
@@ -162,7 +181,7 @@ def line(row: dict[str, Any]) -> str:
     if row["reason"]:
         return f"{head}  declined: {row['reason']}  {row['seconds']:.1f} s"
     return (
-        f"{head}  found {row['found']:>4.0%}  certain {row['certain']:>4.0%}  wrong {row['wrong']}  "
+        f"{head}  found {row['found']:>4.0%} of {row['possible']:>4.0%}  certain {row['certain']:>4.0%}  wrong {row['wrong']}  "
         f"below floor {row['below_floor']}  median {row['median_psnr']:.0f} dB  {row['seconds']:.1f} s"
     )
 

@@ -50,12 +50,9 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
         start = _outside(start, found.weights[:, found.sure])
         if attempt % 2 == 0:
             start = _spiky(rows.whitened, start)
-        if attempt == 0:
-            refined = _refine(rows, start, FAST)
-        else:
-            again = generator if attempt > 2 else None
-            refined = _refine(rows, start, SLOW, anchored=attempt % 2 == 1, generator=again)
-        found = _best(found + judge(rows, refined))
+        found = _best(
+            found + judge(rows, _refine(rows, start, FAST if attempt == 0 else SLOW, anchored=attempt % 2 == 1))
+        )
         progress = True
         while progress and found.count < rank:
             before, apart = found.count, _apart(rows, found)
@@ -101,26 +98,17 @@ def _spiky(whitened: Tensor, basis: Tensor, iterations: int = 60) -> Tensor:
     return basis @ turn
 
 
-def _refine(
-    rows: Rows, directions: Tensor, cooling: float, *, anchored: bool = False, generator: torch.Generator | None = None
-) -> Tensor:
+def _refine(rows: Rows, directions: Tensor, cooling: float, *, anchored: bool = False) -> Tensor:
     """Each direction (r, k) moved to a vector with exact zeros near it.
 
     Args:
-        anchored: its component along the start is held while the zeros are being decided, so that it does not end at a
-            vector that is orthogonal to the start.
-        generator: if given, the rows count with random weights, so that another start ends elsewhere.
+        anchored: its component along the start is held while the zeros are being decided, so that it cannot end at a
+            vector that is orthogonal to the start, as those already found are.
     """
-    parts = []
-    for part in directions.split(CHUNK, 1):
-        counts = torch.ones(len(rows.whitened), part.shape[1], dtype=torch.float64)
-        if generator is not None:
-            counts.exponential_(generator=generator)
-        parts.append(_refine_chunk(rows, part, counts.to(part), cooling, anchored))
-    return torch.cat(parts, 1)
+    return torch.cat([_refine_chunk(rows, part, cooling, anchored) for part in directions.split(CHUNK, 1)], 1)
 
 
-def _refine_chunk(rows: Rows, directions: Tensor, counts: Tensor, cooling: float, anchored: bool) -> Tensor:
+def _refine_chunk(rows: Rows, directions: Tensor, cooling: float, anchored: bool) -> Tensor:
     """Iteratively reweighted least squares: an entry weighs 1 / (z^2 + width^2), and the width falls.
 
     It falls slowly as long as the zeros are being decided, then at once to the noise.
@@ -129,8 +117,8 @@ def _refine_chunk(rows: Rows, directions: Tensor, counts: Tensor, cooling: float
     while width > NARROWEST:
         width = max(NARROWEST, width * (cooling if width > DECIDED else 0.1))
         floor = rows.tolerance(directions).clamp_min(width)
-        weights = counts / ((rows.whitened @ directions).square() + floor.square())
-        directions = _descend(rows.whitened, weights, anchors if anchored and width > DECIDED else directions)
+        hold = anchors if anchored and width > DECIDED else directions
+        directions = _descend(rows.whitened, 1 / ((rows.whitened @ directions).square() + floor.square()), hold)
     return directions
 
 
