@@ -28,6 +28,12 @@ def victim(shape: tuple[int, int, int], count: int = 1, seed: int = 0) -> tuple[
     return images, torch.arange(count) % 4
 
 
+def shallow(rate: float, shape: tuple[int, int, int], *, seed: int = 0) -> nn.Module:
+    """The bundled ViT with one block, and tokens that begin as small as where ViTs are trained."""
+    spec = {"name": "vit", "depth": 1, "token_std": 0.02, "dropout": rate}
+    return models.build(spec, input_shape=shape, classes=4, seed=seed)
+
+
 def seen(model: nn.Module, images: Tensor, labels: Tensor, **fields: Any) -> Observation:
     channels = images.shape[1]
     return observe(model, images, labels, mean=(STD,) * channels, std=(STD,) * channels, classes=4, **fields)
@@ -57,7 +63,7 @@ def changed(observation: Observation, change: Any) -> Observation:
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.75])
 def test_the_bundled_vit_hides_nothing_at_any_rate(rate: float) -> None:
     torch.manual_seed(0)
-    spec = {"name": "vit", "depth": 1, "dropout": rate}
+    spec = {"name": "vit", "dropout": rate}
     model = models.build(spec, input_shape=(3, 32, 32), classes=4, seed=0)
     images, labels = victim((3, 32, 32))
     result = solve(seen(model, images, labels), model)
@@ -92,7 +98,7 @@ def test_a_users_own_vit_with_bare_positions_and_hidden_dropout(options: dict[st
 
 
 def test_images_of_8_bits_are_recognised_and_no_others() -> None:
-    model = models.build({"name": "vit", "depth": 1, "dropout": 0.0}, input_shape=(3, 32, 32), classes=4, seed=0)
+    model = shallow(0.0, (3, 32, 32), seed=0)
     images, labels = victim((3, 32, 32))
     coarse = ((images * STD + STD) * 255).round().div(255).sub(STD).div(STD)
     least_squares, rounded = (solve(seen(model, x, labels), model) for x in (images, coarse))
@@ -199,7 +205,7 @@ def test_what_is_certain_of_several_steps_is_one_of_their_images() -> None:
     found = 0
     for seed in range(6):
         torch.manual_seed(seed)
-        model = models.build({"name": "vit", "depth": 1, "dropout": 0.0}, input_shape=(3, 16, 16), classes=4, seed=seed)
+        model = shallow(0.0, (3, 16, 16), seed=seed)
         images, labels = victim((3, 16, 16), 2, seed)[0], torch.zeros(2, dtype=torch.int64)
         observation = seen(model, images, labels, local=LocalTraining(steps=2, learning_rate=1.0))
         [result] = attacks.create("patch_embedding").run([observation], ThreatModel(), model)
@@ -271,7 +277,7 @@ def noisy(observation: Observation, level: float) -> Observation:
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize("level", [1e-5, 1e-3, 1e-2, 1e-1])
 def test_the_error_of_a_noisy_update_is_foretold(rate: float, level: float) -> None:
-    model = models.build({"name": "vit", "depth": 1, "dropout": rate}, input_shape=(3, 32, 32), classes=4, seed=0)
+    model = shallow(rate, (3, 32, 32), seed=0)
     images, labels = victim((3, 32, 32))
     result = solve(noisy(seen(model, images, labels), level), model)
     foretold = -20 * math.log10(result.details["expected_error"])
@@ -280,7 +286,7 @@ def test_the_error_of_a_noisy_update_is_foretold(rate: float, level: float) -> N
 
 
 def test_a_ridge_helps_where_the_noise_drowns_the_weak_directions_and_is_never_certain() -> None:
-    model = models.build({"name": "vit", "depth": 1, "dropout": 0.0}, input_shape=(3, 32, 32), classes=4, seed=0)
+    model = shallow(0.0, (3, 32, 32), seed=0)
     images, labels = victim((3, 32, 32))
     images = nn.functional.interpolate(images[..., ::8, ::8], scale_factor=8.0, mode="bilinear")
     observation = seen(model, images, labels)

@@ -222,7 +222,7 @@ def test_a_users_factory():
         ({"name": "mlp", "width": 0}, "model 'mlp': width = 0 is not a whole number of at least 1"),
         ({"name": "mlp", "depth": 1.5}, "depth = 1.5"),
         ({"name": "mlp", "activation": "selu"}, "activation = 'selu' is not one of gelu, relu"),
-        ({"name": "lenet", "init": "zero"}, "init = 'zero' is not one of uniform, default"),
+        ({"name": "lenet", "init": "zero"}, "init = 'zero' is not one of uniform, xavier, default"),
         ({"name": "resnet18", "norm": "layer"}, "norm = 'layer' is not one of batch, group"),
         ({"name": "vit", "patch": 3}, "patch = 3 does not divide images of 4 x 4 pixels"),
         ({"name": "vit", "heads": 3}, "heads = 3 does not divide width = 256"),
