@@ -51,16 +51,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.converge:
-        rows = [converge(arguments.dropout or 0.25, arguments.compile)]
+        found = iter([converge(arguments.dropout or 0.25, arguments.compile)])
     else:
-        rows = [speed(row, arguments.dropout or 0.5, arguments.compile) for row in arguments.rows]
+        found = (speed(row, arguments.dropout or 0.5, arguments.compile) for row in arguments.rows)
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(list(found), indent=1))
         return
-    for number, row in enumerate(rows):
+    for number, row in enumerate(found):  # each as soon as it is there
         if number == 0:
             print("  ".join(f"{column:>{max(len(column), 18)}}" for column in row))
-        print("  ".join(f"{_short(value):>{max(len(column), 18)}}" for column, value in row.items()))
+        print("  ".join(f"{_short(value):>{max(len(column), 18)}}" for column, value in row.items()), flush=True)
 
 
 def speed(row: str, dropout: float, compile: str) -> dict[str, Any]:

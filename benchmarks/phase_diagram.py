@@ -119,7 +119,7 @@ def cell(
         torch.manual_seed(seed_for(seed, "masks", width=width, batch=batch))
         first = model.hidden[0].linear  # type: ignore[union-attr, index]
         seen: list[Tensor] = []
-        handle = first.register_full_backward_hook(lambda layer, inputs, outputs: seen.append(outputs[0]))
+        handle = first.register_forward_hook(lambda layer, inputs, output: keep(output, seen))
         nn.functional.cross_entropy(model(images), labels).backward()
         handle.remove()
     std = torch.tensor(dataset.std).view(-1, 1, 1)
@@ -155,6 +155,11 @@ def cell(
     }
 
 
+def keep(output: Tensor, seen: list[Tensor]) -> None:
+    """Let the gradient of a layer's output be collected when it is computed."""
+    output.register_hook(seen.append)
+
+
 def oracle(deltas: Tensor, layer: nn.Linear) -> Tensor:
     """The images (B, inputs) that follow from a layer's gradients if the deltas (B, m) are known; float64."""
     deltas = deltas.double()
@@ -180,9 +185,11 @@ def line(row: dict[str, Any]) -> str:
     head = f"{head}  {row['attack']:<17}"
     if row["reason"]:
         return f"{head}  declined: {row['reason']}  {row['seconds']:.1f} s"
+    share = (
+        f"found {row['found']:>4.0%} of {row['possible']:>4.0%}  certain {row['certain']:>4.0%}  wrong {row['wrong']}"
+    )
     return (
-        f"{head}  found {row['found']:>4.0%} of {row['possible']:>4.0%}  certain {row['certain']:>4.0%}  wrong {row['wrong']}  "
-        f"below floor {row['below_floor']}  median {row['median_psnr']:.0f} dB  {row['seconds']:.1f} s"
+        f"{head}  {share}  below floor {row['below_floor']}  median {row['median_psnr']:.0f} dB  {row['seconds']:.1f} s"
     )
 
 
