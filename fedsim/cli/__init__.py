@@ -1,0 +1,42 @@
+"""The command line; thin: each command calls the Python API and prints. One file for each group of commands.
+
+Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fedsim.cli import running, showing, tools
+from fedsim.cli.shell import app, err
+from fedsim.errors import FedsimError
+from fedsim.version import __version__
+
+__all__ = ["app", "main", "running", "showing", "tools"]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of `fedsim`: errors that a user can cause are one line, not a traceback."""
+    try:
+        app()
+    except FedsimError as error:
+        err.print(f"fedsim: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)

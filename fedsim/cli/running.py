@@ -1,0 +1,90 @@
+"""`fedsim run`, and `fedsim attack` for what was recorded before."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsim.cli.shell import ScenarioArgument, SetOption, app, err, out
+
+if TYPE_CHECKING:
+    from fedsim.api import Run
+
+
+@app.command()
+def run(
+    scenario: ScenarioArgument,
+    directory: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run directory; runs/<name> if not given.")
+    ] = None,
+    overrides: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, the jobs and a time estimate.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: delete what an earlier run left.")] = False,
+    ray_address: Annotated[str | None, typer.Option(help="Use this Ray cluster instead of starting one.")] = None,
+) -> None:
+    """Run a scenario, or go on with it: train, attack, score, report."""
+    from fedsim import api
+    from fedsim import scenario as scenarios
+    from fedsim.reporting import leaderboard as boards
+    from fedsim.runs.directory import check_owner
+    from fedsim.runs.progress import TerminalView
+
+    loaded = scenarios.load(scenario, overrides or [])
+    target = directory or Path("runs") / loaded.name
+    check_owner(target, loaded.name)
+    if dry_run:
+        from fedsim.runs.estimate import plan_table
+
+        out.print(plan_table(loaded, target))
+        return
+    try:
+        done = api.run(
+            loaded,
+            out=target,
+            fresh=fresh,
+            ray_address=ray_address,
+            command=_command(scenario, overrides),
+            view=TerminalView(err),
+        )
+    except KeyboardInterrupt:
+        err.print("interrupted; what is finished is kept, the same command goes on from there", style="yellow")
+        raise typer.Exit(130) from None
+    report = done.report()
+    out.print(boards.terminal(done.leaderboard()))
+    out.print(f"report   {report}", highlight=False, soft_wrap=True)
+    out.print(f"results  {done.path / 'results.parquet'}", highlight=False, soft_wrap=True)
+    if done.failed:
+        _say_failures(done)
+        raise typer.Exit(1)
+
+
+@app.command()
+def attack(
+    observations: Annotated[Path, typer.Argument(help="A cell's directory in a run: runs/<name>/cells/<key>.")],
+    name: Annotated[str, typer.Option("--attack", help="The attack's name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the attack.")
+    ] = None,
+    to: Annotated[Path, typer.Option("--out", help="Where to write the answer.")] = Path("reconstruction"),
+) -> None:
+    """Attack recorded observations without a scenario; the truth is not needed and not read."""
+    from fedsim.runs.single import attack_recorded
+
+    for path in attack_recorded(observations, name, overrides or [], to):
+        out.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _command(scenario: str, overrides: list[str] | None) -> str:
+    parts = ["fedsim", "run", scenario, *(word for value in overrides or [] for word in ("--set", value))]
+    return shlex.join(parts)
+
+
+def _say_failures(done: Run) -> None:
+    import polars as pl
+
+    failed = done.results.filter(pl.col("status") == "failed").select("defense", "client", "reason").unique()
+    for defense, client, reason in failed.sort("defense", "client").head(10).iter_rows():
+        err.print(f"failed: {defense}, client {client}: {reason}", style="red", markup=False, highlight=False)

@@ -1,0 +1,25 @@
+"""What all commands share: the application, where it prints, and the arguments that several of them take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Privacy attacks on federated learning: what can a server rebuild, and which defense stops it?",
+)
+out = Console() if sys.stdout.isatty() else Console(width=120)
+err = Console(stderr=True)
+
+ScenarioArgument = Annotated[str, typer.Argument(help="A scenario file, or the name of a bundled scenario.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. model.name=lenet.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
