@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from attacks.observation import Observation, ThreatModel
 from defenses.registry import Registry
+
+if TYPE_CHECKING:
+    from attacks.recording import Snapshots
 
 Compile = Literal["auto", "always", "never"]
 
@@ -42,6 +45,7 @@ class Reconstruction:
         iterations: optimisation steps spent on this victim (on its best restart).
         losses: the loss over the iterations, thinned, for plots.
         details: JSON-able facts, e.g. the stage that answered or a confidence.
+        snapshots: what the attack was at on its way, if it was told to record.
     """
 
     images: Tensor
@@ -51,6 +55,7 @@ class Reconstruction:
     iterations: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    snapshots: Snapshots | None = None
 
 
 class Attack:
@@ -72,6 +77,9 @@ class Attack:
 
     compile: Compile = "auto"
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""
+
+    record_every: int = 0
+    """Iterations between two snapshots of an attack that optimises (see `attacks.recording`); 0 records none."""
 
     compile_seconds: float = 0.0
     """What compiling has taken so far: no part of the time that an attack takes."""

@@ -54,7 +54,7 @@ class Cascade(Attack):
                 break
             attack = create(name, iterations=self.iterations, restarts=self.restarts)
             assert isinstance(attack, IterativeAttack)
-            attack.compile = self.compile
+            attack.compile, attack.record_every = self.compile, self.record_every
             seen = [observations[index] for index in open_ones]
             attack.warm_start = _learnt({id(observations[index]): trials[index] for index in open_ones})
             for index, answer in zip(open_ones, attack.run(seen, threat_model, model, seed=seed, progress=progress)):

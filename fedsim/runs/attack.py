@@ -2,6 +2,7 @@
 
 jobs/<key>/job.json                     status, losses, iterations, details, time
            reconstructions.safetensors  images, labels and noise by client
+           snapshots.safetensors        `attacks.recording.Snapshots` by client, where the scenario asks for them
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
     name = spec["attack"]["name"]
     algorithm = attacks.create(name, **{key: value for key, value in spec["attack"].items() if key != "name"})
     algorithm.compile = spec["engine"]["compile"]
+    algorithm.record_every = spec["engine"].get("record", {}).get("every", 0)
     threat_model = threat_model_of(spec)
     seen = [observations.load(cell, spec["round"], client, threat_model) for client in spec["clients"]]
     threat_model = ThreatModel(**{**threat_model.as_dict(), **seen[0].derived})  # type: ignore[arg-type]
@@ -49,14 +51,18 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
     )
     seconds = (time.perf_counter() - started - algorithm.compile_seconds) / len(seen)
     tensors: dict[str, Tensor] = {}
+    snapshots: dict[str, Tensor] = {}
     clients: dict[str, Any] = {}
     for client, answer in zip(spec["clients"], answers, strict=True):
         clients[str(client)] = _account(answer)
         if isinstance(answer, Reconstruction):
             tensors |= {f"{client}.{key}": value for key, value in _tensors(answer).items()}
+            snapshots |= {f"{client}.{key}": value for key, value in _snapshots(answer).items()}
     with whole_directory(target) as directory:
         if tensors:
             write_tensors(directory / "reconstructions.safetensors", tensors)
+        if snapshots:
+            write_tensors(directory / "snapshots.safetensors", snapshots)
         write_json(
             directory / "job.json",
             {
@@ -98,3 +104,11 @@ def _tensors(answer: Reconstruction) -> dict[str, Tensor]:
     for path, noise in (answer.noise or {}).items():
         tensors[f"noise.{path}"] = noise.float()
     return tensors
+
+
+def _snapshots(answer: Reconstruction) -> dict[str, Tensor]:
+    kept = answer.snapshots
+    if kept is None:
+        return {}
+    noise = {f"noise.{path}": value for path, value in kept.noise.items()}
+    return {"iterations": kept.iterations, "losses": kept.losses, "images": kept.images, **noise}

@@ -68,7 +68,7 @@ def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:
                         "clients": clients[start : start + chunk],
                         "attack": spec,
                         "threat_model": cell.scenario.grants(),
-                        "engine": cell.scenario.engine.model_dump(),
+                        "engine": cell.scenario.engine.model_dump(exclude_none=True),
                         "seed": seed_for(cell.seed, "attack"),
                         "version": __version__,
                     },

@@ -151,6 +151,13 @@ class Utility(Block):
     local: UtilityLocal = UtilityLocal()
 
 
+class Record(Block):
+    """Snapshots of what an attack that optimises is at, for `fedsim animate`; they change no result."""
+
+    every: Count
+    """Iterations between two snapshots."""
+
+
 class Engine(Block):
     """How attacks are computed. Only `dtype` and `chunk` can change a result."""
 
@@ -159,6 +166,8 @@ class Engine(Block):
     """Victims attacked at once."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
+    record: Record | None = None
+    """Keep snapshots of the first victims; null keeps none."""
 
 
 if TYPE_CHECKING:
