@@ -62,7 +62,7 @@ def solve(
 
     Args:
         evaluator: of these N problems and the composition's objective.
-        start: the unknowns' initial values by name, (N, ...), on the device and in the dtype to work in.
+        start: what is optimised at first by name, (N, ...), on the device and in the dtype to work in.
         known: the rest of the guess, (N, ...).
         compile: see `attacks.program`.
     """
@@ -82,7 +82,7 @@ def solve(
 
     for iteration in range(schedule.iterations):
         if watch is not None:
-            watch(iteration, numbers, {**known, **layout.unpack(state["point"])})
+            watch(iteration, numbers, {**known, **layout.guess(state["point"])})
         running = state["running"]
         state = program(state, data, known)
         if iteration % curve_every == 0:
@@ -108,7 +108,7 @@ def solve(
     for iteration, rows, running, values in curve:
         for number, value in zip(rows[running].tolist(), values[running].tolist()):
             curves[number].append((iteration, value))
-    return Solution(layout.unpack(final["best"]), losses, counts, curves, program.compile_seconds)
+    return Solution(layout.guess(final["best"]), losses, counts, curves, program.compile_seconds)
 
 
 def _rows(tensors: Guess, kept: Tensor) -> dict[str, Tensor]:

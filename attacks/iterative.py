@@ -28,7 +28,9 @@ from attacks.engine import Composition, Schedule, Solution, Watch, solve
 from attacks.evaluators import choose
 from attacks.labels import infer_labels
 from attacks.observation import Observation, ThreatModel
+from attacks.recording import VICTIMS, Recorder, both
 from attacks.seeds import generator_for
+from attacks.step import Layout
 from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of
 from attacks.updates import attacker_copy, check_update, examples, observed_gradient
 
@@ -81,10 +83,13 @@ class IterativeAttack(Attack):
         """What this attack substitutes for the stochastic layers' draws, (B, ...) by module path: nothing."""
         return {}
 
-    def known(self, observation: Observation, labels: Tensor, setting: Setting) -> dict[str, Tensor]:
-        """What this attack holds fixed of one victim's guess: its labels (B,) or (B, K), and the noise it knows."""
-        noise = self.known_noise(observation, setting)
-        return {"labels": labels} | {NOISE + path: value for path, value in noise.items()}
+    def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
+        """What this attack holds fixed of one victim's guess: its labels (B,) or (B, K), and the noise it knows.
+
+        There are no labels where the attack does not require any.
+        """
+        noise = {NOISE + path: value for path, value in self.known_noise(observation, setting).items()}
+        return noise if labels is None else {"labels": labels, **noise}
 
     def run(
         self,
@@ -100,7 +105,7 @@ class IterativeAttack(Attack):
         for index, observation in enumerate(observations):
             try:
                 self.check(threat_model)
-                victim = _Victim.of(index, observation, threat_model, model)
+                victim = _Victim.of(index, observation, threat_model, model, needs_labels="labels" in self.requires)
             except NotApplicable as reason:
                 results[index] = reason
                 continue
@@ -164,15 +169,27 @@ class IterativeAttack(Attack):
         start = _stack(starts, like)
         repeated = _stack([one for one in known for _ in range(self.restarts)], like)
         observed = _stack([victim.update for victim in attacked for _ in range(self.restarts)], like)
-        first = attacked[0]
+        first, layout = attacked[0], Layout(start, composition.unknowns)
         evaluator = choose(
             setting.model,
             composition.objective,
             observed,
-            {**repeated, **start},
+            {**repeated, **layout.guess(layout.pack(start))},
             list(start),
             local=first.observation.local,
             kind=first.kind,
+        )
+        recorder = Recorder(
+            every=self.record_every,
+            iterations=self.iterations,
+            problems=[
+                number * self.restarts + restart
+                for number, victim in enumerate(attacked)
+                for restart in range(self.restarts)
+                if victim.index < VICTIMS
+            ],
+            mean=setting.mean,
+            std=setting.std,
         )
         solution = solve(
             composition,
@@ -188,32 +205,42 @@ class IterativeAttack(Attack):
             ),
             compile=self.compile,
             progress=progress,
-            watch=self.watch,
+            watch=both(self.watch, recorder) if self.record_every else self.watch,
         )
         self.compile_seconds += solution.compile_seconds
         best = solution.loss.view(len(attacked), self.restarts).argmin(dim=1)
         for number, victim in enumerate(attacked):
-            results[victim.index] = _answer(solution, number * self.restarts + int(best[number]), victim)
+            problem = number * self.restarts + int(best[number])
+            answer = results[victim.index] = _answer(solution, problem, victim)
+            if isinstance(answer, Reconstruction):
+                answer.snapshots = recorder.snapshots(
+                    problem, iterations=answer.iterations, curve=solution.curves[problem]
+                )
         return results
 
 
 @dataclass(frozen=True)
 class _Victim:
-    """One observation as the engine needs it: its labels found, a one-step delta turned into its gradient."""
+    """One observation as the engine needs it: its labels found if needed, a one-step delta turned into its gradient."""
 
     index: int
     observation: Observation
     images: int
-    labels: Tensor
+    labels: Tensor | None
     update: Mapping[str, Tensor]
     kind: Literal["gradient", "delta"]
 
     @classmethod
-    def of(cls, index: int, observation: Observation, threat_model: ThreatModel, model: nn.Module) -> _Victim:
+    def of(
+        cls, index: int, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, needs_labels: bool
+    ) -> _Victim:
         images = examples(observation)
         check_update(observation, model)
         found = observed_gradient(observation)
-        if threat_model.labels == "inferred":
+        labels: Tensor | None = None
+        if not needs_labels:
+            pass
+        elif threat_model.labels == "inferred":
             if found is None:
                 raise NotApplicable("labels cannot be inferred from several local steps")
             labels = infer_labels(model, found, batch_size=images, classes=observation.classes)
@@ -251,6 +278,7 @@ def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Se
     return Setting(
         model=twin,
         images=victim.images,
+        classes=observation.classes,
         input_shape=observation.input_shape,
         mean=observation.mean,
         std=observation.std,
@@ -282,7 +310,7 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
     return Reconstruction(
         images=guess["images"].clamp(-mean / std, (1 - mean) / std),  # an image, whatever the search went through
         loss=solution.loss[problem].item(),
-        labels=victim.labels,
+        labels=guess["labels"].argmax(dim=-1) if "labels" in guess else victim.labels,
         noise=noise_of(guess) or None,
         iterations=int(solution.iterations[problem]),
         losses=solution.curves[problem],

@@ -65,6 +65,11 @@ class Layout:
         parts = rows.split(self._sizes, dim=1)
         return {name: part.unflatten(1, shape) for (name, shape), part in zip(self._shapes.items(), parts)}
 
+    def guess(self, rows: Tensor) -> dict[str, Tensor]:
+        """The values that the rows (N, D) stand for, by name, (N, ...)."""
+        parts = zip(self._owners, self.unpack(rows).items())
+        return {name: owner.value(name, free) for owner, (name, free) in parts}
+
     def direct(self, gradient: Tensor) -> Tensor:
         """The descent directions (N, D) that the unknowns make of their gradient."""
         parts = [owner.direction(part) for owner, part in zip(self._owners, gradient.split(self._sizes, dim=1))]
@@ -106,8 +111,12 @@ class Step:
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
         """The state after one more iteration. data: the evaluator's; known: the rest of the guess."""
         point, running = state["point"], state["running"]
-        loss, gradients = self._evaluator.compare(data, {**known, **self._layout.unpack(point)}, self._layout.names)
-        gradient = self._layout.pack(gradients)
+        with torch.enable_grad():
+            free = point.detach().requires_grad_()
+            values = self._layout.guess(free)
+        guess = {**known, **{name: value.detach() for name, value in values.items()}}
+        loss, slopes = self._evaluator.compare(data, guess, self._layout.names)
+        [gradient] = torch.autograd.grad([values[name] for name in slopes], [free], list(slopes.values()))
         if self._priors:
             penalty, slope = _penalties(self._priors, known, self._layout, point)
             loss, gradient = loss + penalty, gradient + slope
@@ -147,7 +156,7 @@ def _penalties(priors: Sequence[Prior], known: Guess, layout: Layout, point: Ten
     """What the priors add to the loss (N,) and to its gradient (N, D)."""
     with torch.enable_grad():
         point = point.detach().requires_grad_()
-        guess = {**known, **layout.unpack(point)}
+        guess = {**known, **layout.guess(point)}
         penalty = torch.stack([prior(guess) for prior in priors]).sum(0)
         [gradient] = torch.autograd.grad(penalty.sum(), [point])
     return penalty.detach(), gradient

@@ -6,7 +6,8 @@ A *guess* holds everything that determines a client's update, by name, for N pro
     labels          (N, B) class indices, or (N, B, K) probabilities
     noise.<path>    (N, B, ...) for each stochastic layer
 
-Some of it the attacker knows; each unknown stands for one or more of the other names.
+Some of it the attacker knows; each unknown stands for one or more of the other names. What is optimised need not
+be that value itself: it may be anything that the value is a function of.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Setting:
     Args:
         model: the attacker's copy, on the device and in the dtype to work in.
         images: how many images a problem has, B.
+        classes: how many the model tells apart, K.
         input_shape: (C, H, W).
         mean, std: per channel.
         noise_inputs: the input shape (B, ...) of each stochastic layer that draws.
@@ -47,6 +49,7 @@ class Setting:
 
     model: nn.Module
     images: int
+    classes: int
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -62,7 +65,11 @@ class Unknown(ABC):
 
     @abstractmethod
     def start(self, draw: Draw) -> dict[str, Tensor]:
-        """The initial values of one problem, without the leading N, on the CPU in float32."""
+        """What is optimised of one problem at first, without the leading N, on the CPU in float32."""
+
+    def value(self, name: str, free: Tensor) -> Tensor:
+        """What stands in the guess, differentiable in what is optimised, both (N, ...): the same unless overridden."""
+        return free
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
@@ -70,7 +77,7 @@ class Unknown(ABC):
 
     @abstractmethod
     def project(self, name: str, value: Tensor) -> Tensor:
-        """The nearest admissible point to a value (N, ...) of the given name."""
+        """The nearest admissible point to what is optimised (N, ...) under the given name."""
 
 
 class Images(Unknown):
@@ -99,6 +106,28 @@ class Images(Unknown):
 
     def project(self, name: str, value: Tensor) -> Tensor:
         return value.clamp(self.low, self.high) if self.bounded else value
+
+
+class SoftLabels(Unknown):
+    """The labels as probabilities (N, B, K): the softmax of logits that may take any value, from N(0, 1)."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.shape = (setting.images, setting.classes)
+
+    def owns(self, name: str) -> bool:
+        return name == "labels"
+
+    def start(self, draw: Draw) -> dict[str, Tensor]:
+        return {"labels": torch.randn(self.shape, generator=draw("labels"))}
+
+    def value(self, name: str, free: Tensor) -> Tensor:
+        return free.softmax(dim=-1)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def project(self, name: str, value: Tensor) -> Tensor:
+        return value
 
 
 class Noise(Unknown):

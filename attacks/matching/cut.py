@@ -67,13 +67,14 @@ class Cut(MaskReadout):
             raise NotApplicable("no layer with parameters lies before the head")
         return replace(super().compose(setting), objective=UpstreamAndFeatures(upstream, names.index(head.weight)))
 
-    def known(self, observation: Observation, labels: Tensor, setting: Setting) -> dict[str, Tensor]:
+    def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
         head = find_head(setting)
         parameters = dict(setting.model.named_parameters())
         if missing := [name for name in parameters if name not in observation.update]:
             raise NotApplicable(f"the update lacks {', '.join(missing)}")
         if not any(observation.update[name].any() for name in parameters if name not in (head.weight, head.bias)):
             raise NotApplicable("no gradient passes the head: the update is zero before it")
+        assert labels is not None, "this attack requires labels"
         delta = read_head(head, observation, int(labels)).delta
         # Cross-entropy with "probabilities" y that add up to zero is -<y, logits>, exactly: the softmax cancels.
         y = (delta.mean() - delta)[None].to(next(iter(parameters.values())))

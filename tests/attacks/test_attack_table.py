@@ -34,6 +34,7 @@ class Outcome:
 
 
 TABLE = {
+    "dlg": Outcome(psnr=30, dropout=0.0, params={"iterations": 300}),
     "idlg": Outcome(psnr=30, dropout=0.0, params={"iterations": 300}),
     "inverting_gradients": Outcome(psnr=30, dropout=0.0, params={"iterations": 600}),
     "dropout_inversion": Outcome(psnr=30, dropout=0.5, params={"iterations": 1200}),

@@ -60,7 +60,7 @@ def built(name: str, shape: tuple[int, int, int] = SHAPE, **keys: object) -> nn.
 def setting_of(model: nn.Module, observation: Observation) -> Setting:
     twin = attacker_copy(model, observation.state)
     shape = observation.input_shape
-    return Setting(twin, 1, shape, (0.5,), (0.5,), noise_inputs(twin, 1, shape))
+    return Setting(twin, 1, observation.classes, shape, (0.5,), (0.5,), noise_inputs(twin, 1, shape))
 
 
 def read(model: nn.Module, observation: Observation) -> Reading:
