@@ -11,6 +11,17 @@ Float32 gradients, train mode. `aim` is the PSNR in dB that an image should reac
 `patch_embedding` rounds to 8 bits where the update shows that this is right; `before_rounding` is the median of least
 squares alone, as foretold without the truth. Seconds are per client, on the threads in use. What `cut` needs beside an
 iterative attack is in cut.py.
+
+`sparse_dictionary` has columns of its own, counts of images over the clients (`--batches`). A well trained model's loss
+on an image can be so small that its part of the gradient is lost in the rounding of float32. Which images these are is
+defined without the attack: they are those that not even an oracle reads. It knows the client's true deltas D, their
+scales included, so that of G = D^T X + rounding only X is unknown, and solves for it by least squares in float64. Each
+row of G counts by the inverse of its length, because that is what the rounding is proportional to: with equal weights
+the oracle would lose images that can be read. `under_floor` counts the images below the aim in its answer; `visible`
+are the others, and `reached` is the share of these that the attack rebuilds, each compared with the answer matched to
+it. `beyond` counts images that the attack rebuilds although the oracle does not; they are not in `reached`.
+`plain_floor` is the floor of the oracle with equal weights, for comparison. Client 0 is that of phase_diagram.py.
+`seconds` are those of the slowest client.
 """
 
 from __future__ import annotations
@@ -27,10 +38,14 @@ import patch_embedding
 import phase_diagram
 import torch
 from patch_embedding import show
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
 
 import attacks
-from attacks import NotApplicable, ThreatModel
+from attacks import NotApplicable, Observation, ThreatModel
 from fedsim import data
+from fedsim.data import Dataset
+from fedsim.random import rng_for, seed_for
 
 RATES = (0.25, 0.5, 0.75)
 BATCHES = (("gelu", 512, 16), ("gelu", 1024, 32), ("gelu", 2048, 64), ("relu", 1024, 64))
@@ -41,19 +56,31 @@ def main() -> None:
     tables = {
         "first_linear": first_linear,
         "patch_embedding": patches,
-        "sparse_dictionary": sparse_dictionary,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--attacks", nargs="+", default=list(tables), choices=list(tables))
+    parser.add_argument(
+        "--attacks", nargs="+", default=[*tables, "sparse_dictionary"], choices=[*tables, "sparse_dictionary"]
+    )
     parser.add_argument("--victims", type=int, default=8)
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[0, 1, 2], help="sparse_dictionary: numbers of clients"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
-    rows = [{"attack": name, **row} for name in arguments.attacks for row in tables[name](arguments.victims)]
+    rows = [
+        {"attack": name, **row}
+        for name in tables
+        if name in arguments.attacks
+        for row in tables[name](arguments.victims)
+    ]
+    batches = list(sparse_dictionary(arguments.batches)) if "sparse_dictionary" in arguments.attacks else []
     if arguments.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print(f"{torch.get_num_threads()} threads")
-        show(rows)
+        print(json.dumps(rows + batches, indent=1))
+        return
+    print(f"{torch.get_num_threads()} threads")
+    for table in (rows, batches):
+        if table:
+            show(table)
 
 
 def first_linear(victims: int) -> Iterator[dict[str, Any]]:
@@ -93,29 +120,106 @@ def patches(victims: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def sparse_dictionary(victims: int) -> Iterator[dict[str, Any]]:
+def sparse_dictionary(clients: list[int]) -> Iterator[dict[str, Any]]:
     dataset = data.load({"name": "photos"})
     for activation, width, batch in BATCHES:
         for steps in (0, TRAINED):
             state = phase_diagram.weights(dataset, activation, width, steps, 0)
-            found = phase_diagram.cell(dataset, state, activation, width, batch, 0.5, "sparse_dictionary", 0)
+            counts = dict.fromkeys(
+                ("images", "under_floor", "visible", "reached", "beyond", "certain", "wrong", "plain_floor"), 0
+            )
+            seconds = []
+            for client in clients:
+                found, duration = one_batch(dataset, state, activation, width, batch, client)
+                counts = {name: count + found.get(name, 0) for name, count in counts.items()}
+                seconds.append(duration)
             yield {
+                "attack": "sparse_dictionary",
                 "case": f"{activation} mlp 3x{width}, batch {batch}, {'trained' if steps else 'untrained'}",
                 "p": 0.5,
                 "aim": phase_diagram.SUCCESS,
-                "min_psnr": None,
-                "median_psnr": found["median_psnr"],
-                "reached": found["found"],
-                "certain": found["certain"],
-                "wrong": found["wrong"],
-                "before_rounding": None,
-                "seconds": found["seconds"],
+                **counts,
+                "reached": counts["reached"] / max(counts["visible"], 1),
+                "seconds": max(seconds),
             }
 
 
-def row(
-    case: str, rate: float, aim: float, scores: list[float], certain: list[bool], seconds: float
-) -> dict[str, Any]:
+def one_batch(
+    dataset: Dataset, state: dict[str, Tensor], activation: str, width: int, batch: int, client: int
+) -> tuple[dict[str, int], float]:
+    """One client attacked: how many of its images are what, and the attack's seconds."""
+    model = phase_diagram.build(dataset, activation, width, 0.5, client)
+    model.load_state_dict(state)
+    chosen = torch.from_numpy(rng_for(client, "images").permutation(len(dataset.train_images))[:batch].copy())
+    images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
+    deltas: list[Tensor] = []
+    first = model.hidden[0].linear  # type: ignore[union-attr, index]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(client, "masks", width=width, batch=batch))
+        handle = first.register_forward_hook(lambda layer, inputs, output: phase_diagram.keep(output, deltas))
+        nn.functional.cross_entropy(model(images), labels).backward()
+        handle.remove()
+    observation = Observation(
+        state=state,
+        update={name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+        input_shape=dataset.input_shape,
+        classes=len(dataset.classes),
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=batch,
+        labels=labels,
+    )
+    std = torch.tensor(dataset.std).view(-1, 1, 1)
+    truth = (std * images).flatten(1).double()
+    aim = 10 ** (-phase_diagram.SUCCESS / 10)  # as a mean squared error
+    readable, plainly = (
+        (std * oracle(deltas[0], first.weight.grad, even=even).view_as(images)).flatten(1).sub(truth).square().mean(1)
+        <= aim
+        for even in (True, False)
+    )
+    begin = time.perf_counter()
+    try:
+        result = attacks.create("sparse_dictionary")(observation, ThreatModel(), model)
+    except NotApplicable:
+        answers, sure = torch.zeros_like(truth), torch.zeros(batch, dtype=torch.bool)
+    else:
+        answers = (std * result.images).flatten(1).double()
+        sure = torch.tensor(result.details["certain"])
+    seconds = time.perf_counter() - begin
+    errors = torch.cdist(truth, answers).square() / truth.shape[1]
+    _, answer = linear_sum_assignment(errors.clamp_min(1e-16).log10().numpy())
+    found, certain = errors[torch.arange(batch), answer] <= aim, sure[answer]
+    counts = {
+        "images": torch.ones_like(found),
+        "under_floor": ~readable,
+        "visible": readable,
+        "reached": found & readable,
+        "beyond": found & ~readable,
+        "certain": certain,
+        "wrong": certain & ~found,
+        "plain_floor": ~plainly,
+    }
+    return {name: int(which.sum()) for name, which in counts.items()}, seconds
+
+
+def oracle(deltas: Tensor, gradient: Tensor, *, even: bool) -> Tensor:
+    """The images (B, inputs) by least squares from a layer's float32 gradient (m, inputs) and its true deltas (B, m).
+
+    Args:
+        even: divide each equation by the length of its row of the gradient, so that all are rounded alike.
+    """
+    deltas, gradient = deltas.double(), gradient.double()
+    lengths = deltas.norm(dim=1)
+    left = (deltas / lengths.clamp_min(1e-300)[:, None]).T
+    if even:
+        rows = gradient.norm(dim=1, keepdim=True)
+        alive = rows[:, 0] > 0
+        left, gradient = left[alive] / rows[alive], gradient[alive] / rows[alive]
+    images = torch.linalg.lstsq(left, gradient, driver="gelsd").solution
+    return images / lengths.clamp_min(1e-300)[:, None]
+
+
+def row(case: str, rate: float, aim: float, scores: list[float], certain: list[bool], seconds: float) -> dict[str, Any]:
     return {
         "case": case,
         "p": rate,

@@ -9,7 +9,8 @@ d_b = left w_b:
 2. *Exactly there*: the d_b are correlated, so A is only near. Iteratively reweighted least squares, for a measure that
    tends to the number of non-zeros, walks to a vector with exact zeros; the slower it tends there, the farther it sees.
 3. *Apart*: where two d_b are much alike the walk may end at d_1 - c d_2. With d_2 at hand that shows: wherever d_1 is
-   zero and d_2 is not, the quotient of the two vectors is the same number, -c.
+   zero and d_2 is not, the quotient of the two vectors is the same number, -c. Such a mixture can have zeros enough to
+   be sure by itself; then d_1, which has more of them, takes its place.
 
 Which of the vectors found are to be trusted is told by their zeros: `sparsity`.
 """
@@ -33,7 +34,7 @@ CHUNK = 16  # directions refined at once: bounds the memory
 
 
 def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator) -> Directions:
-    """The sparsest vectors that were found from this many random starts; it stops when r are sure.
+    """The sparsest vectors that were found from this many random starts; it stops when r are sure beside each other.
 
     Raises:
         NotApplicable: the space has too many dimensions for its rows.
@@ -45,24 +46,26 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
             f"a batch of rank {rank} needs a wider first layer: {len(rows.whitened)} units were reached"
         )
     found = judge(rows, torch.zeros(rank, 0, dtype=torch.float64, device=space.left.device))
+    settled = found.sure
     for attempt in range(starts):
         start = torch.randn(rank, rank, generator=generator, dtype=torch.float64).to(space.left)
-        start = _outside(start, found.weights[:, found.sure])
+        start = _outside(start, found.weights[:, settled])
         if attempt % 2 == 0:
             start = _spiky(rows.whitened, start)
         found = _best(
             found + judge(rows, _refine(rows, start, FAST if attempt == 0 else SLOW, anchored=attempt % 2 == 1))
         )
-        progress = True
-        while progress and found.count < rank:
-            before, apart = found.count, _apart(rows, found)
+        settled, progress = unambiguous(rows, found), True
+        while progress and int(settled.sum()) < rank:
+            before, apart = int(settled.sum()), _apart(rows, found, settled)
             if apart.shape[1]:
                 found = _best(found + judge(rows, _refine(rows, apart, FAST)))
-            progress = found.count > before
-        if found.count == rank or (found.count == 0 and attempt + 1 == HOPELESS):
+                settled = unambiguous(rows, found)
+            progress = int(settled.sum()) > before
+        if int(settled.sum()) == rank or (found.count == 0 and attempt + 1 == HOPELESS):
             break
     weights = rows.unwhiten @ found.weights
-    return replace(found, weights=weights / weights.norm(dim=0), sure=unambiguous(rows, found))
+    return replace(found, weights=weights / weights.norm(dim=0), sure=settled)
 
 
 def _best(found: Directions) -> Directions:
@@ -130,14 +133,12 @@ def _descend(whitened: Tensor, weights: Tensor, directions: Tensor) -> Tensor:
     return nn.functional.normalize(torch.linalg.solve(normal, directions.T[:, :, None])[:, :, 0].T, dim=0)
 
 
-def _apart(rows: Rows, found: Directions) -> Tensor:
-    """Candidates (r, k): directions that are not sure, less the multiple of another one that many of their entries
+def _apart(rows: Rows, found: Directions, settled: Tensor) -> Tensor:
+    """Candidates (r, k): directions that are not settled, less the multiple of another one that many of their entries
     share."""
     share, factor = shared_quotients(rows, found.weights)
     candidates = [
-        found.weights[:, i] - factor[i, k] * found.weights[:, k]
-        for i, k in share.nonzero().tolist()
-        if not found.sure[i]
+        found.weights[:, i] - factor[i, k] * found.weights[:, k] for i, k in share.nonzero().tolist() if not settled[i]
     ]
     if not candidates:
         return found.weights[:, :0]

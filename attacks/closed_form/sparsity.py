@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks.closed_form.low_rank import LowRank
 
 ZERO = 6.0  # an entry within this many standard deviations of its noise is a zero
-WIDER = 10.0  # the noise may be this much larger than predicted
+WIDER = 10.0  # the noise may be up to this much larger than predicted
 SPARE_ZEROS = 8  # zeros beyond the r - 1 that any vector can be given
 DISTINCT = 2  # so many zeros to each entry that is just too large to be one
 LEVERAGE = 0.97  # no single zero may be needed to determine the vector
@@ -110,7 +110,8 @@ def _judge_one(rows: Rows, column: Tensor) -> tuple[Tensor, int, float, bool]:
     column = torch.linalg.eigh(scaled.T @ scaled).eigenvectors[:, :1]
     zeros, excess, doubtful = _zeros(rows, column)
     count = int(zeros.sum())
-    sure = count >= max(enough, DISTINCT * doubtful) and _determined(rows, zeros, excess)
+    # A spread at its limit is none of noise: what is called zeros are entries that happen to be small.
+    sure = excess < WIDER and count >= max(enough, DISTINCT * doubtful) and _determined(rows, zeros, excess)
     # Some entries are small by chance: as many as lie beyond the zeros, evenly spread, lie among them and bend the fit.
     return column, count, excess * (1 + ZERO * doubtful / max(count, 1)), sure
 
