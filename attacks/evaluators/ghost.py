@@ -9,6 +9,9 @@ tap on every parametric layer's output yields each example's back-propagated del
 so that no parameter gradient is ever formed where it is larger than its factors (for the norm this is fast per-example
 clipping: Goodfellow 2015; Bu et al., mixed ghost clipping, NeurIPS 2022). An observed update is itself a sum of outer
 products, hence of low rank unless somebody added noise: then it too is used as its factors.
+
+Clients do not meet, but in a minibatch they would wherever examples do: batch norm is therefore passed problem by
+problem.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from attacks.evaluators.base import Evaluator
-from attacks.evaluators.rules import Outer, Unfit, rule_for
+from attacks.evaluators.rules import Apart, Outer, Unfit, rule_for
 from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
 
@@ -52,6 +55,8 @@ class Ghost(Evaluator):
         self._names = [name for name in parameters if name in observed]
         self._bare: dict[str, Tensor] = {}
         self._layers: dict[str, nn.Module] = {}
+        self._meeting = {path: layer for path, layer in model.named_modules() if _apart(layer) is not None}
+        self._lacks_examples: dict[str, bool] = {}
         for name in self._names:
             path, _, _ = name.rpartition(".")
             layer = model.get_submodule(path)
@@ -96,7 +101,7 @@ class Ghost(Evaluator):
         }
         substituted = {name: self._bare[name] + tap for name, tap in bare_taps.items()}
         substituted |= {f"{path}.noise": noise.flatten(0, 1) for path, noise in noise_of(guess).items()}
-        with _taps(self._layers) as calls:
+        with self._taps(problems, batch) as calls:
             logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
             loss = F.cross_entropy(logits, labels.flatten(0, 1), reduction="sum") / batch
             for path, layer_calls in calls.items():
@@ -110,33 +115,65 @@ class Ghost(Evaluator):
             rule = rule_for(layer)
             assert rule is not None
             prefix = f"{path}." if path else ""
-            parts |= {prefix + own: part for own, part in rule(layer, inputs, delta, problems).items()}
+            parts |= {prefix + own: part for own, part in rule.gradients(layer, inputs, delta, problems).items()}
         for name, delta in zip(bare_taps, deltas[len(calls) :]):
             parts[name] = delta.unflatten(0, (problems, batch)).sum(1, keepdim=self._bare[name].dim() == delta.dim())
         return parts
 
+    @contextmanager
+    def _taps(self, problems: int, batch: int) -> Iterator[Calls]:
+        """While open, each parametric layer's call records its input and adds a zero-valued tap to its output.
 
-@contextmanager
-def _taps(layers: Mapping[str, nn.Module]) -> Iterator[Calls]:
-    """While open, each call of a layer records its input and adds a zero-valued tap to its output."""
-    calls: Calls = {path: [] for path in layers}
+        Layers in which examples meet pass each problem alone.
+        """
+        calls: Calls = {path: [] for path in self._layers}
 
-    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def add_tap(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            tap = torch.zeros_like(output, requires_grad=True)
-            if len(inputs) != 1:
-                raise Unfit(f"{path} is called with {len(inputs)} positional inputs")
-            calls[path].append((inputs[0], tap))
-            return output + tap
+        def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+            def add_tap(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                if len(inputs) != 1:
+                    raise Unfit(f"{path} is called with {len(inputs)} positional inputs")
+                entering = inputs[0]
+                if self._is_shared(path, entering, problems * batch):
+                    entering, output = _spread(entering, output, problems * batch)
+                apart = _apart(layer)
+                if apart is not None:
+                    entering, output = apart(layer, entering, problems)
+                if path not in calls:
+                    return output
+                tap = torch.zeros_like(output, requires_grad=True)
+                calls[path].append((entering, tap))
+                return output + tap
 
-        return add_tap
+            return add_tap
 
-    handles = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+        handles = [layer.register_forward_hook(hook(path)) for path, layer in (self._layers | self._meeting).items()]
+        try:
+            yield calls
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _is_shared(self, path: str, entering: Tensor, examples: int) -> bool:
+        """Whether a layer looks up the same indices for all examples, as learned positions do.
+
+        Decided at the first guess: when some problems have finished, the examples left may happen to be as many as the
+        positions. Where they are at first, it is wrong here, and `choose` sees it.
+        """
+        if entering.is_floating_point():
+            return False
+        return self._lacks_examples.setdefault(path, entering.shape[:1] != (examples,))
+
+
+def _apart(layer: nn.Module) -> Apart | None:
+    rule = rule_for(layer)
+    return None if rule is None else rule.apart
+
+
+def _spread(indices: Tensor, output: Tensor, examples: int) -> tuple[Tensor, Tensor]:
+    """Indices (...) or (1, ...) and what they look up, without examples, for each of the examples."""
+    if indices.shape[:1] == (1,):
+        return indices.expand(examples, *indices.shape[1:]), output.expand(examples, *output.shape[1:])
+    return indices.expand(examples, *indices.shape), output.expand(examples, *output.shape)
 
 
 def _formed(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
