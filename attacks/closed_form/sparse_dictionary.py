@@ -11,10 +11,6 @@ Baader, Müller, Vechev, *SPEAR: Exact gradient inversion of batches in federate
 is a problem of dictionary learning to SPEAR++ (2025). Here the zeros may also be those of dropout, so that a smooth
 activation is no protection. The search itself is after Zhai et al., JMLR 2020.
 
-In a trained model a few images make nearly all of the gradient, and rounding is relative to it: the rows that a large
-image reaches are noisy by its measure, and those where it was dropped are not. There the small images are to be read.
-So each row is first divided by its own noise (`_evened`): least squares with weights.
-
 What is known of the answer without the truth. Row b of X is what is left of the update once the *other* deltas are
 projected out. So it is wrong by as much as they are: one spurious delta of large share spoils every image, one of small
 share only those that are smaller still. The sum of these shares and the rounding bound each image's error.
@@ -41,8 +37,6 @@ from attacks.seeds import generator_for
 
 CERTAIN = 1e-3  # bound on the root mean squared error, in pixels of [0, 1], of an image called certain: 60 dB
 SAFETY = 10.0  # how much larger than estimated an error may be
-ROUNDS = 2  # of weighing the rows by their noise: what the first does not see counts as noise to it
-FINEST = 2.0**-26  # a row's noise is taken to be at least this share of it, so that none is trusted by chance
 RANGE = 1e-2  # a certain image leaves the range of pixels by no more
 
 
@@ -79,7 +73,7 @@ class SparseDictionary(ClosedForm):
         if first.bias is not None:
             columns.append(puzzle.gradient(first.bias)[:, None])
         generator = generator_for(seed, self.name, round=observation.round, client=observation.client)
-        space, spread = _evened(torch.cat(columns, 1), puzzle.images, generator)
+        space = low_rank(torch.cat(columns, 1), expected=puzzle.images, generator=generator)
         directions = sparse_directions(space, starts=self.starts, generator=generator)
         sure = int(directions.sure.sum())
         if sure == 0 and not (space.rank == 1 and puzzle.images == 1):
@@ -93,8 +87,7 @@ class SparseDictionary(ClosedForm):
             rows = rows[:, :-1]
             error = error + SAFETY * slack / scale.abs() * rows.square().mean(1).sqrt()
         else:
-            deltas = spread[:, None] * (space.left @ directions.weights)
-            activity = deltas.abs().T @ puzzle.weight(first.weight)
+            activity = (space.left @ directions.weights).abs().T @ puzzle.weight(first.weight)
             scale = _filling(first.image(rows, observation.input_shape), activity, observation)
         visible = scale.abs() > 0
         images = first.image(rows / torch.where(visible, scale, 1)[:, None], observation.input_shape)
@@ -115,18 +108,6 @@ class SparseDictionary(ClosedForm):
         if doubt is not None:
             details["reason"] = doubt
         return Reconstruction(images=images, loss=space.residual, details=details)
-
-
-def _evened(matrix: Tensor, images: int | None, generator: torch.Generator) -> tuple[LowRank, Tensor]:
-    """The low rank of a matrix (m, n) whose rows were divided by their noise, and by what (m,) they were."""
-    spread = matrix.new_ones(len(matrix))
-    space = low_rank(matrix, expected=images, generator=generator)
-    for _ in range(ROUNDS):
-        even = matrix / spread[:, None]
-        noise = torch.maximum(space.noise, FINEST * even.norm(dim=1) / even.shape[1] ** 0.5)
-        spread = spread * noise.clamp_min(noise[noise > 0].min()) / noise.max()
-        space = low_rank(matrix / spread[:, None], expected=images, generator=generator)
-    return space, spread
 
 
 def _doubt(puzzle: Puzzle, first: FirstLinear) -> str | None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.closed_form.low_rank import low_rank
-from attacks.closed_form.sparse_dictionary import _evened
 from defenses.stochastic import Dropout
 from fedsim import models
 
@@ -214,28 +213,6 @@ def test_on_a_trained_model_what_is_certain_is_right_and_the_rest_is_counted() -
     assert result.details["below_floor"] == 24 - result.details["rank"]
     assert (scores(result, images)[certain(result)] >= 60).all()
     assert certain(result).sum() >= 0.8 * result.details["rank"]
-
-
-def test_an_image_is_read_where_those_that_drown_it_were_dropped() -> None:
-    """Rounding is relative to the large images' part of the gradient: elsewhere there is less of it."""
-    generator = torch.Generator().manual_seed(0)
-    scales = torch.tensor([1.0] * 5 + [1e-4] * 5 + [2e-8], dtype=torch.float64)
-    kept = torch.rand(11, 512, generator=generator) < 0.5
-    deltas = scales[:, None] * torch.randn(11, 512, generator=generator) * kept
-    images = torch.randn(11, 300, generator=generator, dtype=torch.float64)
-    rounded = (deltas.T @ images).float().double()
-    plain = low_rank(rounded, expected=12, generator=generator)
-    even, spread = _evened(rounded, 12, generator)
-    assert plain.rank == 10
-    assert even.rank == 11
-
-    def unseen(right: Tensor) -> float:
-        """How much of the smallest image lies outside the row space that was found, relative to it."""
-        return float((images[-1] - right @ (right.T @ images[-1])).norm() / images[-1].norm())
-
-    assert unseen(even.right) < 5e-2 < 0.5 < unseen(plain.right)
-    again = spread[:, None] * even.left * even.values @ even.right.T
-    assert float((again - rounded).norm()) < 1e-6 * float(rounded.norm())
 
 
 def test_without_a_bias_directions_are_right_and_nothing_is_certain() -> None:
