@@ -6,8 +6,9 @@
 One row per model and number of victims, for the Dropout Inversion Attack. Both sides run in one process, in turns, and
 the best turn of each counts. *plain* is the attack as a paper's code would write it: one victim, autograd through
 autograd, `torch.optim.Adam`. *engine* is `attacks.create("dropout_inversion")` on all victims at once. Both in
-victim-steps a second (one step of one victim, masks included), compile time apart. The peak of the process's memory
-while the engine runs, above what it held before, is per victim; `--compile never` shows the engine without compilation.
+victim-steps a second (one step of one victim, masks included), compile time apart; `--compile never` shows the engine
+without compilation. The peak memory per victim is that of a fresh process which runs the uncompiled engine, above what
+it holds before the engine starts: libraries, model, observations.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -47,9 +50,13 @@ def main() -> None:
     parser.add_argument("--compile", default="always", choices=["always", "never", "auto"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--converge", action="store_true")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)  # what `_memory_apart` starts
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.memory:
+        print(memory(arguments.memory, arguments.dropout or 0.5))
+        return
     if arguments.converge:
         found = iter([converge(arguments.dropout or 0.25, arguments.compile)])
     else:
@@ -72,19 +79,18 @@ def speed(row: str, dropout: float, compile: str) -> dict[str, Any]:
     steps = 4
     _plain(twin, observations[0], steps=2)
     plain_steps = _enough(lambda n: _plain(twin, observations[0], steps=n), steps)
-    plain, engine, peak, compiling = [], [], [], 0.0
+    plain, engine, compiling = [], [], 0.0
     engine_steps = 20
     for turn in range(TURNS + 1):  # the first finds out how many steps a turn may have, and fills the compiler's cache
         begin = time.perf_counter()
         _plain(twin, observations[0], steps=plain_steps)
         plain.append(plain_steps / (time.perf_counter() - begin))
-        seconds, memory, compile_seconds = _engine(observations, model, engine_steps, compile)
+        seconds, compile_seconds = _engine(observations, model, engine_steps, compile)
         compiling = max(compiling, compile_seconds)
         if turn == 0:
             engine_steps = max(20, round(engine_steps * SECONDS / seconds))
             continue
         engine.append(victims * (engine_steps - WARM) / seconds)
-        peak.append(memory / victims)
     return {
         "model": model_name,
         "data": data,
@@ -93,9 +99,29 @@ def speed(row: str, dropout: float, compile: str) -> dict[str, Any]:
         "plain": max(plain),
         "engine": max(engine),
         "speedup": max(engine) / max(plain),
-        "peak_mb_per_victim": min(peak),
+        "peak_mb_per_victim": _memory_apart(row, dropout),
         "compile_seconds": compiling,
     }
+
+
+def memory(row: str, dropout: float) -> float:
+    """Peak memory of the uncompiled engine in MB a victim, above what this process holds once it has attacked one."""
+    model_name, data, count = row.split(":")
+    _, observations, model, _ = _clients(model_name, data, dropout, int(count))
+    _engine(observations[:1], model, 2 * WARM, "never")  # loads what the libraries load at first use
+    with _peak_memory() as peak:
+        _engine(observations, model, 2 * WARM, "never")
+    return peak[0] / int(count)
+
+
+def _memory_apart(row: str, dropout: float) -> float:
+    """The same, measured in a process of its own: this one keeps what earlier rows have freed, and would reuse it."""
+    command = [sys.executable, __file__, "--memory", row, "--dropout", str(dropout)]
+    command += ["--threads", str(torch.get_num_threads())]
+    # Blocks of 64 KiB and more go back to the system as soon as they are freed, so that what is resident is in use.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    answer = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return float(answer.stdout)
 
 
 def converge(dropout: float, compile: str, victims: int = 16) -> dict[str, Any]:
@@ -129,8 +155,8 @@ WARM = 5
 """Iterations before the clock starts: the first one compiles."""
 
 
-def _engine(observations: list[Observation], model: nn.Module, steps: int, compile: str) -> tuple[float, float, float]:
-    """Seconds of the iterations after the first few, peak memory in MB, seconds of compiling."""
+def _engine(observations: list[Observation], model: nn.Module, steps: int, compile: str) -> tuple[float, float]:
+    """Seconds of the iterations after the first few, seconds of compiling."""
     attack = attacks.create(ATTACK, iterations=steps, tolerance=0, patience=steps)
     attack.compile = compile  # type: ignore[assignment]
     begin = 0.0
@@ -141,9 +167,8 @@ def _engine(observations: list[Observation], model: nn.Module, steps: int, compi
             begin = time.perf_counter()
 
     attack.watch = watch  # type: ignore[attr-defined]
-    with _peak_memory() as peak:
-        attack.run(observations, ThreatModel(), model)
-    return time.perf_counter() - begin, peak[0], attack.compile_seconds
+    attack.run(observations, ThreatModel(), model)
+    return time.perf_counter() - begin, attack.compile_seconds
 
 
 def _plain(model: nn.Module, observation: Observation, *, steps: int, tolerance: float = 0.0) -> Tensor:
@@ -214,7 +239,7 @@ def _peak_memory() -> Iterator[list[float]]:
     before, peak, stop = resident(), [0.0], threading.Event()
 
     def sample() -> None:
-        while not stop.wait(0.02):
+        while not stop.wait(0.005):
             peak[0] = max(peak[0], resident() - before)
 
     thread = threading.Thread(target=sample)
