@@ -30,7 +30,7 @@ def run(
     from fedsim import scenario as scenarios
     from fedsim.reporting import leaderboard as boards
     from fedsim.runs.directory import check_owner
-    from fedsim.runs.progress import TerminalView
+    from fedsim.runs.terminal import TerminalView
 
     loaded = scenarios.load(scenario, overrides or [])
     target = directory or Path("runs") / loaded.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from fedsim.files import read_json, write_json, write_text
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import AttackJob
+from fedsim.runs.progress import Signal
 
 POLL_SECONDS = 0.25
 REPORT_SECONDS = 0.5
@@ -20,12 +22,12 @@ def run_jobs(
     jobs: Sequence[AttackJob],
     *,
     on_done: Callable[[AttackJob], None],
-    on_progress: Callable[[dict[str, float]], None],
+    on_progress: Callable[[dict[str, Signal]], None],
 ) -> None:
     """Run jobs on the Ray that is attached; one CPU each, or the GPU where the engine uses one.
 
-    `on_done` is called with each finished job (whether it succeeded or left an error file), `on_progress` with the
-    fraction done of each job under way.
+    `on_done` is called with each finished job (whether it succeeded or left an error file), `on_progress` with
+    what each job under way says of itself, by key.
     """
     import ray
     import torch
@@ -40,6 +42,7 @@ def run_jobs(
         on_gpu = cuda and job.spec["engine"]["device"] != "cpu"
         submit = task.options(num_cpus=1, num_gpus=1 if on_gpu else 0)
         error_file(directory, job).unlink(missing_ok=True)
+        directory.progress(job.key).unlink(missing_ok=True)  # of a run that was killed
         paths = (directory.cell(job.cell), directory.job(job.key), directory.progress(job.key))
         reference = submit.remote(
             *map(str, map(Path.absolute, (*paths, error_file(directory, job)))), json.dumps(job.spec)
@@ -56,7 +59,8 @@ def run_jobs(
                     write_json(error_file(directory, job), {"reason": f"the job's process died: {_one_line(fault)}"})
                 directory.progress(job.key).unlink(missing_ok=True)
                 on_done(job)
-            on_progress({job.key: _fraction(directory.progress(job.key)) for job in pending.values()})
+            signals = {job.key: _signal(directory.progress(job.key)) for job in pending.values()}
+            on_progress({key: signal for key, signal in signals.items() if signal is not None})
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
@@ -81,6 +85,7 @@ def _work(cell: Path, target: Path, progress: Path, error: Path, spec: dict) -> 
             last = now
             write_text(progress, json.dumps({"fraction": done / max(most, 1), "loss": loss}))
 
+    write_text(progress, json.dumps({"fraction": 0.0, "loss": None}))
     try:
         attack(cell, target, spec, report)
     except Exception as fault:  # one job's fault costs its own rows only
@@ -91,8 +96,11 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _fraction(path: Path) -> float:
+def _signal(path: Path) -> Signal | None:
+    """What a job says of itself; None before it has begun."""
     try:
-        return float(read_json(path)["fraction"])
+        content = read_json(path)
     except FileNotFoundError:
-        return 0.0
+        return None
+    loss = content["loss"]
+    return Signal(float(content["fraction"]), loss if loss is not None and math.isfinite(loss) else None)

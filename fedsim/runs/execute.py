@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
+from fedsim.files import key_of
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import check_address, cluster
 from fedsim.runs.directory import RunDirectory, claimed
-from fedsim.runs.jobs import AttackJob, cell_key, jobs_of
-from fedsim.runs.progress import View
+from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, jobs_of
+from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.simulation import simulate
-from fedsim.scenario import Scenario
+from fedsim.scenario import Cell, Scenario
 from fedsim.scoring.job import score_job
 from fedsim.version import __version__
 
@@ -38,53 +43,111 @@ def execute(
     view = view or View()
     marker = {"name": scenario.name, "scenario": scenario.to_dict(), "command": command, "version": __version__}
     with claimed(out, marker, fresh=fresh) as directory:
+        cells = scenario.cells()
+        distinct = {cell_key(cell) for cell in cells}
+        tracker = Tracker(view, scenario.name, cells=len(distinct), jobs=_expected_jobs(cells))
+        end: Stage = "stopped"
         try:
-            _bring_up_to_date(directory, scenario, ray_address, view)
+            _bring_up_to_date(directory, cells, ray_address, view, tracker)
+            end = "finished"
+        except KeyboardInterrupt:
+            end = "interrupted"
+            raise
         finally:
-            view.close()
+            tracker.end(end)
             write(directory, assemble(directory, scenario))
     return directory
 
 
-def _bring_up_to_date(directory: RunDirectory, scenario: Scenario, ray_address: str | None, view: View) -> None:
-    cells = {cell_key(cell): cell for cell in scenario.cells()}
-    works = {key: cell.work() for key, cell in cells.items() if not directory.cell(key).exists()}
-    if not works:
-        for cell in cells.values():
-            _score_finished(directory, list(jobs_of(directory, cell)), cell.scenario)
-        if not any(_missing(directory, list(jobs_of(directory, cell))) for cell in cells.values()):
-            return
+def _bring_up_to_date(
+    directory: RunDirectory, cells: list[Cell], ray_address: str | None, view: View, tracker: Tracker
+) -> None:
+    works = {cell_key(cell): cell.work() for cell in cells if not directory.cell(cell_key(cell)).exists()}
+    missing = _take_stock(directory, cells, tracker)
+    if not works and not missing:
+        return
     view.say("starting Ray")
     with cluster(ray_address) as address:
         if works:
-            with view.stage("training", len(works)) as stage:
-                simulate(directory, works, address=address, on_done=stage.done)
-        trained = [cell for key, cell in cells.items() if directory.cell(key).exists()]
-        scenario_of = {job.key: (job, cell.scenario) for cell in trained for job in jobs_of(directory, cell)}
-        for job, own in scenario_of.values():
-            _score_finished(directory, [job], own)
-        missing = _missing(directory, [job for job, _ in scenario_of.values()])
+            tracker.train(len(works))
+            simulate(directory, works, address=address, on_done=tracker.trained)
+            missing = _take_stock(directory, cells, tracker)
         if missing:
-            with view.stage("attacking", len(missing)) as stage:
-
-                def finished(job: AttackJob) -> None:
-                    _score_finished(directory, [job], scenario_of[job.key][1])
-                    stage.advance(job.spec["attack"]["name"])
-
-                run_jobs(directory, missing, on_done=finished, on_progress=stage.fractions)
-
-
-def _missing(directory: RunDirectory, jobs: list[AttackJob]) -> list[AttackJob]:
-    """The jobs to run, longest first, so that no straggler is left for the end."""
-    missing = [job for job in jobs if not (directory.job(job.key) / "job.json").exists()]
-    return sorted(missing, key=lambda job: -job.spec["attack"].get("iterations", 0))
-
-
-def _score_finished(directory: RunDirectory, jobs: list[AttackJob], scenario: Scenario) -> None:
-    """Score the jobs that have answered and have no score yet."""
-    for job in jobs:
-        target = directory.score(score_key(job, scenario))
-        if (directory.job(job.key) / "job.json").exists() and not target.exists():
-            score_job(
-                directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=scenario.metrics
+            tracker.attack(
+                {key: _label(work) for key, work in missing.items()},
+                {key: _iterations(work.job) for key, work in missing.items()},
             )
+
+            def finished(job: AttackJob) -> None:
+                tracker.done(job.key, _score(directory, missing[job.key]))
+
+            jobs = [work.job for work in missing.values()]
+            run_jobs(directory, jobs, on_done=finished, on_progress=tracker.under_way)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """An attack job and the cells that want it: those that equal one another up to a label or the metrics."""
+
+    job: AttackJob
+    cells: list[Cell]
+
+
+def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) -> dict[str, _Work]:
+    """The jobs to run on the cells that are trained, longest first, so that no straggler is left for the end.
+
+    What has answered without being scored is scored, and the tracker learns how far the run is.
+    """
+    works: dict[str, _Work] = {}
+    trained = [cell for cell in cells if directory.cell(cell_key(cell)).exists()]
+    for cell in trained:
+        for job in jobs_of(directory, cell):
+            works.setdefault(job.key, _Work(job, [])).cells.append(cell)
+    missing = {key: work for key, work in works.items() if not (directory.job(key) / "job.json").exists()}
+    expected = _expected_jobs([cell for cell in cells if cell not in trained])
+    tracker.known(
+        cells=len({cell_key(cell) for cell in trained}), jobs=(len(works) - len(missing), len(works) + expected)
+    )
+    for key, work in works.items():
+        if key not in missing:
+            _score(directory, work)
+    return dict(sorted(missing.items(), key=lambda item: -_iterations(item[1].job)))
+
+
+def _expected_jobs(cells: list[Cell]) -> int:
+    """The attack jobs of cells that are not trained yet, if every victim is observed."""
+    distinct: dict[str, int] = {}
+    for cell in cells:
+        scenario = cell.scenario
+        chunks = math.ceil(scenario.victims.clients / scenario.engine.chunk) * len(scenario.victims.rounds)
+        for spec in attack_specs(scenario):
+            distinct[key_of([cell_key(cell), spec, scenario.grants(), scenario.engine.model_dump()])] = chunks
+    return sum(distinct.values())
+
+
+def _label(work: _Work) -> Label:
+    cell = work.cells[0]
+    model = cell.model_spec()
+    return Label(work.job.spec["attack"]["name"], model.get("name") or model["factory"], cell.defense_label)
+
+
+def _iterations(job: AttackJob) -> float:
+    """How much work a job is beside others: its iterations at most."""
+    return float(job.spec["attack"].get("iterations", 1))
+
+
+def _score(directory: RunDirectory, work: _Work) -> Score:
+    """Score a job, for each set of metrics that is wanted, unless that was done before."""
+    job = work.job
+    if not (directory.job(job.key) / "job.json").exists():
+        return Score(None, "failed")
+    for cell in work.cells:
+        target = directory.score(score_key(job, cell.scenario))
+        if not target.exists():
+            metrics = cell.scenario.metrics
+            score_job(directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=metrics)
+    rows = pl.read_parquet(target / "rows.parquet", columns=["psnr", "status"])
+    median = rows["psnr"].median()
+    statuses = set(rows["status"])
+    status = next((known for known in ("ok", "not_applicable") if known in statuses), "failed")
+    return Score(float(median) if isinstance(median, int | float) else None, status)
