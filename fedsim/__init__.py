@@ -18,9 +18,9 @@ import defenses
 from fedsim.version import __version__
 
 if TYPE_CHECKING:
-    from fedsim.api import Run, run
+    from fedsim.api import Run, results, run
 
-__all__ = ["Run", "__version__", "run"]
+__all__ = ["Run", "__version__", "results", "run"]
 
 
 def _check_neighbours() -> None:
@@ -39,8 +39,8 @@ _check_neighbours()
 
 
 def __getattr__(name: str) -> Any:
-    """`run` and `Run` are loaded when they are asked for: `import fedsim` stays light."""
-    if name in ("run", "Run"):
+    """What runs and reads runs is loaded when it is asked for: `import fedsim` stays light."""
+    if name in ("run", "results", "Run"):
         from fedsim import api
 
         return getattr(api, name)

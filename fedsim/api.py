@@ -14,6 +14,7 @@ from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.files import write_text
 from fedsim.reporting import leaderboard as boards
+from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute
@@ -60,6 +61,19 @@ def run(
     return Run(directory)
 
 
+def results(runs: Sequence[str | Path]) -> pl.DataFrame:
+    """The results of several runs as one table; the column `run` tells them apart.
+
+    Args:
+        runs: run directories; one that is named twice counts once.
+
+    Raises:
+        fedsim.errors.BadInput: a directory is no fedsim run, or has no results.
+    """
+    paths = {Path(path).resolve(): Path(path) for path in runs}.values()
+    return queries.together({path: Run(path).results for path in paths})
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory, finished or not.
@@ -93,6 +107,14 @@ class Run:
         """
         with np.load(RunDirectory(self.path).score(job) / "pictures.npz", allow_pickle=False) as stack:
             return stack["original"], stack["reconstruction"]
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """Answer a query by DuckDB; the table is called `results`, and SQL sees nothing else.
+
+        Raises:
+            fedsim.errors.BadInput: the query cannot be answered.
+        """
+        return queries.sql(self.results, query)
 
     def leaderboard(self) -> pl.DataFrame:
         return boards.build(self.results)
