@@ -24,12 +24,16 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, the jobs and a time estimate.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: delete what an earlier run left.")] = False,
     ray_address: Annotated[str | None, typer.Option(help="Use this Ray cluster instead of starting one.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also write live.html in the run: a page that shows how far it is.")
+    ] = False,
 ) -> None:
     """Run a scenario, or go on with it: train, attack, score, report."""
     from fedsim import api
     from fedsim import scenario as scenarios
     from fedsim.reporting import leaderboard as boards
     from fedsim.runs.directory import check_owner
+    from fedsim.runs.progress import View, Views
     from fedsim.runs.terminal import TerminalView
 
     loaded = scenarios.load(scenario, overrides or [])
@@ -40,6 +44,13 @@ def run(
 
         out.print(plan_table(loaded, target))
         return
+    view: View = TerminalView(err)
+    if live:
+        from fedsim.reporting.live import LivePage
+
+        page = target / "live.html"
+        view = Views(view, LivePage(page, report=target / "report.html"))
+        err.print(f"live     {page}", style="dim", markup=False, highlight=False, soft_wrap=True)
     try:
         done = api.run(
             loaded,
@@ -47,7 +58,7 @@ def run(
             fresh=fresh,
             ray_address=ray_address,
             command=_command(scenario, overrides),
-            view=TerminalView(err),
+            view=view,
         )
     except KeyboardInterrupt:
         err.print("interrupted; what is finished is kept, the same command goes on from there", style="yellow")

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.runs.progress import ENDED, Facts, Stage, View, clock, loss_text, psnr_text, shown
+from fedsim.runs.progress import ENDED, Facts, Label, Stage, View, clock, loss_text, psnr_text, shown
 
 UNDER_WAY = 5
 SCORED = 3
@@ -56,8 +56,8 @@ def _line(facts: Facts) -> str:
 
 def _bars(facts: Facts) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=9)
-    grid.add_column(width=24)
+    grid.add_column(width=9, no_wrap=True)
+    grid.add_column(max_width=24)
     grid.add_column(no_wrap=True, justify="right")
     grid.add_column(no_wrap=True)
     within = sum(signal.fraction for _, signal in facts.under_way)
@@ -78,28 +78,29 @@ def _bars(facts: Facts) -> Table:
 
 
 def _jobs(facts: Facts) -> Table:
-    """Six columns; the names give way where the terminal is narrow, the numbers do not."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=9)
-    for ratio in (4, 2, 4):
-        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
-    grid.add_column(no_wrap=True, justify="right", min_width=5)
-    grid.add_column(no_wrap=True, min_width=14)
+    """The names give way where the terminal is narrow; the numbers do not."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=10, no_wrap=True)
+    for _ in range(3):
+        grid.add_column()
+    grid.add_column(width=5, no_wrap=True, justify="right")
+    grid.add_column(width=14, no_wrap=True)
     jobs, more = shown(facts.under_way, UNDER_WAY)
     for number, (label, signal) in enumerate(jobs):
-        grid.add_row(
-            Text("" if number else "now", style="dim"),
-            *map(Text, (label.attack, label.model, label.defense)),
-            Text(f"{100 * signal.fraction:.0f} %"),
-            Text(f"loss {loss_text(signal.loss)}"),
-        )
+        heading = "" if number else "now"
+        fraction, loss = f"{100 * signal.fraction:.0f} %", f"loss {loss_text(signal.loss)}"
+        grid.add_row(_name(heading), *_names(label), Text(fraction), Text(loss))
     if more:
-        grid.add_row("", Text(f"and {more} more", style="dim"))
+        grid.add_row("", _name(f"and {more} more"))
     for number, (label, score) in enumerate(facts.scored[:SCORED]):
-        grid.add_row(
-            Text("" if number else "scored", style="dim"),
-            *map(Text, (label.attack, label.model, label.defense)),
-            "",
-            Text(psnr_text(score)),
-        )
+        heading = "" if number else "scored"
+        grid.add_row(_name(heading), *_names(label), "", Text(psnr_text(score)))
     return grid
+
+
+def _names(label: Label) -> list[Text]:
+    return [Text(name, no_wrap=True, overflow="ellipsis") for name in (label.attack, label.model, label.defense)]
+
+
+def _name(text: str) -> Text:
+    return Text(text, style="dim", no_wrap=True)
