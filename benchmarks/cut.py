@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--total-variation", type=float, default=1e-5)
     parser.add_argument("--plateau", type=int, help="of both; else each attack's own, 800 and 200")
+    parser.add_argument("--pretrain", type=int, default=0, help="steps of SGD before the attack, batch 32, rate 0.1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     print(
-        f"{arguments.model} {arguments.keys or ''} on {arguments.data}, dropout "
+        f"{arguments.model} {arguments.keys or ''} on {arguments.data}, pretrained {arguments.pretrain} steps, dropout "
         f"{arguments.dropout}, {arguments.iterations} iterations, {torch.get_num_threads()} threads; "
         + ", ".join(f"{name} {run['seconds']:.0f} s" for name, run in runs.items())
     )

@@ -67,7 +67,7 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
         classes=len(dataset.classes),
         seed=seed_for(plan.seed, "weights"),
     )
-    _train(
+    train(
         model,
         dataset,
         steps=block["steps"] if steps is None else steps,
@@ -83,7 +83,7 @@ def _undefended(work: dict[str, Any]) -> dict[str, Any]:
     return {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
 
 
-def _train(
+def train(
     model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> None:
     """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics.
