@@ -11,13 +11,16 @@ import numpy as np
 import polars as pl
 
 from fedsim import scenario as scenarios
-from fedsim.errors import BadInput
 from fedsim.files import write_text
+from fedsim.reporting import figures as grids
 from fedsim.reporting import leaderboard as boards
+from fedsim.reporting import mlflow_log, paper
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
+from fedsim.runs import reading
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute
+from fedsim.runs.losses import losses
 from fedsim.runs.progress import View
 from fedsim.runs.results import history
 from fedsim.scenario import Scenario
@@ -89,11 +92,12 @@ class Run:
 
     @cached_property
     def results(self) -> pl.DataFrame:
-        """One row per reconstructed image; the columns are those of `fedsim.table.SCHEMA`."""
-        path = RunDirectory(self.path).results
-        if not path.exists():
-            raise BadInput(f"{self.path}: the run has no results yet; go on with it by `fedsim run`")
-        return pl.read_parquet(path)
+        """One row per reconstructed image, as far as the run has come; the columns are those of `fedsim.table.SCHEMA`.
+
+        Raises:
+            fedsim.errors.BadInput: there are none yet, or their file is damaged or of another version.
+        """
+        return reading.results(RunDirectory(self.path))
 
     @property
     def failed(self) -> bool:
@@ -103,10 +107,9 @@ class Run:
         """The originals and matched reconstructions of a job: two uint8 arrays (N, H, W, C).
 
         Raises:
-            FileNotFoundError: the job has no pictures.
+            FileNotFoundError: the job has no pictures, or their file is damaged.
         """
-        with np.load(RunDirectory(self.path).score(job) / "pictures.npz", allow_pickle=False) as stack:
-            return stack["original"], stack["reconstruction"]
+        return reading.pictures(RunDirectory(self.path), job)
 
     def sql(self, query: str) -> pl.DataFrame:
         """Answer a query by DuckDB; the table is called `results`, and SQL sees nothing else.
@@ -116,11 +119,57 @@ class Run:
         """
         return queries.sql(self.results, query)
 
+    def losses(self, job: str) -> dict[int, list[tuple[int, float]]]:
+        """By client the attack's loss over its iterations, thinned; empty where the job kept none."""
+        return losses(RunDirectory(self.path), job)
+
+    def figures(
+        self, directory: str | Path | None = None, *, format: str = "pdf", wide: bool = False
+    ) -> list[paper.Drawn]:
+        """Draw the run as static figures for a paper; returns each with its files, or why there is nothing to draw.
+
+        Args:
+            directory: where to write them; `figures/` in the run if None.
+            format: pdf, svg or png.
+            wide: as wide as two columns (6.9 in) instead of one (3.3 in).
+
+        Raises:
+            fedsim.errors.BadInput: there is no such format.
+        """
+        target = Path(directory) if directory is not None else self.path / "figures"
+        return list(paper.draw(self.results, self.pictures, self.losses, directory=target, format=format, wide=wide))
+
+    def log_to_mlflow(self, *, tracking_uri: str | None = None, experiment: str = "fedsim") -> str:
+        """Log the run to MLflow, which is an extra: `fedsim-privacy[mlflow]`; returns the id of the parent run.
+
+        Raises:
+            fedsim.errors.BadInput: MLflow is not installed, or cannot be written to.
+        """
+        marker = RunDirectory(self.path).marker()
+        report = self.path / "report.html"
+        return mlflow_log.log(
+            self.results,
+            self.losses,
+            scenario=marker["scenario"],
+            command=marker["command"],
+            pictures={"reconstructions.png": grids.grid(self.results, self.pictures)},
+            files=[report] if report.exists() else [],
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+        )
+
     def leaderboard(self) -> pl.DataFrame:
         return boards.build(self.results)
 
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the defense evaluation report, one self-contained HTML file; returns its path."""
+    def report(self, path: str | Path | None = None, *, all: bool = False) -> Path:
+        """Write the defense evaluation report, one self-contained HTML file; returns its path.
+
+        Of a run that is still going or was stopped it shows what there is, and says what is missing.
+
+        Args:
+            path: where to write it; `report.html` in the run if None.
+            all: show the pictures of every victim, not of eight.
+        """
         target = Path(path) if path is not None else self.path / "report.html"
         marker = RunDirectory(self.path).marker()
         page = reports.html(
@@ -130,6 +179,8 @@ class Run:
             history=history(RunDirectory(self.path), self.results),
             command=marker["command"],
             versions=versions(),
+            missing=reading.missing(RunDirectory(self.path)),
+            every_victim=all,
         )
         write_text(target, page)
         return target

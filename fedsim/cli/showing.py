@@ -16,11 +16,12 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--html", help="Where to write it; report.html in the run if not given.")
     ] = None,
+    all_victims: Annotated[bool, typer.Option("--all", help="Show the pictures of every victim, not of eight.")] = False,
 ) -> None:
-    """Write the defense evaluation report of a run: one self-contained HTML file."""
+    """Write the defense evaluation report of a run, finished or not: one self-contained HTML file."""
     from fedsim.api import Run
 
-    out.print(str(Run(run_directory).report(to)), highlight=False, soft_wrap=True)
+    out.print(str(Run(run_directory).report(to, all=all_victims)), highlight=False, soft_wrap=True)
 
 
 @app.command()

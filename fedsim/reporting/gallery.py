@@ -1,13 +1,14 @@
 """Which pictures a report shows, and where they stand: panels of originals above what each attack rebuilt.
 
-The victims shown are the first ones in the order of seed, round, client and sample, the same for every attack and
-defense. Nothing about the reconstructions decides who is shown.
+The victims of a panel are ranked by the PSNR that its strongest attack reached on them (no oracle, no floor): the
+worst, the median and the best of them are shown, and others evenly between, the same for every attack, so that a column
+is one victim. The choice is for showing only: every number of a report counts every victim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -50,23 +51,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Panel:
-    """One model under one defense: the originals, and a row for each attack. `victims` names the columns."""
+    """One model under one defense: the originals, and a row for each attack.
+
+    `victims` names the columns; `total` is how many victims there are, shown or not.
+    """
 
     setting: str
     defense: str
     victims: list[str]
     originals: list[Tile]
     rows: list[Row]
+    total: int
+
+    def blocks(self, columns: int) -> Iterator[Panel]:
+        """The panel cut into panels of at most `columns` columns."""
+        for start in range(0, len(self.victims), columns):
+            part = slice(start, start + columns)
+            rows = [replace(row, tiles=row.tiles[part]) for row in self.rows]
+            yield replace(self, victims=self.victims[part], originals=self.originals[part], rows=rows)
 
 
-def panels(results: pl.DataFrame, pictures: Pictures, *, victims: int = 8) -> Iterator[Panel]:
-    """The panels, in the order of the results; at most `victims` columns each."""
+def panels(results: pl.DataFrame, pictures: Pictures, *, victims: int | None = 8) -> Iterator[Panel]:
+    """The panels, in the order of the results; at most `victims` columns each, from the least to the most rebuilt.
+
+    `victims` None shows them all.
+    """
     if results.is_empty():
         return
-    stack = lru_cache(maxsize=8)(pictures)
+    stack = lru_cache(maxsize=16)(pictures)
     rows = labelled(results)
     for _, part in rows.group_by(DEFENSE, maintain_order=True):
-        shown = part.select(VICTIM).unique().sort(VICTIM).head(victims).rows()
+        ranked = _ranked(part)
+        shown = ranked if victims is None else [ranked[place] for place in spread(len(ranked), victims)]
         entries = [
             _Entry(
                 group["attack_label"][0],
@@ -82,7 +98,29 @@ def panels(results: pl.DataFrame, pictures: Pictures, *, victims: int = 8) -> It
             [_victim_name(part, victim) for victim in shown],
             [_original(entries, victim, stack) for victim in shown],
             sorted(attacks, key=lambda row: ("attack", "oracle", "floor").index(row.role)),
+            len(ranked),
         )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places in a ranking: first, middle, last, and others evenly between."""
+    if count <= most:
+        return list(range(count))
+    middle, left = (count - 1) // 2, (most + 1) // 2
+    places = [*np.linspace(0, middle, left), *np.linspace(middle, count - 1, most - left + 1)[1:]]
+    return [round(place) for place in places]
+
+
+def _ranked(part: pl.DataFrame) -> list[tuple[int, ...]]:
+    """The victims of a panel by the PSNR of its strongest attack, lowest first; those that it has no score for last."""
+    attack = ["attack", "attack_params", *THREAT]
+    scored = part.filter((pl.col("status") == "ok") & pl.col("psnr").is_not_null())
+    real = scored.filter(pl.col("role") == "attack")
+    medians = (real if len(real) else scored).group_by(attack, maintain_order=True).agg(pl.col("psnr").median())
+    strongest = medians.sort("psnr", descending=True, maintain_order=True).head(1)
+    by_psnr = scored.join(strongest, on=attack, how="semi", nulls_equal=True).select(*VICTIM, "psnr")
+    everyone = part.select(VICTIM).unique().join(by_psnr, on=VICTIM, how="left")
+    return everyone.sort("psnr", *VICTIM, nulls_last=True).select(VICTIM).rows()
 
 
 @dataclass(frozen=True)
@@ -120,7 +158,7 @@ def _picture(row: dict[str, object], stack: Pictures, *, which: int) -> np.ndarr
         return None
     try:
         return stack(str(row["job"]))[which][int(row["picture"])]  # type: ignore[call-overload]
-    except FileNotFoundError:
+    except (FileNotFoundError, IndexError):
         return None
 
 

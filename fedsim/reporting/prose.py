@@ -108,7 +108,7 @@ def _partly(of_defense: dict[str, list[Verdict]]) -> str:
 
 
 def _details(of_defense: dict[str, list[Verdict]]) -> str:
-    return _list([f"{name} ({_strongest(group)}: {_pooled(group)})" for name, group in of_defense.items()])
+    return joined([f"{name} ({_strongest(group)}: {_pooled(group)})" for name, group in of_defense.items()])
 
 
 def _resists(of_defense: dict[str, list[Verdict]]) -> str:
@@ -117,11 +117,11 @@ def _resists(of_defense: dict[str, list[Verdict]]) -> str:
         images = sum(verdict.best["n"] for verdict in group)
         limit = binomtest(0, images).proportion_ci(0.95, method="exact").high
         parts.append(f"{name} (0 of {images} images; a true rate up to {f.percent(limit)} cannot be excluded)")
-    return f"None of the attacks tried rebuilt an image under {_list(parts)}."
+    return f"None of the attacks tried rebuilt an image under {joined(parts)}."
 
 
 def _floor(of_defense: dict[str, list[Verdict]]) -> str:
-    return f"The strongest attack did no better than a guess that ignores the update under {_list(list(of_defense))}."
+    return f"The strongest attack did no better than a guess that ignores the update under {joined(list(of_defense))}."
 
 
 _SAYINGS = {"leaks": _leaks, "partly": _partly, "resists": _resists, "floor": _floor}
@@ -141,11 +141,12 @@ def _pooled(group: list[Verdict]) -> str:
 
 
 def _strongest(group: list[Verdict]) -> str:
-    return _list(list(dict.fromkeys(spoken(verdict.best["attack_label"]) for verdict in group)))
+    return joined(list(dict.fromkeys(spoken(verdict.best["attack_label"]) for verdict in group)))
 
 
-def _list(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def joined(parts: list[str], *, last: str = "and") -> str:
+    """`a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"
 
 
 def _cost(of_defense: dict[str, list[Verdict]]) -> list[str]:
@@ -222,6 +223,15 @@ def threat_model(board: pl.DataFrame) -> tuple[list[str], list[tuple[str, list[s
     for label, sentences in exceptions.items():
         alike.setdefault(tuple(sentences), []).append(label)
     return general, [(", ".join(labels), list(sentences)) for sentences, labels in alike.items()]
+
+
+def knowledge(board: pl.DataFrame) -> dict[str, list[str]]:
+    """By field of the threat model the values that the run's attacks had: no oracle, unless there is nothing else."""
+    real = board.filter(pl.col("role") == "attack")
+    rows = real if len(real) else board
+    return {
+        name.removeprefix("threat_"): rows[name].drop_nulls().unique(maintain_order=True).to_list() for name in THREAT
+    }
 
 
 def _threat(column: str, value: str) -> str:

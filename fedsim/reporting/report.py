@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
-from PIL import Image
 from plotly.offline import get_plotlyjs
 from ruamel.yaml import YAML
 
 from fedsim.reporting import charts, prose
-from fedsim.reporting.gallery import Pictures, panels
-from fedsim.reporting.leaderboard import build, groups, labelled
+from fedsim.reporting.advice import advise
+from fedsim.reporting.diagram import diagrams
+from fedsim.reporting.gallery import Panel, Pictures, panels
+from fedsim.reporting.leaderboard import Group, build, groups, labelled
 from fedsim.reporting.pages import environment
+from fedsim.reporting.strips import strip
+from fedsim.runs.reading import Missing
 
 VICTIMS = 8
-"""Pictures in a row, at most."""
+"""Pictures in a row, at most; and victims of a panel, unless every one is asked for."""
+
+FOLDED = 12
+"""Above so many models and defenses, the long sections are folded by model."""
 
 
 def html(
@@ -32,6 +37,8 @@ def html(
     history: list[dict[str, Any]],
     command: str,
     versions: dict[str, str],
+    missing: Missing | None = None,
+    every_victim: bool = False,
 ) -> str:
     """The report as one self-contained page.
 
@@ -43,55 +50,83 @@ def html(
             each) and `accounting_note`.
         command: what repeats the run.
         versions: of fedsim, of Python and of the packages that matter.
+        missing: what the run has not done yet; nothing if None.
+        every_victim: show the pictures of all victims, not of eight.
     """
     board = build(results)
     rows = labelled(results) if len(results) else results
     settings = dict(rows.select("cell", "setting_label").iter_rows()) if len(results) else {}
     judged = prose.verdicts(board)
     general, exceptions = prose.threat_model(board)
-    privacy = list(charts.privacy_against_utility(board))
-    by_dropout = list(charts.score_against_dropout(board))
     by_round = list(charts.accuracy_by_round(history, settings))
+    cells = list(groups(board))
     return environment().get_template("report.html.j2").render(
         scenario=scenario,
         empty=results.is_empty(),
+        missing_work=missing,
+        advice=advise(board, judged),
         answer=prose.answer(judged, failed=int(board["failed"].sum())),
         judged=judged,
         in_words=prose.KIND_IN_WORDS,
         threats=general,
         exceptions=exceptions,
-        panels=panels(results, pictures, victims=VICTIMS),
+        drawings=diagrams(prose.knowledge(board), _update_kinds(results)) if len(results) else (),
+        panels=_by_setting(list(panels(results, pictures, victims=None if every_victim else VICTIMS))),
         victims=VICTIMS,
-        groups=list(groups(board)),
+        every_victim=every_victim,
+        strip=strip,
+        groups=_by_setting(cells),
+        folded=len(cells) > FOLDED,
         missing=_missing(board),
-        privacy=privacy,
+        privacy=list(charts.privacy_against_utility(board)),
         accounted=_accounted(board, history),
-        by_dropout=by_dropout,
+        strengths=list(charts.score_against_strength(board)),
+        distributions=_distributions(rows),
+        most_points=charts.MOST_POINTS,
         masks=_mask_accuracy(rows, board),
         by_round=by_round,
         attacks=_parameters(results),
-        counts=dict(results["status"].value_counts().iter_rows()) if len(results) else {},
+        counts=dict(results["status"].value_counts(sort=True).iter_rows()) if len(results) else {},
         seeds=sorted(results["seed"].unique()),
         devices=sorted(results["device"].drop_nulls().unique()),
         scenario_text=_yaml(scenario),
         command=command,
         versions=versions,
-        plotly=Markup(get_plotlyjs()) if privacy or by_dropout or by_round else None,
+        plotly=_script(get_plotlyjs()) if len(results) else None,
         figure_json=_figure_json,
-        data_uri=_data_uri,
     )  # fmt: skip
+
+
+Member = TypeVar("Member", Panel, Group)
+
+
+def _by_setting(members: list[Member]) -> dict[str, list[Member]]:
+    """Panels or groups of the leaderboard by their model, in their order."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        found.setdefault(member.setting, []).append(member)
+    return found
+
+
+def _distributions(rows: pl.DataFrame) -> dict[str, list[tuple[str, go.Figure]]]:
+    found: dict[str, list[tuple[str, go.Figure]]] = {}
+    for setting, defense, figure in charts.score_distribution(rows) if len(rows) else ():
+        found.setdefault(setting, []).append((defense, figure))
+    return found
+
+
+def _update_kinds(results: pl.DataFrame) -> list[str]:
+    return sorted(results["update_kind"].drop_nulls().unique())
+
+
+def _script(source: str) -> Markup:
+    """A library as text that may stand in a script element."""
+    return Markup(source.replace("</script", "<\\/script"))
 
 
 def _figure_json(figure: go.Figure) -> Markup:
     """A figure as JSON that may stand inside a script element: no `<` can end the element early."""
     return Markup(figure.to_json().replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _data_uri(image: np.ndarray) -> str:
-    """A picture, uint8 (H, W, C), as the address of a PNG that holds it."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _missing(board: pl.DataFrame) -> list[tuple[str, list[str]]]:
@@ -127,7 +162,9 @@ def _mask_accuracy(rows: pl.DataFrame, board: pl.DataFrame) -> list[dict[str, An
         for text in own["mask_accuracy_layers"].drop_nulls():
             for layer, accuracy in json.loads(text).items():
                 by_layer.setdefault(layer, []).append(accuracy)
-        found.append(row | {"layers": {layer: float(np.mean(values)) for layer, values in by_layer.items()}})
+        guess = max(row["dropout"], 1 - row["dropout"]) if row["dropout"] else None
+        layers = {layer: float(np.mean(values)) for layer, values in by_layer.items()}
+        found.append(row | {"layers": layers, "guess": guess})
     return found
 
 

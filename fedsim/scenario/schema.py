@@ -234,6 +234,8 @@ class Scenario(Block):
         """The whole scenario, defaults filled in, JSON-able; `parse` reads it back."""
         plain = self.model_dump(mode="json")
         plain["model"] = {**self.model.spec(), **self.model.start()}
+        if "model.name" in self.sweep:  # the defaults of one model are unknown keys, or other values, to the next
+            plain["model"] = {key: plain["model"][key] for key in plain["model"] if key in self.model.model_fields_set}
         return plain
 
     def digest(self) -> str:

@@ -1,15 +1,18 @@
 """The report's text and structure, without a browser."""
 
+import base64
 import io
+import json
 
 import numpy as np
 import polars as pl
 import pytest
 from made_up_run import HOSTILE, VICTIMS, board_rows, make_results, row
 from matplotlib.image import imread
+from PIL import Image
 
 from fedsim import table
-from fedsim.reporting import charts, figures, gallery, leaderboard, prose, report
+from fedsim.reporting import charts, figures, gallery, leaderboard, prose, report, strips
 
 
 def answer(results):
@@ -92,24 +95,70 @@ def test_the_threat_model_says_what_an_attack_was_given_besides(results):
     ]
 
 
-def test_every_panel_shows_the_same_first_victims(results, pictures):
-    shown = list(gallery.panels(results, pictures, victims=4))
-    assert len(shown) == 10
-    assert {tuple(panel.victims) for panel in shown} == {("client 0", "client 1", "client 2", "client 3")}
-    stack, _ = pictures("mlp/0/null_mean")
-    for panel in shown:
-        for place, tile in enumerate(panel.originals):
-            np.testing.assert_array_equal(tile.image, stack[place])
+def test_a_panel_shows_worst_median_and_best_of_its_strongest_attack(results, pictures):
+    for panel in gallery.panels(results, pictures, victims=4):
+        own = results.filter(
+            pl.col("status") == "ok",
+            pl.col("model") == panel.setting.split(" · ")[1],
+            pl.col("defense") == panel.defense,
+        )
+        real = own.filter(pl.col("attack").is_in(["inverting_gradients", "dropout_inversion"]))
+        best = real.group_by("attack").agg(pl.col("psnr").median()).sort("psnr")["attack"][-1]
+        ranking = own.filter(pl.col("attack") == best).sort("psnr")
+        clients = [f"client {client}" for client in ranking["client"]]
+        assert panel.victims[0] == clients[0]
+        assert clients[(VICTIMS - 1) // 2] in panel.victims
+        assert len(panel.victims) == 4
+        shown = next(line for line in panel.rows if line.label == best)
+        scores = [tile.psnr for tile in shown.tiles if tile.psnr is not None]
+        assert scores == sorted(scores)
+        stack, _ = pictures("mlp/0/null_mean")
+        for name, tile in zip(panel.victims, panel.originals):
+            if tile.image is not None:
+                np.testing.assert_array_equal(tile.image, stack[int(name.split()[1])])
+
+
+@pytest.mark.parametrize(("count", "most"), [(9, 8), (64, 8), (7, 8), (100, 5), (3, 3)])
+def test_the_places_shown_are_first_middle_last_and_none_twice(count, most):
+    places = gallery.spread(count, most)
+    assert len(places) == len(set(places)) == min(count, most)
+    assert {0, (count - 1) // 2, count - 1} <= set(places)
+    assert places == sorted(places)
+
+
+def test_every_victim_is_shown_when_asked_for(results, pictures, report_inputs):
+    panel = next(iter(gallery.panels(results, pictures, victims=None)))
+    assert len(panel.victims) == VICTIMS == panel.total
+    assert [len(block.originals) for block in panel.blocks(8)] == [8, 2]
+    page = report.html(results, pictures, **report_inputs, every_victim=True)
+    assert all(f"client {client}" in page for client in range(VICTIMS))
 
 
 def test_captions_are_the_scores_of_the_picture_above_them(results, pictures):
     panel = next(iter(gallery.panels(results, pictures)))
     first = next(line for line in panel.rows if line.label == "inverting_gradients")
-    expected = results.filter(
+    own = results.filter(
         pl.col("model") == "mlp", pl.col("defense") == "none", pl.col("attack") == "inverting_gradients"
-    ).sort("client")
-    assert [tile.psnr for tile in first.tiles] == expected["psnr"].to_list()[: len(first.tiles)]
+    )
+    expected = {f"client {client}": psnr for client, psnr in own.select("client", "psnr").iter_rows()}
+    assert [tile.psnr for tile in first.tiles] == [expected[name] for name in panel.victims]
     assert len(first.tiles) == min(8, VICTIMS)
+
+
+def test_a_strip_holds_the_pixels_of_its_pictures_and_nothing_where_one_is_missing():
+    images = [np.random.default_rng(i).integers(0, 256, (28, 28, 1), dtype=np.uint8) for i in range(2)]
+    made = strips.strip([gallery.Tile(images[0]), gallery.Tile(None, why="failed"), gallery.Tile(images[1])])
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.address.split(",")[1]))).convert("RGBA"))
+    assert pixels.shape == (made.height, made.width, 4) == (28, 3 * 28 + 2 * 2, 4)
+    np.testing.assert_array_equal(pixels[:, :28, :3], images[0].repeat(3, 2))
+    np.testing.assert_array_equal(pixels[:, 60:, :3], images[1].repeat(3, 2))
+    assert (pixels[:, 28:60, 3] == 0).all()
+    assert strips.strip([gallery.Tile(None)]) is None
+
+
+def test_large_pictures_are_reduced():
+    made = strips.strip([gallery.Tile(np.zeros((224, 224, 3), np.uint8))])
+    assert (made.width, made.height) == (128, 128)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -127,13 +176,75 @@ def test_the_figure_says_that_there_is_nothing(pictures):
     assert figures.grid(table.empty(), pictures).startswith(b"\x89PNG")
 
 
+def strengths(results):
+    found = {}
+    for setting, axis, figure in charts.score_against_strength(leaderboard.build(results)):
+        found[setting, axis] = {line.name: (list(line.x), list(line.y)) for line in figure.data}
+    return found
+
+
 def test_the_dropout_chart_holds_what_only_dropout_defends(results):
-    charted = dict(charts.score_against_dropout(leaderboard.build(results)))
-    assert list(charted) == ["mnist · mlp", "mnist · lenet"]
-    drawn = {line.name: list(line.x) for line in charted["mnist · mlp"].data}
-    assert drawn["inverting_gradients"] == [0.0, 0.25, 0.5]
-    assert drawn["well_informed, oracle"] == [0.25, 0.5]
+    charted = strengths(results)
+    assert list(charted) == [("mnist · mlp", "dropout rate"), ("mnist · lenet", "dropout rate")]
+    drawn = charted["mnist · mlp", "dropout rate"]
+    assert drawn["inverting_gradients"][0] == [0.0, 0.25, 0.5]
+    assert drawn["well_informed, oracle"][0] == [0.25, 0.5]
 
 
-def test_one_dropout_rate_makes_no_chart():
-    assert list(charts.score_against_dropout(leaderboard.build(board_rows(inverting_gradients=20.0)))) == []
+def test_one_strength_makes_no_chart():
+    assert strengths(board_rows(inverting_gradients=20.0)) == {}
+
+
+def test_any_parameter_of_a_defense_that_varies_alone_is_a_strength():
+    def under(*parts, psnr, epsilon=None):
+        label = " + ".join(f"{part['name']}({part})" for part in parts)
+        return [
+            row(client=c, defense=label, defense_params=json.dumps(parts), psnr=psnr, epsilon=epsilon) for c in (0, 1)
+        ]
+
+    noises = [under({"name": "gaussian_noise", "std": s}, psnr=p) for s, p in ((0.1, 10.0), (0.001, 40.0))]
+    norms = [under({"name": "clip", "norm": n}, {"name": "prune", "rate": 0.5}, psnr=20.0 + n) for n in (1.0, 2.0)]
+    private = [
+        under({"name": "dp_sgd", "noise": n, "clip": n}, psnr=10 * e, epsilon=e) for n, e in ((1.0, 3.0), (2.0, 1.0))
+    ]
+    charted = {
+        axis: lines
+        for (_, axis), lines in strengths(table.frame([r for rs in noises + norms + private for r in rs])).items()
+    }
+    assert set(charted) == {"std of gaussian_noise", "norm of clip + prune (rate=0.5)", "ε of dp_sgd"}
+    assert charted["std of gaussian_noise"]["inverting_gradients"] == ([0.001, 0.1], [40.0, 10.0])
+    assert charted["norm of clip + prune (rate=0.5)"]["inverting_gradients"] == ([1.0, 2.0], [21.0, 22.0])
+    assert charted["ε of dp_sgd"]["inverting_gradients"] == ([1.0, 3.0], [10.0, 30.0])
+
+
+def test_the_frontier_is_what_no_other_defense_beats_in_both():
+    points = [(0.9, 60.0), (0.9, 50.0), (0.8, 55.0), (0.7, 20.0), (0.6, 20.0), (0.5, 10.0)]
+    assert charts.frontier(points) == [(0.5, 10.0), (0.7, 20.0), (0.9, 50.0)]
+
+
+def test_the_distribution_holds_every_image(results):
+    rows = leaderboard.labelled(results)
+    drawn = [
+        (setting, defense, box.name.split(",")[0], sorted(box.x))
+        for setting, defense, figure in charts.score_distribution(rows)
+        for box in figure.data
+    ]
+    ok = rows.filter(pl.col("status") == "ok")
+    assert sum(len(xs) for *_, xs in drawn) == len(ok)
+    for setting, defense, attack, xs in drawn:
+        own = ok.filter(
+            pl.col("setting_label") == setting,
+            pl.col("defense_label").str.replace_all("<", "&lt;", literal=True) == defense.replace("<", "&lt;"),
+            pl.col("attack") == attack,
+        )
+        assert xs == pytest.approx(sorted(own["psnr"]), abs=0.006)
+
+
+def test_the_box_of_a_large_run_is_the_box_of_its_points():
+    psnr = np.random.default_rng(0).normal(30, 5, charts.MOST_POINTS + 1).round(2)
+    rows = leaderboard.labelled(table.frame([row(client=c, psnr=p) for c, p in enumerate(psnr.tolist())]))
+    [(_, _, figure)] = charts.score_distribution(rows)
+    [box] = figure.data
+    assert box.x is None
+    assert (box.q1[0], box.median[0], box.q3[0]) == pytest.approx(tuple(np.percentile(psnr, [25, 50, 75])))
+    assert psnr.min() <= box.lowerfence[0] <= box.q1[0]

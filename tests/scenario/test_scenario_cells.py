@@ -105,6 +105,12 @@ def test_a_scenario_is_immutable_and_survives_the_trip_through_json():
     assert again.digest() == scenario.digest() != _small().digest()
 
 
+def test_a_sweep_over_models_survives_the_trip_too():
+    scenario = _small(model={"name": "mlp", "dropout": 0.5}, sweep={"model.name": ["mlp", "lenet"]})
+    again = parse(json.loads(json.dumps(scenario.to_dict())), rehearsed=False)
+    assert [cell.work() for cell in again.cells()] == [cell.work() for cell in scenario.cells()]
+
+
 def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
     scenario = _small(sweep={"federation.clients": [6, 2]}, victims={"rounds": [1]})
     described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in scenario.cells()]

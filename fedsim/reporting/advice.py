@@ -1,0 +1,135 @@
+"""The three questions of a reader in a hurry: which defense should I use, what does it cost, whom does it not stop?
+
+For each model the advice is the defense that held (no image rebuilt, or no better than a guess) at the least loss of
+test accuracy; where none held, it says so and names the one that leaked least. Nothing is advised that was not
+measured, and what was never tried is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from fedsim.reporting import formats as f
+from fedsim.reporting.leaderboard import THREAT
+from fedsim.reporting.naming import spoken
+from fedsim.reporting.prose import Verdict, joined
+
+HELD = {"resists", "floor"}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answers; each a few sentences of plain text."""
+
+    use: list[str]
+    cost: list[str]
+    limits: list[str]
+
+
+def advise(board: pl.DataFrame, judged: Sequence[Verdict]) -> Advice | None:
+    """The advice that a leaderboard's verdicts give; None where no attack has answered."""
+    if not judged:
+        return None
+    chosen: dict[str, Verdict] = {}
+    for setting in dict.fromkeys(verdict.setting for verdict in judged):
+        chosen[setting] = _choice([verdict for verdict in judged if verdict.setting == setting])
+    return Advice(_use(chosen), _cost(chosen, judged), [*_limits(board, chosen), *_untried(board)])
+
+
+def _choice(rivals: list[Verdict]) -> Verdict:
+    """The defense to take on one model: what held and costs least, or else what leaked least."""
+
+    def dislike(verdict: Verdict) -> tuple[bool, float, float, bool]:
+        held = verdict.kind in HELD
+        leaked = 0.0 if held else verdict.best["leaked_psnr"] or 0.0
+        price = verdict.loss if verdict.loss is not None else 1.0
+        return (not held, leaked, price, verdict.defense == "none")
+
+    plain = [verdict for verdict in rivals if verdict.defense == "none" and verdict.kind in HELD]
+    return plain[0] if plain else min(rivals, key=dislike)
+
+
+def _use(chosen: dict[str, Verdict]) -> list[str]:
+    alike: dict[tuple[str, bool], list[str]] = {}
+    for setting, verdict in chosen.items():
+        alike.setdefault((verdict.defense, verdict.kind in HELD), []).append(setting)
+    sentences = []
+    for (defense, held), settings in alike.items():
+        where = "" if len(alike) == 1 else f" ({joined(settings)})"
+        best = [chosen[setting] for setting in settings]
+        if held and defense == "none":
+            sentences.append(
+                f"None was needed against the attacks tried here{where}: they rebuilt nothing without one."
+            )
+        elif held:
+            result = (
+                "none of the attacks tried rebuilt an image"
+                if all(verdict.kind == "resists" for verdict in best)
+                else "the strongest attack did no better than a guess that ignores the update"
+            )
+            sentences.append(f"Use {defense}{where}: under it {result}.")
+        elif defense == "none":
+            sentences.append(f"None of those tried{where}: no defense leaked less than having none.")
+        else:
+            sentences.append(f"None of those tried is enough{where}. {defense} leaked least: {_rebuilt(best)}.")
+    return sentences
+
+
+def _rebuilt(group: list[Verdict]) -> str:
+    images = sum(verdict.best["n"] for verdict in group)
+    leaked = sum(round((verdict.best["leaked_psnr"] or 0) * verdict.best["n"]) for verdict in group)
+    return f"{leaked} of {images} images were still rebuilt by its strongest attack"
+
+
+def _cost(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
+    plain = {verdict.setting: verdict.best["utility"] for verdict in judged if verdict.defense == "none"}
+    sentences = []
+    for setting, verdict in chosen.items():
+        after, before = verdict.best["utility"], plain.get(setting)
+        where = f" on {setting}" if len(chosen) > 1 else ""
+        if verdict.defense == "none":
+            sentences.append(f"Nothing{where}.")
+        elif verdict.loss is None or before is None:
+            sentences.append(f"The cost of {verdict.defense}{where} was not measured.")
+        else:
+            points = f.number(100 * abs(verdict.loss), 1)
+            change = f"{points} points less" if verdict.loss >= 0 else f"{points} points more"
+            accuracies = f"test accuracy {f.accuracy(after)} instead of {f.accuracy(before)}"
+            sentences.append(f"{verdict.defense}{where}: {accuracies}, {change}.")
+    return list(dict.fromkeys(sentences))
+
+
+def _limits(board: pl.DataFrame, chosen: dict[str, Verdict]) -> list[str]:
+    """The attacks that still rebuilt images under the chosen defenses, oracles apart."""
+    leaks: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for setting, verdict in chosen.items():
+        here = board.filter((pl.col("setting_label") == setting) & (pl.col("defense_label") == verdict.defense))
+        for row in here.filter((pl.col("role") != "floor") & (pl.col("leaked_psnr") > 0)).to_dicts():
+            share = (round(row["leaked_psnr"] * row["n"]), row["n"])
+            leaks.setdefault((row["role"], row["attack_label"]), []).append(share)
+    named: dict[str, list[str]] = {"attack": [], "oracle": []}
+    for (role, label), shares in leaks.items():
+        named[role].append(f"{spoken(label)} ({sum(a for a, _ in shares)} of {sum(b for _, b in shares)} images)")
+    sentences = []
+    if named["attack"]:
+        sentences.append(f"Under it, images were still rebuilt by {joined(named['attack'])}.")
+    if named["oracle"]:
+        oracles = joined(named["oracle"])
+        sentences.append(f"It does not help against an attacker who is told what no real server knows: {oracles}.")
+    return sentences or ["Every attack tried here failed on it; a stronger one, or more iterations, may not."]
+
+
+_UNTRIED = {
+    "threat_server": ("malicious", "a server that changes the model it sends"),
+    "threat_defense": ("known", "an attacker who knows the defense and adapts to it"),
+    "threat_auxiliary_data": ("public", "an attacker with images of the same kind"),
+}
+
+
+def _untried(board: pl.DataFrame) -> list[str]:
+    tried = {column: set(board.filter(pl.col("n") > 0)[column]) for column in THREAT}
+    absent = [words for column, (value, words) in _UNTRIED.items() if value not in tried[column]]
+    return [f"Not tried, so nothing is known: {joined(absent, last='or')}."] if absent else []

@@ -1,0 +1,136 @@
+"""What a run directory holds so far, for those who look at it: the table, what is missing from it, the pictures.
+
+A finished run has its table in a file. One that is still going, or that was killed, has an older table or none: then
+the rows are put together from what its jobs have left, and `missing` counts what has not been done.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fedsim import scenario as scenarios
+from fedsim.errors import BadInput
+from fedsim.runs.attacking import error_file
+from fedsim.runs.directory import MARKER, RunDirectory
+from fedsim.runs.jobs import cell_key, jobs_of
+from fedsim.runs.results import assemble, score_key
+from fedsim.scenario import Scenario
+from fedsim.table import SCHEMA
+from fedsim.version import __version__
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a run has not done yet.
+
+    Args:
+        cells: the federations to train; `untrained` names those that have not been, each by its model, defense and
+            seed.
+        jobs: the attack jobs on the cells that are trained; `unfinished` counts those without an answer by attack.
+        unknown: why it cannot be told; empty where it can.
+    """
+
+    cells: int = 0
+    untrained: tuple[str, ...] = ()
+    jobs: int = 0
+    unfinished: tuple[tuple[str, int], ...] = ()
+    unknown: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.untrained or self.unfinished or self.unknown)
+
+
+def results(directory: RunDirectory) -> pl.DataFrame:
+    """One row per reconstructed image, as far as the run has come; the columns are those of `fedsim.table.SCHEMA`.
+
+    Raises:
+        BadInput: the table's file is damaged or has other columns; or there is no table and none can be put together.
+    """
+    path = directory.results
+    if path.exists() and path.stat().st_mtime >= (directory.path / MARKER).stat().st_mtime:
+        return read_table(path)
+    so_far = _so_far(directory)  # the marker is younger than the table: a run began that has not ended
+    if isinstance(so_far, Scenario):
+        rows = assemble(directory, so_far)
+        if len(rows) or not path.exists():
+            return rows
+    if path.exists():
+        return read_table(path)
+    raise BadInput(f"{directory.path}: the run has no results yet, and {so_far}; go on with it by `fedsim run`")
+
+
+def missing(directory: RunDirectory) -> Missing:
+    """What the scenario asks for and the directory does not hold."""
+    scenario = _so_far(directory)
+    if isinstance(scenario, str):
+        return Missing(unknown=scenario)
+    untrained, jobs, unfinished = [], 0, dict[str, int]()
+    cells = {cell_key(cell): cell for cell in scenario.cells()}
+    for key, cell in cells.items():
+        if not directory.cell(key).exists():
+            if not directory.cell_error(key).exists():
+                model = cell.model_spec()
+                untrained.append(f"{model.get('name') or model['factory']}, {cell.defense_label}, seed {cell.seed}")
+            continue
+        for job in jobs_of(directory, cell):
+            jobs += 1
+            done = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
+            if not done.exists() and not error_file(directory, job).exists():
+                name = job.spec["attack"]["name"]
+                unfinished[name] = unfinished.get(name, 0) + 1
+    return Missing(len(cells), tuple(untrained), jobs, tuple(unfinished.items()))
+
+
+def pictures(directory: RunDirectory, job: str) -> tuple[np.ndarray, np.ndarray]:
+    """The originals and matched reconstructions of a job: two uint8 arrays (N, H, W, C).
+
+    Raises:
+        FileNotFoundError: the job has no pictures, or their file is damaged.
+    """
+    path = directory.score(job) / "pictures.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stack:
+            return stack["original"], stack["reconstruction"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+        raise FileNotFoundError(f"{path}: damaged") from error
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A results file; raises BadInput where it is damaged or of another version."""
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError):
+        raise BadInput(
+            f"{path}: damaged; it should be the Parquet table that `fedsim run` wrote: run it again"
+        ) from None
+    absent = [name for name in SCHEMA if name not in table.columns]
+    surplus = [name for name in table.columns if name not in SCHEMA]
+    changed = [name for name, kind in SCHEMA.items() if name in table.columns and table.schema[name] != kind]
+    named = (("missing", absent), ("unknown", surplus), ("of another type", changed))
+    differences = [f"{what}: {', '.join(names)}" for what, names in named if names]
+    if differences:
+        raise BadInput(
+            f"{path}: the table of another version (columns {'; '.join(differences)}); "
+            f"run the scenario again with fedsim {__version__}, or read it with the version that wrote it"
+        )
+    return table.select(*SCHEMA)
+
+
+def _so_far(directory: RunDirectory) -> Scenario | str:
+    """The scenario by which the directory's content can be found, or why it cannot."""
+    marker = directory.marker()
+    version = marker.get("version")
+    if version != __version__:  # keys hash the version: what another one left is not found
+        return f"fedsim {version} began it, where this is fedsim {__version__}"
+    try:
+        scenario = scenarios.parse(marker["scenario"], rehearsed=False)
+        for cell in scenario.cells():
+            cell.work()  # reads the user's own files
+    except (BadInput, KeyError, OSError) as error:
+        return f"its scenario cannot be read again ({error})"
+    return scenario
