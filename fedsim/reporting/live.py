@@ -17,7 +17,7 @@ from fedsim.runs.progress import ENDED, Facts, Stage, View, clock, loss_text, ps
 from fedsim.version import __version__
 
 EVERY_SECONDS = 2.0
-STALE_SECONDS = 30
+STALE_SECONDS = 60
 """A page as old as this belongs to a run that was killed, or to a machine that was suspended."""
 UNDER_WAY = 12
 

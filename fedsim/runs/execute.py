@@ -111,6 +111,7 @@ def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) ->
     for key, work in works.items():
         if key not in missing:
             _score(directory, work)
+            tracker.tick()
     return dict(sorted(missing.items(), key=lambda item: -_iterations(item[1].job)))
 
 

@@ -133,6 +133,10 @@ class Tracker:
         self._cells, self._jobs = (cells, self._cells[1]), jobs
         self._show()
 
+    def tick(self) -> None:
+        """Nothing new but the time."""
+        self._show()
+
     def train(self, pending: int) -> None:
         """The training of so many cells begins."""
         self._enter("training", pending)

@@ -1,0 +1,326 @@
+"""`fedsim animate`: a picture and a dropout mask emerging while an attack optimises them, as a GIF.
+
+Made from the snapshots that a job kept (`engine: {record: {every: 200}}`, see `attacks.recording`). The last frame is
+the attack's answer: its best iterate, which need not be its last. The original is shown where scoring has stored it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont
+from safetensors import SafetensorError
+
+from fedsim import observations
+from fedsim.errors import BadInput
+from fedsim.files import read_json, read_tensors
+from fedsim.runs.directory import RunDirectory
+
+HOW = "set `engine: {record: {every: 200}}` in the scenario and run it again"
+TILE = 196
+FRAMES = 60
+BYTES = 2_000_000
+SHOW_MILLISECONDS = 6_000
+HELD_MILLISECONDS = 3_000
+MARGIN, LINE = 16, 20
+PAPER, INK, FAINT, ACCENT = (253, 253, 251), (28, 28, 26), (102, 102, 95), (31, 106, 158)
+
+
+@dataclass(frozen=True)
+class Emerging:
+    """One image of one victim on its way.
+
+    Args:
+        iterations, losses: S of each, of the snapshots; then those of the answer.
+        images: (S + 1, H, W) or (S + 1, H, W, 3) uint8; the answer's last.
+        layer: the stochastic layer whose noise is shown, "" if the attack assumed none.
+        masks: (S + 1, height, width) in [0, 1], NaN where a rectangle has no entry; the answer's last.
+        legend: what the masks' tones mean.
+        original: as an image; None where scoring has stored none.
+    """
+
+    title: str
+    iterations: Sequence[int]
+    losses: Sequence[float]
+    images: np.ndarray
+    layer: str
+    masks: np.ndarray | None
+    legend: str
+    original: np.ndarray | None
+
+
+def recorded(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The jobs that have snapshots: what they are, how many images of victims, and how many snapshots of each."""
+    settings = _table(directory).select("cell", "model", "defense").unique("cell", keep="first", maintain_order=True)
+    by_cell = {cell: (model, defense) for cell, model, defense in settings.iter_rows()}
+    found = []
+    for path in sorted((directory.path / "jobs").glob("*/snapshots.safetensors")):
+        spec = _account(path.parent)["spec"]
+        kept = _tensors(path)
+        victims = _victims(kept)
+        model, defense = by_cell.get(spec["cell"], ("–", "–"))
+        found.append(
+            {
+                "job": path.parent.name,
+                "attack": spec["attack"]["name"],
+                "model": model,
+                "defense": defense,
+                "round": spec["round"],
+                "victims": len(victims),
+                "snapshots": max(len(kept[f"{client}.iterations"]) for client, _ in victims),
+            }
+        )
+    return found
+
+
+def job_named(directory: RunDirectory, prefix: str) -> str:
+    """The key of the job that starts so. Raises BadInput if there is none, or more than one."""
+    keys = sorted(path.parent.name for path in (directory.path / "jobs").glob("*/job.json"))
+    matching = [key for key in keys if key.startswith(prefix)]
+    if not matching:
+        raise BadInput(
+            f"{directory.path}: no finished job {prefix!r}; without JOB, fedsim animate lists those to choose from"
+        )
+    if len(matching) > 1 and prefix not in matching:
+        shown = ", ".join(matching[:4]) + (", ..." if len(matching) > 4 else "")
+        raise BadInput(f"{directory.path}: {prefix!r} is the start of {len(matching)} jobs ({shown}); give more of it")
+    return prefix if prefix in matching else matching[0]
+
+
+def emerging(directory: RunDirectory, job: str, victim: int) -> Emerging:
+    """What a job's snapshots say of its recorded image number `victim`.
+
+    Raises:
+        BadInput: no snapshots, no such victim, or a damaged file.
+    """
+    folder = directory.job(job)
+    account = _account(folder)
+    spec, name = account["spec"], account["spec"]["attack"]["name"]
+    if not (folder / "snapshots.safetensors").exists():
+        if "record" in spec["engine"]:
+            raise BadInput(f"{folder}: {name} has no snapshots: it optimised nothing here")
+        raise BadInput(f"{folder}: no snapshots were recorded; {HOW}")
+    kept, answer = _tensors(folder / "snapshots.safetensors"), _tensors(folder / "reconstructions.safetensors")
+    victims = _victims(kept)
+    if not 0 <= victim < len(victims):
+        raise BadInput(f"--victim {victim}: {folder.name} has {len(victims)} recorded images; 0 to {len(victims) - 1}")
+    client, number = victims[victim]
+    final = _final_pixels(directory, spec, client, answer[f"{client}.images"][number])
+    images = np.stack([*(_picture(image) for image in kept[f"{client}.images"][:, number]), final])
+    layer, masks, legend = _masks(kept, answer, client, number)
+    sample, original = _original(directory, account, client, final)
+    outcome = account["clients"][client]
+    return Emerging(
+        title=f"{name}, client {client}" + ("" if sample is None else f", sample {sample}"),
+        iterations=[*kept[f"{client}.iterations"].tolist(), outcome["iterations"]],
+        losses=[*kept[f"{client}.losses"].tolist(), outcome["loss"]],
+        images=images,
+        layer=layer,
+        masks=masks,
+        legend=legend,
+        original=original,
+    )
+
+
+def gif(shown: Emerging) -> bytes:
+    """At most 2 MB: with fewer frames where the pictures need it."""
+    most = FRAMES
+    while True:
+        chosen = _spread(len(shown.images), most)
+        content = _encode([frame(shown, index) for index in chosen])
+        if len(content) <= BYTES or most <= 4:
+            return content
+        most //= 2
+
+
+def frame(shown: Emerging, index: int) -> Image.Image:
+    """One moment: the original, the attack's image and the mask, and below them the iteration and the loss."""
+    last = index == len(shown.images) - 1
+    panels: list[tuple[str, Image.Image]] = []
+    if shown.original is not None:
+        panels.append(("original (seen by scoring only)", _tile(shown.original)))
+    panels.append(("answer" if last else "attack's image", _tile(shown.images[index])))
+    if shown.masks is not None:
+        panels.append((f"its mask at {shown.layer}", _tile(_heat(shown.masks[index]))))
+    width = max(2, len(panels)) * (TILE + MARGIN) + MARGIN
+    canvas = Image.new("RGB", (width, TILE + 4 * LINE + MARGIN), PAPER)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    draw.text((MARGIN, 8), _fitting(shown.title, width - 2 * MARGIN, font), fill=INK, font=font)
+    for place, (label, tile) in enumerate(panels):
+        left = MARGIN + place * (TILE + MARGIN)
+        draw.text((left, LINE + 10), _fitting(label, TILE, font), fill=FAINT, font=font)
+        canvas.paste(tile, (left, 2 * LINE + 12))
+    below = 2 * LINE + 12 + TILE + 8
+    count, loss = shown.iterations[index], shown.losses[index]
+    moment = f"iteration {count:,}   loss {loss:.3g}"
+    if last:
+        moment = f"after {count:,} iterations   lowest loss {loss:.3g}"
+    draw.text((MARGIN, below), moment, fill=INK, font=font)
+    if shown.masks is not None:
+        right = width - MARGIN - draw.textlength(shown.legend, font=font)
+        draw.text((right, below), shown.legend, fill=FAINT, font=font)
+    return canvas
+
+
+def _encode(frames: list[Image.Image]) -> bytes:
+    indexed = [picture.quantize(256, dither=Image.Dither.NONE) for picture in frames]
+    buffer = io.BytesIO()
+    each = min(500, max(80, SHOW_MILLISECONDS // len(indexed)))
+    durations = [each] * (len(indexed) - 1) + [HELD_MILLISECONDS]
+    indexed[0].save(
+        buffer, format="GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True
+    )
+    return buffer.getvalue()
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the indices below `count`, evenly; the first and the last always."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
+def _victims(kept: dict[str, Any]) -> list[tuple[str, int]]:
+    """Every recorded image: its client and its number in the attack's own order."""
+    clients = sorted((name.removesuffix(".images") for name in kept if name.endswith(".images")), key=int)
+    return [(client, number) for client in clients for number in range(kept[f"{client}.images"].shape[1])]
+
+
+def _masks(
+    kept: dict[str, Any], answer: dict[str, Any], client: str, number: int
+) -> tuple[str, np.ndarray | None, str]:
+    """The first stochastic layer's noise over the snapshots and in the answer, as near-square pictures in [0, 1]."""
+    start = f"{client}.noise."
+    layers = [name for name in kept if name.startswith(start) and name in answer]
+    if not layers:
+        return "", None, ""
+    name = min(layers, key=_natural)
+    noise = np.stack([*kept[name][:, number].float().numpy(), answer[name][number].float().numpy()])
+    flat = noise.reshape(len(noise), -1)
+    low, high = min(0.0, float(flat.min())), max(1.0, float(flat.max()))
+    height, width = _near_square(flat.shape[1])
+    padded = np.full((len(flat), height * width), np.nan)
+    padded[:, : flat.shape[1]] = (flat - low) / (high - low)
+    legend = "light: dropped, blue: kept" if (low, high) == (0, 1) else f"light: {low:.2g}, blue: {high:.2g}"
+    return name.removeprefix(start), padded.reshape(len(flat), height, width), legend
+
+
+def _near_square(count: int) -> tuple[int, int]:
+    """Height and width of a picture of so many entries; without a remainder if it is at most twice as wide as high."""
+    root = math.isqrt(count)
+    for height in range(root, 0, -1):
+        if count % height == 0 and count // height <= 2 * height:
+            return height, count // height
+    width = math.ceil(math.sqrt(count))
+    return math.ceil(count / width), width
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key: numbers in a module's path by value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
+
+
+def _heat(values: np.ndarray) -> np.ndarray:
+    """From a light tone at 0 to the accent at 1; paper where there is nothing."""
+    shares = np.nan_to_num(values)[..., None]
+    colours = (1 - shares) * np.array([228, 228, 220]) + shares * np.array(ACCENT)
+    return np.where(np.isnan(values)[..., None], np.array(PAPER), colours).round().astype(np.uint8)
+
+
+def _tile(image: np.ndarray) -> Image.Image:
+    """A square of TILE pixels: enlarged by whole steps where it is small, so that pixels stay pixels."""
+    picture = Image.fromarray(image).convert("RGB")
+    longest = max(picture.size)
+    if longest > TILE:
+        picture.thumbnail((TILE, TILE), Image.Resampling.BOX)
+    else:
+        times = TILE // longest
+        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    tile = Image.new("RGB", (TILE, TILE), PAPER)
+    tile.paste(picture, (0, (TILE - picture.height) // 2))
+    return tile
+
+
+def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _picture(image: Any) -> np.ndarray:
+    """(C, H, W) uint8 as (H, W), or (H, W, 3)."""
+    array = image.permute(1, 2, 0).numpy()
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def _final_pixels(directory: RunDirectory, spec: dict[str, Any], client: str, image: Any) -> np.ndarray:
+    name = observations.name_of(spec["round"], int(client))
+    seen = read_json(directory.cell(spec["cell"]) / "observations" / f"{name}.json")["observation"]
+    mean, std = (np.array(seen[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
+    pixels = (np.clip(image.numpy() * std + mean, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _original(
+    directory: RunDirectory, account: dict[str, Any], client: str, final: np.ndarray
+) -> tuple[int | None, np.ndarray | None]:
+    """Which sample the image was matched to, and its original, from the pictures of the job's score."""
+    spec = account["spec"]
+    parameters = {key: value for key, value in spec["attack"].items() if key != "name"}
+    rows = _table(directory).filter(
+        pl.col("cell") == spec["cell"],
+        pl.col("attack") == spec["attack"]["name"],
+        pl.col("attack_params") == json.dumps(parameters, sort_keys=True),
+        pl.col("round") == spec["round"],
+        pl.col("client") == int(client),
+        pl.col("picture").is_not_null(),
+        *(pl.col(f"threat_{aspect}") == value for aspect, value in account["threat_model"].items()),
+    )
+    if rows.is_empty():
+        return None, None
+    rows = rows.filter(pl.col("job") == rows["job"][0])
+    try:
+        with np.load(directory.score(rows["job"][0]) / "pictures.npz", allow_pickle=False) as stack:
+            originals, matched = stack["original"], stack["reconstruction"]
+    except (FileNotFoundError, ValueError, OSError):
+        return None, None
+    flat = final.astype(float).ravel()  # the pictures are in the truth's order: this image is the one that equals it
+    best = min(
+        rows.to_dicts(), key=lambda row: float(np.abs(matched[row["picture"]].astype(float).ravel() - flat).sum())
+    )
+    original = originals[best["picture"]]
+    return best["sample"], original[..., 0] if original.shape[-1] == 1 else original
+
+
+def _table(directory: RunDirectory) -> pl.DataFrame:
+    """The run's table; empty while there is none."""
+    from fedsim import table
+
+    try:
+        return pl.read_parquet(directory.results)
+    except FileNotFoundError:
+        return table.empty()
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "job.json")
+    except (FileNotFoundError, ValueError):
+        raise BadInput(
+            f"{folder / 'job.json'}: missing or damaged; delete {folder} and run the scenario again"
+        ) from None
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    try:
+        return read_tensors(path)
+    except (FileNotFoundError, SafetensorError):
+        raise BadInput(f"{path}: missing or damaged; delete {path.parent} and run the scenario again") from None
