@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli import boards, exporting, running, showing, tools
+from fedsim.cli import animating, boards, exporting, running, showing, tools
 from fedsim.cli.shell import app, err
 from fedsim.errors import FedsimError
 from fedsim.version import __version__
 
-__all__ = ["app", "boards", "exporting", "main", "running", "showing", "tools"]
+__all__ = ["animating", "app", "boards", "exporting", "main", "running", "showing", "tools"]
 
 
 def _version(value: bool) -> None:
