@@ -13,7 +13,14 @@ from torch import Tensor
 
 
 class Objective(Protocol):
-    """Per-problem losses (N,) from per-parameter scalars (N, L)."""
+    """Per-problem losses (N,) from per-parameter scalars (N, L).
+
+    Attributes:
+        exact: the three numbers must be exact for the gradients they are taken of, not just to the precision in which
+            the model computes: only their difference counts, and it is sought far below that precision.
+    """
+
+    exact: bool
 
     def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
         """From `<g, g*>`, `|g|^2` and `|g*|^2`, each (N, L) float64: the loss of each problem (N,)."""
@@ -22,12 +29,19 @@ class Objective(Protocol):
 class Cosine:
     """`1 - cos(g, g*)` of all parameters concatenated (Geiping et al., NeurIPS 2020)."""
 
+    exact = False
+
     def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
         return 1 - inner.sum(1) / (simulated.sum(1) * observed.sum(1)).sqrt()
 
 
 class Euclidean:
-    """`|g - g*|^2` (Zhu et al., Deep Leakage from Gradients, NeurIPS 2019)."""
+    """`|g - g*|^2` (Zhu et al., Deep Leakage from Gradients, NeurIPS 2019).
+
+    In float32 the three sums cancel to something negative long before L-BFGS has converged.
+    """
+
+    exact = True
 
     def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
         return (simulated - 2 * inner + observed).sum(1)

@@ -32,9 +32,10 @@ def choose(
     """The fastest evaluator that is right for this model.
 
     Ghost matching assumes that examples do not meet inside the model, and that weights are used by their own layers
-    only. No inspection of modules can show that, so its answer is compared once with the general evaluator's.
+    only. No inspection of modules can show that, so its answer is compared once with the general evaluator's. It works
+    on factors of the gradients, in the model's precision, so that it cannot serve an exact objective.
     """
-    if kind != "gradient":
+    if kind != "gradient" or objective.exact:
         return General(model, objective, observed, local=local, kind=kind)
     try:
         ghost = Ghost(model, objective, observed, example)

@@ -65,7 +65,12 @@ class General(Evaluator):
             kind=self._kind,
         )
         inner, ours, theirs = (
-            torch.stack([(first[name] * second[name]).sum().double() for name in observed])[None]
+            torch.stack([_product(first[name], second[name], self._objective.exact) for name in observed])[None]
             for first, second in ((simulated, observed), (simulated, simulated), (observed, observed))
         )
         return self._objective(inner, ours, theirs)[0]
+
+
+def _product(first: Tensor, second: Tensor, exact: bool) -> Tensor:
+    """The inner product, float64; of float32 tensors it is exact if the products themselves are taken in float64."""
+    return (first.double() * second.double()).sum() if exact else (first * second).sum().double()

@@ -34,6 +34,8 @@ class UpstreamAndFeatures:
         head: the place of the head's weight.
     """
 
+    exact = False
+
     def __init__(self, upstream: list[int], head: int) -> None:
         self.upstream, self.head = upstream, head
 

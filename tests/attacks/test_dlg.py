@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import LocalTraining, Observation, ThreatModel
+from attacks.evaluators import choose
+from attacks.objectives import Euclidean
 from attacks.seeds import generator_for
+from attacks.updates import simulate
 
 UNLABELLED = ThreatModel(labels="unknown")
 
@@ -34,13 +37,26 @@ def victim(
     return model, images, observation
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("label", [0, 2])
-def test_image_and_label_are_found(label: int) -> None:
+def test_image_and_label_are_found(label: int, dtype: torch.dtype) -> None:
     model, images, observation = victim([label], client=label)
-    result = attacks.create("dlg", iterations=400, restarts=4)(observation, UNLABELLED, model)
+    result = attacks.create("dlg", iterations=400, restarts=4)(observation, UNLABELLED, model.to(dtype))
     assert psnr(result.images, images, 0.5) >= 30
     assert result.labels.tolist() == [label]
-    assert result.loss < 1e-6
+    assert 0 <= result.loss < 1e-6
+
+
+def test_in_float32_the_loss_is_the_distance_down_to_its_last_digits() -> None:
+    model, images, observation = victim()
+    model, images = model.float(), images.float()
+    near = images + 1e-6 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    update = {name: value.float()[None] for name, value in observation.update.items()}
+    guess = {"images": near[None], "labels": torch.tensor([[2]])}
+    [loss], _ = choose(model, Euclidean(), update, guess, ["images"])(guess, ["images"])
+    simulated = simulate(model, dict(model.state_dict()), near, guess["labels"][0])
+    distance = sum((simulated[name].double() - update[name][0].double()).square().sum() for name in update)
+    torch.testing.assert_close(loss, distance, rtol=1e-2, atol=0)
 
 
 def test_the_steps_of_pytorchs_lbfgs_on_images_and_logits() -> None:
