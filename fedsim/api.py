@@ -17,10 +17,9 @@ from fedsim.reporting import leaderboard as boards
 from fedsim.reporting import mlflow_log, paper
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
-from fedsim.runs import reading
+from fedsim.runs import losses, reading
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute
-from fedsim.runs.losses import losses
 from fedsim.runs.progress import View
 from fedsim.runs.results import history
 from fedsim.scenario import Scenario
@@ -119,9 +118,10 @@ class Run:
         """
         return queries.sql(self.results, query)
 
-    def losses(self, job: str) -> dict[int, list[tuple[int, float]]]:
-        """By client the attack's loss over its iterations, thinned; empty where the job kept none."""
-        return losses(RunDirectory(self.path), job)
+    @cached_property
+    def losses(self) -> dict[str, dict[int, list[tuple[int, float]]]]:
+        """By job and client the attack's loss over its iterations, thinned; jobs that kept none are left out."""
+        return losses.by_row(RunDirectory(self.path))
 
     def figures(
         self, directory: str | Path | None = None, *, format: str = "pdf", wide: bool = False

@@ -1,4 +1,4 @@
-"""A run for other programs: its rows for SQL, spreadsheets and notebooks."""
+"""A run for other programs: rows for SQL and notebooks, figures for a paper, runs for MLflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedsim.cli.shell import app, err, out
+from fedsim.cli.shell import RunArgument, app, err, out
 from fedsim.errors import BadInput
 
 
@@ -45,3 +45,37 @@ def _hand_out(target: str, text: str, *, say: Console) -> None:
         return
     write_text(Path(target), text)
     say.print(target, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def figures(
+    run_directory: RunArgument,
+    format: Annotated[str, typer.Option(metavar="pdf|svg|png", help="What to write.")] = "pdf",
+    to: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to; figures/ in the run if not given.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="As wide as two columns (6.9 in), not one (3.3 in).")] = False,
+) -> None:
+    """Draw a run as static figures for a paper."""
+    from fedsim.api import Run
+
+    for drawn in Run(run_directory).figures(to, format=format, wide=wide):
+        for file in drawn.files:
+            out.print(str(file), highlight=False, markup=False, soft_wrap=True)
+        if not drawn.files:
+            err.print(f"no {drawn.name}: {drawn.why_not}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def mlflow(
+    run_directory: RunArgument,
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where MLflow keeps its runs, e.g. sqlite:///mlflow.db.")
+    ] = None,
+    experiment: Annotated[str, typer.Option(metavar="NAME", help="The MLflow experiment.")] = "fedsim",
+) -> None:
+    """Log a run to MLflow: parameters, metrics, loss curves and pictures."""
+    from fedsim.api import Run
+
+    parent = Run(run_directory).log_to_mlflow(tracking_uri=tracking_uri, experiment=experiment)
+    out.print(f"mlflow run {parent}", highlight=False, soft_wrap=True)

@@ -1,0 +1,284 @@
+"""What each figure for a paper shows; each function returns the panels of one figure, none where there is no data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from fedsim.random import rng_for
+from fedsim.reporting import charts
+from fedsim.reporting.leaderboard import DEFENSE, SETTING
+from fedsim.reporting.paper import curves
+from fedsim.reporting.paper.style import CHARACTER, FAINT, FLOOR, LINE, Key, Panel, series, wrapped
+from fedsim.table import LEAKED_PSNR, PSNR_CAP_SUMMARY
+
+Keys = dict[str, Key]
+"""By the attack's label how it is drawn."""
+
+
+def psnr_by_strength(board: pl.DataFrame, keys: Keys) -> list[Panel]:
+    """Each attack's median PSNR with its 95 % interval over the dropout rate, and over whatever else was varied."""
+    panels = []
+    for _, part in board.filter(pl.col("psnr").is_not_null()).group_by(SETTING, maintain_order=True):
+        for axis, values in charts._strengths(part.to_dicts()):
+            lines: dict[Key, dict[float, dict[str, Any]]] = {}
+            for value, row in values:  # the first row of a value stands for it
+                lines.setdefault(keys[row["attack_label"]], {}).setdefault(value, row)
+
+            def draw(axes: Axes, lines: dict[Key, dict[float, dict[str, Any]]] = lines) -> None:
+                for key, line in lines.items():
+                    places = sorted(line)
+                    _with_intervals(axes, places, [line[place] for place in places], key)
+                _strength_axis(axes, sorted({place for line in lines.values() for place in line}))
+                _psnr_axis(axes)
+
+            title = "" if axis == "dropout rate" else axis
+            label = axis.split(" of ")[0]
+            panels.append(
+                Panel(part["setting_label"][0], title, label, "median PSNR (dB)", draw, keys=tuple(lines), height=1.75)
+            )
+    return panels
+
+
+def privacy_utility(board: pl.DataFrame) -> list[Panel]:
+    """Test accuracy under each defense against the strongest attack's median PSNR; the frontier joins the best."""
+    defenses = board["defense_label"].unique(maintain_order=True)
+    keys = {label: series(label, at, dashed=False) for at, label in enumerate(defenses)}
+    panels = []
+    known = charts.strongest(board).filter(pl.col("utility").is_not_null())
+    for _, part in known.group_by(SETTING, maintain_order=True):
+        rows = part.to_dicts()
+
+        def draw(axes: Axes, rows: list[dict[str, Any]] = rows) -> None:
+            best = charts.frontier([(row["utility"], row["psnr"]) for row in rows])
+            axes.plot(
+                [100 * utility for utility, _ in best], [psnr for _, psnr in best], color=FLOOR, lw=0.8, gid="frontier"
+            )
+            for row in rows:
+                _with_intervals(axes, [100 * row["utility"]], [row], keys[row["defense_label"]])
+            axes.margins(x=0.08)
+            _psnr_axis(axes)
+
+        used = (*dict.fromkeys(keys[row["defense_label"]] for row in rows), Key("frontier", FLOOR, "", "-"))
+        panels.append(
+            Panel(
+                part["setting_label"][0],
+                "",
+                "test accuracy of the global model (%)",
+                "strongest attack,\nmedian PSNR (dB)",
+                draw,
+                keys=used,
+                height=1.75,
+                left=0.62,
+            )
+        )
+    return panels
+
+
+def psnr_distribution(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
+    """Every image's PSNR, a line of points for each attack under each defense; the bar is the median.
+
+    Args:
+        rows: labelled results.
+    """
+    scored = rows.filter((pl.col("status") == "ok") & pl.col("psnr").is_not_null())
+    scored = scored.with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY))
+    widest = float(scored["psnr"].max() or 0)  # type: ignore[arg-type]
+    panels = []
+    for _, part in scored.group_by(DEFENSE, maintain_order=True):
+        lines = {
+            keys[str(label)]: line["psnr"].to_numpy()
+            for (label,), line in part.group_by("attack_label", maintain_order=True)
+        }
+        labels = [wrapped(key.label, _LABELS) for key in lines]
+        tops = np.cumsum([0.0] + [0.06 + LINE * (label.count("\n") + 1) for label in labels])
+
+        def draw(
+            axes: Axes,
+            lines: dict[Key, np.ndarray] = lines,
+            labels: list[str] = labels,
+            tops: np.ndarray = tops,
+        ) -> None:
+            middles = (tops[:-1] + tops[1:]) / 2
+            for (key, values), middle in zip(lines.items(), middles):
+                # Points of equal PSNR are spread within the line; by a fixed draw, so that the figure is repeatable.
+                spread = rng_for(0, "jitter", series=key.label).uniform(-0.05, 0.05, len(values))
+                axes.plot(
+                    values,
+                    middle + spread,
+                    linestyle="none",
+                    marker=key.marker,
+                    markersize=2.4,
+                    color=key.colour,
+                    alpha=0.55,
+                    markeredgewidth=0,
+                    gid="images",
+                )
+                axes.plot([np.median(values)] * 2, [middle - 0.08, middle + 0.08], color=key.colour, lw=1.6)
+            axes.set_yticks(middles, labels, linespacing=1.05)
+            axes.set_ylim(tops[-1], 0)
+            axes.set_xlim(min(0.0, *(values.min() for values in lines.values())), widest * 1.03)
+            axes.tick_params(axis="y", length=0)
+            axes.grid(visible=False, axis="y")
+            axes.axvline(LEAKED_PSNR, color=FLOOR, lw=0.8, ls=":", zorder=0.9)
+
+        panels.append(
+            Panel(
+                part["setting_label"][0],
+                part["defense_label"][0],
+                "PSNR of an image (dB)",
+                "",
+                draw,
+                height=float(tops[-1]),
+                left=_label_room(labels),
+            )
+        )
+    return panels
+
+
+def attack_loss(rows: pl.DataFrame, keys: Keys, losses: curves.Losses) -> list[Panel]:
+    """The attacks' own loss over the iterations: the median over the victims, and between the quartiles a band.
+
+    Attacks minimise different losses; a lower curve is not a better picture.
+
+    Args:
+        rows: labelled results.
+    """
+    panels = []
+    for _, part in rows.filter(pl.col("status") == "ok").group_by(DEFENSE, maintain_order=True):
+        found = {
+            keys[str(label)]: curves.of_rows(line, losses)
+            for (label,), line in part.group_by("attack_label", maintain_order=True)
+        }
+        lines = {key: curve for key, curve in found.items() if curve is not None}
+        if not lines:
+            continue
+
+        def draw(axes: Axes, lines: dict[Key, curves.Quartiles] = lines) -> None:
+            for key, (iterations, (low, middle, high)) in lines.items():
+                axes.plot(iterations, middle, color=key.colour, linestyle=key.dash)
+                axes.fill_between(iterations, low, high, color=key.colour, alpha=0.18, linewidth=0)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(numticks=5))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlim(0, max(iterations[-1] for iterations, _ in lines.values()))
+
+        shown = tuple(Key(key.label, key.colour, "", key.dash) for key in lines)
+        panels.append(
+            Panel(
+                part["setting_label"][0],
+                part["defense_label"][0],
+                "iteration",
+                "attack loss",
+                draw,
+                keys=shown,
+                height=1.4,
+                left=0.58,
+            )
+        )
+    return panels
+
+
+def mask_accuracy(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
+    """The share of a layer's mask entries that an attack estimated rightly, the mean over the victims, by layer.
+
+    Args:
+        rows: labelled results.
+    """
+    estimated = rows.filter((pl.col("status") == "ok") & pl.col("mask_accuracy_layers").is_not_null())
+    panels = []
+    for _, part in estimated.group_by(DEFENSE, maintain_order=True):
+        means = {
+            keys[str(label)]: _mean_by_layer(line["mask_accuracy_layers"])
+            for (label,), line in part.group_by("attack_label", maintain_order=True)
+        }
+        layers = list(dict.fromkeys(layer for by_layer in means.values() for layer in by_layer))
+        if not layers:
+            continue
+
+        def draw(axes: Axes, means: dict[Key, dict[str, float]] = means, layers: list[str] = layers) -> None:
+            for key, by_layer in means.items():
+                places = [layers.index(layer) for layer in by_layer]
+                values = [100 * value for value in by_layer.values()]
+                axes.plot(values, places, linestyle="none", marker=key.marker, color=key.colour, gid="layers")
+            axes.set_yticks(range(len(layers)), [wrapped(layer, _LABELS) for layer in layers])
+            axes.set_ylim(len(layers) - 0.5, -0.5)
+            axes.set_xlim(min(50.0, axes.get_xlim()[0]), 101)
+            axes.tick_params(axis="y", length=0)
+
+        shown = tuple(Key(key.label, key.colour, key.marker, "none") for key in means)
+        labels = [wrapped(layer, _LABELS) for layer in layers]
+        height = sum(0.06 + LINE * (label.count("\n") + 1) for label in labels)
+        panels.append(
+            Panel(
+                part["setting_label"][0],
+                part["defense_label"][0],
+                "mask accuracy (%)",
+                "",
+                draw,
+                keys=shown,
+                height=max(height, 0.35),
+                left=_label_room(labels),
+            )
+        )
+    return panels
+
+
+_LABELS = 1.35
+"""Inches that labels left of the axes may take before they are broken into lines."""
+
+
+def _label_room(labels: list[str]) -> float:
+    return 0.14 + CHARACTER * max(len(line) for label in labels for line in label.split("\n"))
+
+
+def attack_keys(rows: pl.DataFrame) -> Keys:
+    """How each attack of the labelled results is drawn, in all figures alike."""
+    pairs = rows.select("attack_label", "role").unique("attack_label", maintain_order=True)
+    return {label: series(label, at, role=role) for at, (label, role) in enumerate(pairs.iter_rows())}
+
+
+def _with_intervals(axes: Axes, places: list[float], rows: list[dict[str, Any]], key: Key) -> None:
+    """Medians and the ends of their 95 % intervals."""
+    middle = np.array([row["psnr"] for row in rows])
+    low = np.array([row["psnr"] if row["psnr_low"] is None else row["psnr_low"] for row in rows])
+    high = np.array([row["psnr"] if row["psnr_high"] is None else row["psnr_high"] for row in rows])
+    axes.vlines(places, low, high, color=key.colour, lw=0.9)
+    axes.plot(places, middle, color=key.colour, marker=key.marker, linestyle=key.dash, gid="medians")
+
+
+def _strength_axis(axes: Axes, places: list[float]) -> None:
+    if places[0] > 0 and places[-1] / places[0] >= 30:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(places, [f"{place:.3g}" for place in places])
+
+
+def _psnr_axis(axes: Axes) -> None:
+    """From zero, with the line above which an image counts as leaked."""
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.axhline(LEAKED_PSNR, color=FLOOR, lw=0.8, ls=":", zorder=0.9)
+    axes.annotate(
+        f"{LEAKED_PSNR:g} dB: leaked",
+        (1, LEAKED_PSNR),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 1.5),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=FAINT,
+    )
+
+
+def _mean_by_layer(texts: pl.Series) -> dict[str, float]:
+    by_layer: dict[str, list[float]] = {}
+    for text in texts:
+        for layer, accuracy in json.loads(text).items():
+            by_layer.setdefault(layer, []).append(accuracy)
+    return {layer: float(np.mean(values)) for layer, values in by_layer.items()}
