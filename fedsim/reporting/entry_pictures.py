@@ -1,7 +1,7 @@
 """The picture of a leaderboard entry: a PNG of two rows of tiles, the originals above the reconstructions.
 
-The victims are the first ones in the order of seed, round, client and sample, as in the report: nobody chose them by
-their result.
+The victims are chosen as in the report, by the strongest attack on the defense and the same for all attacks: the worst,
+the median and the best rebuilt, in this order, and others evenly between.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def sprites(results: pl.DataFrame, pictures: Pictures) -> dict[tuple[str, str, s
                 if original.image is not None and tile.image is not None
             ]
             if pairs:
-                found[panel.setting, panel.defense, row.label] = _sprite(pairs)
+                found[panel.setting, panel.defense, row.label] = sprite_of(pairs)
     return found
 
 
-def _sprite(pairs: list[tuple[np.ndarray, np.ndarray, float | None]]) -> Sprite:
+def sprite_of(pairs: list[tuple[np.ndarray, np.ndarray, float | None]]) -> Sprite:
     """Two rows of tiles from uint8 images (H, W, C)."""
     height, width = pairs[0][0].shape[:2]
     shrink = min(1.0, LARGEST / max(height, width))

@@ -58,7 +58,7 @@ function show() {
     const shown = board.all ? fits : fits.slice(0, AT_FIRST);
     shown.forEach((r, at) => r.row.classList.toggle("begins", board.by === 0 && at > 0 && r.group !== shown[at - 1].group));
     board.body.replaceChildren(...shown.map(r => r.row));
-    board.count.textContent = `${fits.length.toLocaleString("en")} of ${board.rows.length.toLocaleString("en")} entries`;
+    board.count.textContent = `${fits.length.toLocaleString("en")} of ${board.rows.length.toLocaleString("en")}`;
     board.more.hidden = fits.length <= AT_FIRST;
     board.more.textContent = board.all ? `Show the first ${AT_FIRST}` : `Show all ${fits.length.toLocaleString("en")}`;
   }
@@ -105,7 +105,7 @@ function open(stem) {
   file.href = `entries/${stem}.json`;
   dialog.querySelector(".pictures tbody").replaceChildren(...(entry.picture ? lines(entry.picture) : []));
   document.getElementById("entry-note").textContent = entry.picture
-    ? "The first victims, chosen by nobody. Error: the absolute difference of the pixels, not scaled."
+    ? "From the least to the most rebuilt by the strongest attack. Error: the absolute difference of the pixels, not scaled."
     : "This entry has no pictures.";
   dialog.showModal();
 }
@@ -149,7 +149,12 @@ document.addEventListener("click", event => {
 });
 
 if (form) {
-  form.hidden = false;
+  const filtering = form.closest("details");
+  const narrow = matchMedia("(max-width: 40rem)");
+  const fold = () => { filtering.open = !narrow.matches || location.hash.length > 1; };
+  narrow.addEventListener("change", fold);
+  fold();
+  filtering.hidden = false;
   form.addEventListener("submit", event => event.preventDefault());
   form.addEventListener("input", () => { show(); remember(); });
   form.addEventListener("reset", () => setTimeout(() => { show(); remember(); }));
