@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsim import scenario as scenarios
-from fedsim.errors import BadInput
 from fedsim.files import read_json
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import AttackJob
-from fedsim.runs.results import score_key
+from fedsim.runs.results import score_key_of
 
 Curve = list[tuple[int, float]]
 """(iteration, loss) in rising order, thinned."""
@@ -18,24 +15,19 @@ Curve = list[tuple[int, float]]
 def by_row(directory: RunDirectory) -> dict[str, dict[int, Curve]]:
     """By the key that the table's column `job` holds: each client's curve. Jobs that kept none are left out.
 
-    Empty for a run of another version, whose keys cannot be told; a damaged record counts as none.
+    A damaged record counts as none. The curves of another version's run are not found: its keys hash the version.
     """
+    metrics = directory.marker()["scenario"]["metrics"]
+    records = sorted((directory.path / "jobs").glob("*/job.json"))
+    curves = {score_key_of(record.parent.name, metrics): _read(record) for record in records}
+    return {key: by_client for key, by_client in curves.items() if any(by_client.values())}
+
+
+def _read(record: Path) -> dict[int, Curve]:
     try:
-        scenario = scenarios.parse(directory.marker()["scenario"], rehearsed=False)
-    except (BadInput, KeyError):
+        clients = read_json(record)["clients"]
+        return {
+            int(client): [(int(i), float(loss)) for i, loss in own.get("losses", [])] for client, own in clients.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    found = {}
-    for record in sorted((directory.path / "jobs").glob("*/job.json")):
-        job, curves = _read(record)
-        if job is not None and any(curves.values()):
-            found[score_key(job, scenario)] = curves
-    return found
-
-
-def _read(record: Path) -> tuple[AttackJob | None, dict[int, Curve]]:
-    try:
-        account = read_json(record)
-        job = AttackJob(account["spec"]["cell"], account["spec"])
-        return job, {int(client): list(map(tuple, own.get("losses", []))) for client, own in account["clients"].items()}
-    except (ValueError, KeyError):
-        return None, {}

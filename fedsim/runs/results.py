@@ -21,7 +21,12 @@ from fedsim.version import __version__
 
 
 def score_key(job: AttackJob, scenario: Scenario) -> str:
-    return key_of({"job": job.key, "metrics": list(scenario.metrics), "version": __version__})
+    return score_key_of(job.key, list(scenario.metrics))
+
+
+def score_key_of(job: str, metrics: list[str]) -> str:
+    """The key of a job's scores, which is what the table's column `job` holds."""
+    return key_of({"job": job, "metrics": metrics, "version": __version__})
 
 
 def assemble(directory: RunDirectory, scenario: Scenario) -> pl.DataFrame:
