@@ -3,7 +3,7 @@
     python benchmarks/site.py [ENTRIES]
 
 A filtering is timed in the page, from the change of a field until the new rows are laid out. `first rows` is the page
-as it opens, with at most 100 rows of a table shown; `all rows` is after "Show all".
+as it opens, with at most 50 rows of a table shown; `all rows` is after "Show all".
 """
 
 from __future__ import annotations

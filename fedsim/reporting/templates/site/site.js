@@ -1,7 +1,7 @@
 // Sorting, filtering and the pictures side by side. The page is complete without; text from entries is only ever text.
 "use strict";
 
-const AT_FIRST = 100;  // rows of a table until all are asked for
+const AT_FIRST = 50;  // rows of a table until all are asked for; site.css hides the others while the page loads
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.querySelector(".filters");
 const compare = new Intl.Collator("en", {numeric: true}).compare;
@@ -37,11 +37,13 @@ function setOrder(board, column, down) {
   board.by = column;
   board.down = down;
   const sign = down ? -1 : 1;
+  const former = board.order;
   board.order = column === 0 ? board.rows : board.rows.toSorted((a, b) => {
     const x = a.values[column - 1], y = b.values[column - 1];
     if (x === null || y === null) return (x === null) - (y === null) || a.at - b.at;
     return sign * (typeof x === "number" ? x - y : compare(x, y)) || a.at - b.at;
   });
+  if (board.order !== former) board.body.append(...board.order.map(r => r.row));
   board.heads.forEach((head, at) => {
     if (at + 1 === column) head.setAttribute("aria-sort", down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
@@ -57,7 +59,8 @@ function show() {
       && words.every(word => r.text.includes(word)));
     const shown = board.all ? fits : fits.slice(0, AT_FIRST);
     shown.forEach((r, at) => r.row.classList.toggle("begins", board.by === 0 && at > 0 && r.group !== shown[at - 1].group));
-    board.body.replaceChildren(...shown.map(r => r.row));
+    const visible = new Set(shown);
+    for (const r of board.rows) if (r.row.hidden === visible.has(r)) r.row.hidden = !r.row.hidden;
     board.count.textContent = `${fits.length.toLocaleString("en")} of ${board.rows.length.toLocaleString("en")}`;
     board.more.hidden = fits.length <= AT_FIRST;
     board.more.textContent = board.all ? `Show the first ${AT_FIRST}` : `Show all ${fits.length.toLocaleString("en")}`;
@@ -162,4 +165,5 @@ if (form) {
   for (const link of document.querySelectorAll("a[data-entry]")) link.setAttribute("aria-haspopup", "dialog");
   recall();
   show();
+  document.documentElement.classList.remove("loading");
 }
