@@ -54,17 +54,18 @@ def privacy_utility(board: pl.DataFrame) -> list[Panel]:
     for _, part in known.group_by(SETTING, maintain_order=True):
         rows = part.to_dicts()
 
-        def draw(axes: Axes, rows: list[dict[str, Any]] = rows) -> None:
-            best = charts.frontier([(row["utility"], row["psnr"]) for row in rows])
-            axes.plot(
-                [100 * utility for utility, _ in best], [psnr for _, psnr in best], color=FLOOR, lw=0.8, gid="frontier"
-            )
+        best = charts.frontier([(row["utility"], row["psnr"]) for row in rows])
+
+        def draw(axes: Axes, rows: list[dict[str, Any]] = rows, best: list[tuple[float, float]] = best) -> None:
+            axes.plot([100 * utility for utility, _ in best], [psnr for _, psnr in best], color=FLOOR, lw=0.8)
             for row in rows:
                 _with_intervals(axes, [100 * row["utility"]], [row], keys[row["defense_label"]])
             axes.margins(x=0.08)
             _psnr_axis(axes)
 
-        used = (*dict.fromkeys(keys[row["defense_label"]] for row in rows), Key("frontier", FLOOR, "", "-"))
+        used = tuple(dict.fromkeys(keys[row["defense_label"]] for row in rows))
+        if len(best) > 1:
+            used = (*used, Key("frontier", FLOOR, "", "-"))
         panels.append(
             Panel(
                 part["setting_label"][0],
@@ -164,6 +165,7 @@ def attack_loss(rows: pl.DataFrame, keys: Keys, losses: curves.Losses) -> list[P
                 axes.plot(iterations, middle, color=key.colour, linestyle=key.dash)
                 axes.fill_between(iterations, low, high, color=key.colour, alpha=0.18, linewidth=0)
             axes.set_yscale("log")
+            axes.set_ylim(*_whole_decades([values for _, values in lines.values()]))
             axes.yaxis.set_major_locator(LogLocator(numticks=5))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
@@ -179,7 +181,7 @@ def attack_loss(rows: pl.DataFrame, keys: Keys, losses: curves.Losses) -> list[P
                 draw,
                 keys=shown,
                 height=1.4,
-                left=0.58,
+                left=0.74,
             )
         )
     return panels
@@ -273,7 +275,17 @@ def _psnr_axis(axes: Axes) -> None:
         ha="right",
         va="bottom",
         color=FAINT,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
     )
+
+
+def _whole_decades(values: list[np.ndarray]) -> tuple[float, float]:
+    """The powers of ten about positive values: an axis that has a label at each end."""
+    positive = np.concatenate([part[part > 0] for part in values])
+    if positive.size == 0:
+        return 0.1, 1.0
+    low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
+    return float(10**low), float(10 ** max(high, low + 1))
 
 
 def _mean_by_layer(texts: pl.Series) -> dict[str, float]:
