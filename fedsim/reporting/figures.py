@@ -19,7 +19,7 @@ from fedsim.reporting.gallery import Panel, Pictures, Row, Tile, panels
 
 _INK, _FAINT = "#1c1c1a", "#6f6f69"
 _STYLE = {"font.family": "sans-serif", "font.size": 8, "text.parse_math": False}
-_LINE, _CHARACTER = 0.15, 0.066  # inches: a line of text, and a character of it
+_LINE, _CHARACTER = 0.15, 0.062  # inches: a line of text, and a character of it
 _HEAD, _FOOT = 0.15, 0.1  # inches above the pictures of a panel besides its titles; below the last line
 _CAPTION = (
     "Below each picture: PSNR in dB. oracle: was given what no real server has. floor: never looks at the update."

@@ -36,8 +36,8 @@ def drawn(panel):
     return axes
 
 
-def points(axes, gid):
-    return [(line.get_xdata(), line.get_ydata()) for line in axes.lines if line.get_gid() == gid]
+def points(axes, label):
+    return [(line.get_xdata(), line.get_ydata()) for line in axes.lines if line.get_label() == f"_{label}"]
 
 
 def text_of(svg):

@@ -118,7 +118,7 @@ def psnr_distribution(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
                     color=key.colour,
                     alpha=0.55,
                     markeredgewidth=0,
-                    gid="images",
+                    label="_images",
                 )
                 axes.plot([np.median(values)] * 2, [middle - 0.08, middle + 0.08], color=key.colour, lw=1.6)
             axes.set_yticks(middles, labels, linespacing=1.05)
@@ -208,7 +208,7 @@ def mask_accuracy(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
             for key, by_layer in means.items():
                 places = [layers.index(layer) for layer in by_layer]
                 values = [100 * value for value in by_layer.values()]
-                axes.plot(values, places, linestyle="none", marker=key.marker, color=key.colour, gid="layers")
+                axes.plot(values, places, linestyle="none", marker=key.marker, color=key.colour, label="_layers")
             axes.set_yticks(range(len(layers)), [wrapped(layer, _LABELS) for layer in layers])
             axes.set_ylim(len(layers) - 0.5, -0.5)
             axes.set_xlim(min(50.0, axes.get_xlim()[0]), 101)
@@ -252,7 +252,7 @@ def _with_intervals(axes: Axes, places: list[float], rows: list[dict[str, Any]],
     low = np.array([row["psnr"] if row["psnr_low"] is None else row["psnr_low"] for row in rows])
     high = np.array([row["psnr"] if row["psnr_high"] is None else row["psnr_high"] for row in rows])
     axes.vlines(places, low, high, color=key.colour, lw=0.9)
-    axes.plot(places, middle, color=key.colour, marker=key.marker, linestyle=key.dash, gid="medians")
+    axes.plot(places, middle, color=key.colour, marker=key.marker, linestyle=key.dash, label="_medians")
 
 
 def _strength_axis(axes: Axes, places: list[float]) -> None:
@@ -275,6 +275,7 @@ def _psnr_axis(axes: Axes) -> None:
         ha="right",
         va="bottom",
         color=FAINT,
+        zorder=0.95,  # below the data
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
     )
 
