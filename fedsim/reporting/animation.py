@@ -19,9 +19,10 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError
 
-from fedsim import observations
+from fedsim import observations, table
 from fedsim.errors import BadInput
 from fedsim.files import read_json, read_tensors
+from fedsim.runs import reading
 from fedsim.runs.directory import RunDirectory
 
 HOW = "set `engine: {record: {every: 200}}` in the scenario and run it again"
@@ -288,9 +289,8 @@ def _original(
         return None, None
     rows = rows.filter(pl.col("job") == rows["job"][0])
     try:
-        with np.load(directory.score(rows["job"][0]) / "pictures.npz", allow_pickle=False) as stack:
-            originals, matched = stack["original"], stack["reconstruction"]
-    except (FileNotFoundError, ValueError, OSError):
+        originals, matched = reading.pictures(directory, rows["job"][0])
+    except FileNotFoundError:
         return None, None
     flat = final.astype(float).ravel()  # the pictures are in the truth's order: this image is the one that equals it
     best = min(
@@ -301,12 +301,10 @@ def _original(
 
 
 def _table(directory: RunDirectory) -> pl.DataFrame:
-    """The run's table; empty while there is none."""
-    from fedsim import table
-
+    """The run's rows so far; empty where they cannot be read."""
     try:
-        return pl.read_parquet(directory.results)
-    except FileNotFoundError:
+        return reading.results(directory)
+    except BadInput:
         return table.empty()
 
 

@@ -150,6 +150,16 @@ def test_without_scores_or_masks_the_rest_is_shown(directory):
     assert len(_frames(gif(shown))) == 10
 
 
+def test_a_damaged_table_or_pictures_cost_the_original_only(directory):
+    make_score(directory, make_job(directory, "abc1"))
+    assert emerging(directory, "abc1", 0).original is not None
+    (directory.score("score") / "pictures.npz").write_bytes(b"no pictures")
+    assert emerging(directory, "abc1", 0).original is None
+    directory.results.write_bytes(b"no table")
+    assert emerging(directory, "abc1", 0).original is None
+    assert [one["defense"] for one in recorded(directory)] == ["–"]
+
+
 def test_it_is_never_larger_than_two_megabytes(directory):
     make_job(directory, "abc1", shape=(3, 96, 96), batch=1, snapshots=200, mask=4096)
     assert len(gif(emerging(directory, "abc1", 0))) <= 2_000_000
