@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from fedsim.reporting.standings import AttackRow, Board, DefenseRow, board_of
 from fedsim.version import __version__
 
 MARKER = "fedsim-site.json"
+_OURS = re.compile(r"((pictures|entries)/)?[a-z0-9][a-z0-9._-]*")
+"""Names of the files that a site has; a marker that names others is not believed."""
 
 
 def write(target: Path, entries: dict[str, Entry], source: Path) -> Path:
@@ -50,23 +53,25 @@ def write(target: Path, entries: dict[str, Entry], source: Path) -> Path:
         BadInput: the directory holds something else; nothing was written.
     """
     former = _former(target)
-    files: dict[str, bytes | str] = dict(pages(entries))
     templates = environment()
-    for name in ("site.css", "site.js"):
-        files[name] = templates.get_template(f"site/{name}").render()
-    for name, content in files.items():
-        write_text(target / name, str(content))
-    copied = set()
-    for stem, entry in entries.items():
-        names = [f"entries/{stem}.json"] + ([f"pictures/{stem}.png"] if entry.picture is not None else [])
-        for name in names:
-            write_bytes(target / name, (source / Path(name).name).read_bytes())
-        copied.update(names)
+    files = dict(pages(entries))
+    files |= {name: templates.get_template(f"site/{name}").render() for name in ("site.css", "site.js")}
+    copied = {f"entries/{stem}.json" for stem in entries}
+    copied |= {f"pictures/{stem}.png" for stem, entry in entries.items() if entry.picture is not None}
     present = files.keys() | copied
+    _mark(target, former | present)  # first, so that a site that was left half built can be built again
+    for name, content in files.items():
+        write_text(target / name, content)
+    for name in copied:
+        write_bytes(target / name, (source / Path(name).name).read_bytes())
     for name in former - present:
         (target / name).unlink(missing_ok=True)
-    write_json(target / MARKER, {"fedsim_version": __version__, "files": sorted(present)})
+    _mark(target, present)
     return target / "index.html"
+
+
+def _mark(target: Path, files: set[str]) -> None:
+    write_json(target / MARKER, {"fedsim_version": __version__, "files": sorted(files)})
 
 
 def _former(target: Path) -> set[str]:
@@ -74,14 +79,13 @@ def _former(target: Path) -> set[str]:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return set()
     refused = BadInput(f"{target}: not a site of fedsim's; --site takes a new or empty directory, or an earlier site")
-    if not (target / MARKER).is_file():
-        raise refused
     try:
         files = read_json(target / MARKER)["files"]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise refused from None
-    inside = target.resolve()
-    return {name for name in files if isinstance(name, str) and (target / name).resolve().is_relative_to(inside)}
+    if not isinstance(files, list):
+        raise refused
+    return {name for name in files if isinstance(name, str) and _OURS.fullmatch(name)}
 
 
 def pages(entries: dict[str, Entry]) -> Iterator[tuple[str, str]]:

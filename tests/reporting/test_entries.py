@@ -72,9 +72,8 @@ def test_each_entry_has_the_numbers_of_its_row_of_the_leaderboard(submitted):
 
 def test_the_hash_is_the_scenarios_digest():
     smoke = scenarios.load("smoke")
-    [(entry, _)] = entries.entries_of(
-        board_rows(cut=20.0), make_pictures, {"name": "smoke", "scenario": smoke.to_dict(), "command": "fedsim run smoke"}
-    )  # fmt: skip
+    marker = {"name": "smoke", "scenario": smoke.to_dict(), "command": "fedsim run smoke"}
+    [(entry, _)] = entries.entries_of(board_rows(cut=20.0), make_pictures, marker)
     assert entry.source.scenario_hash == smoke.digest()
 
 
@@ -207,7 +206,9 @@ def test_an_entry_that_is_not_in_order_is_named_in_one_line(lone, change, said):
     assert "\n" not in problem
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b'"text"', b"null", b"[" * 50_000, b" " * 300_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\x00", b"[]", b'"text"', b"null", b"[" * 50_000, b" " * 300_000]
+)
 def test_what_is_no_entry_at_all_is_named_in_one_line(lone, content):
     path, _ = lone
     path.write_bytes(content)
@@ -226,8 +227,14 @@ def _png(size):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "is missing"), (b"other", "SHA-256"), (_png((48, 32)), "SHA-256"), (b"\x89PNG\r\n\x1a\n", "no PNG"), (_png((9, 9)), "measures")],
-)  # fmt: skip
+    [
+        (None, "is missing"),
+        (b"other", "SHA-256"),
+        (_png((48, 32)), "SHA-256"),
+        (b"\x89PNG\r\n\x1a\n", "no PNG"),
+        (_png((9, 9)), "measures"),
+    ],
+)
 def test_an_entry_with_a_bad_picture_stays_without_it(lone, content, said):
     path, picture = lone
     if content is None:

@@ -4,7 +4,7 @@
 const AT_FIRST = 50;  // rows of a table until all are asked for; site.css hides the others while the page loads
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.querySelector(".filters");
-const compare = new Intl.Collator("en", {numeric: true}).compare;
+const compare = new Intl.Collator("en").compare;
 const boards = [...document.querySelectorAll(".ranking")].map(makeBoard);
 
 function makeBoard(section) {
