@@ -74,12 +74,12 @@ class Panel:
 def panels(results: pl.DataFrame, pictures: Pictures, *, victims: int | None = 8) -> Iterator[Panel]:
     """The panels, in the order of the results; at most `victims` columns each, from the least to the most rebuilt.
 
-    `victims` None shows them all.
+    `results` may be labelled already; `victims` None shows them all.
     """
     if results.is_empty():
         return
     stack = lru_cache(maxsize=16)(pictures)
-    rows = labelled(results)
+    rows = results if "attack_label" in results.columns else labelled(results)
     for _, part in rows.group_by(DEFENSE, maintain_order=True):
         ranked = _ranked(part)
         shown = ranked if victims is None else [ranked[place] for place in spread(len(ranked), victims)]

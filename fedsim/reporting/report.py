@@ -71,7 +71,7 @@ def html(
         threats=general,
         exceptions=exceptions,
         drawings=diagrams(prose.knowledge(board), _update_kinds(results)) if len(results) else (),
-        panels=_by_setting(list(panels(results, pictures, victims=None if every_victim else VICTIMS))),
+        panels=_by_setting(list(panels(rows, pictures, victims=None if every_victim else VICTIMS))),
         victims=VICTIMS,
         every_victim=every_victim,
         strip=strip,

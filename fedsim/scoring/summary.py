@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,13 @@ def _named(name: str, estimate: Estimate) -> dict[str, float | None]:
 def _rate(flags: pl.Series) -> Estimate:
     if len(flags) == 0:
         return None, None, None
-    successes = int(flags.sum())
-    interval = binomtest(successes, len(flags)).proportion_ci(CONFIDENCE, method="exact")
-    return successes / len(flags), float(interval.low), float(interval.high)
+    return _share(int(flags.sum()), len(flags))
+
+
+@cache  # a large run asks for the same few shares thousands of times
+def _share(successes: int, images: int) -> Estimate:
+    interval = binomtest(successes, images).proportion_ci(CONFIDENCE, method="exact")
+    return successes / images, float(interval.low), float(interval.high)
 
 
 def _median(rows: pl.DataFrame, name: str, key: tuple[object, ...]) -> Estimate:

@@ -1,9 +1,10 @@
 // Draws a chart when it comes near the window, and only while nobody scrolls: opening the page and moving through it
-// never wait for a chart. Printing draws them all, opens every fold and fetches every picture.
+// never wait for a chart. Pictures out of sight are read a few at a time once the page stands, so that printing finds
+// them; printing also draws every chart and opens every fold.
 "use strict";
 const waiting = new Set();
 let scrolled = -1000, busy = false;
-const idle = window.requestIdleCallback || ((task) => setTimeout(task, 20));
+const idle = (task) => window.requestIdleCallback ? requestIdleCallback(task, {timeout: 200}) : setTimeout(task, 20);
 
 function library() {
   if (window.Plotly) return;
@@ -35,9 +36,15 @@ const near = new IntersectionObserver((entries) => {
   if (waiting.size && !busy) { busy = true; idle(work); }
 }, {rootMargin: "400px 0px"});
 
+function read(images) {
+  if (performance.now() - scrolled < 150) return setTimeout(read, 150, images);
+  for (const image of images.splice(0, 16)) image.loading = "eager";
+  if (images.length) idle(() => read(images));
+}
+
 addEventListener("scroll", () => { scrolled = performance.now(); }, {passive: true});
 addEventListener("load", () => {
-  idle(library);
+  idle(() => { library(); read([...document.images]); });
   for (const place of document.querySelectorAll(".plot")) near.observe(place);
 });
 addEventListener("beforeprint", () => {
