@@ -280,11 +280,12 @@ def _unique(values: list[Any]) -> list[Any]:
 
 
 def _about(get: Callable[[str], type], name: str) -> str:
-    """The first line of what the registry says of it; nothing for a name that this installation does not know."""
+    """The first sentence of what the registry says of it; nothing for a name that this installation does not know."""
     try:
-        return (inspect.getdoc(get(name)) or "").split("\n\n")[0].replace("\n", " ")
+        summary = (inspect.getdoc(get(name)) or "").split("\n\n")[0]
     except UnknownName:
         return ""
+    return " ".join(summary.split()).rstrip(".:") + "." if summary else ""
 
 
 def _json(data: dict[str, Any]) -> Markup:

@@ -23,7 +23,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 ATTACKS = "[data-board=attacks]"
 DEFENSES = "[data-board=defenses]"
 SHOWN = "tbody tr:not([hidden])"
-WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "preload": False}  # axe would ask for the style sheet, which a file may not
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "preload": False}
+"""For axe; preloading would ask for the style sheet, which a page from a file may not."""
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ function open(stem) {
   file.href = `entries/${stem}.json`;
   dialog.querySelector(".pictures tbody").replaceChildren(...(entry.picture ? lines(entry.picture) : []));
   document.getElementById("entry-note").textContent = entry.picture
-    ? "From the least to the most rebuilt by the strongest attack. Error: the absolute difference of the pixels, not scaled."
+    ? "Victims from the least to the most rebuilt by the strongest attack, with their PSNR. Error: the absolute difference of the pixels, not scaled."
     : "This entry has no pictures.";
   dialog.showModal();
 }
@@ -137,9 +137,9 @@ function lines(picture) {
   const scores = document.createElement("tr");
   const head = scores.appendChild(document.createElement("th"));
   head.scope = "row";
-  head.textContent = "PSNR, dB";
+  head.textContent = "dB";
   for (const psnr of picture.psnr) scores.insertCell().textContent = psnr === null ? "–" : psnr.toFixed(1);
-  return [line("original", [0]), line("reconstruction", [100]), line("error", [0, 100]), scores];
+  return [line("original", [0]), line("rebuilt", [100]), line("error", [0, 100]), scores];
 }
 
 document.addEventListener("click", event => {
