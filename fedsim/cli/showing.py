@@ -16,7 +16,9 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--html", help="Where to write it; report.html in the run if not given.")
     ] = None,
-    all_victims: Annotated[bool, typer.Option("--all", help="Show the pictures of every victim, not of eight.")] = False,
+    all_victims: Annotated[
+        bool, typer.Option("--all", help="Show the pictures of every victim, not of eight.")
+    ] = False,
 ) -> None:
     """Write the defense evaluation report of a run, finished or not: one self-contained HTML file."""
     from fedsim.api import Run

@@ -42,11 +42,11 @@ def advise(board: pl.DataFrame, judged: Sequence[Verdict]) -> Advice | None:
 def _choice(rivals: list[Verdict]) -> Verdict:
     """The defense to take on one model: what held and costs least, or else what leaked least."""
 
-    def dislike(verdict: Verdict) -> tuple[bool, float, float, bool]:
+    def dislike(verdict: Verdict) -> tuple[bool, float, bool, float]:
         held = verdict.kind in HELD
         leaked = 0.0 if held else verdict.best["leaked_psnr"] or 0.0
         price = verdict.loss if verdict.loss is not None else 1.0
-        return (not held, leaked, price, verdict.defense == "none")
+        return (not held, leaked, verdict.defense != "none", price)  # where none leaks less than no defense: no defense
 
     plain = [verdict for verdict in rivals if verdict.defense == "none" and verdict.kind in HELD]
     return plain[0] if plain else min(rivals, key=dislike)
@@ -58,30 +58,29 @@ def _use(chosen: dict[str, Verdict]) -> list[str]:
         alike.setdefault((verdict.defense, verdict.kind in HELD), []).append(setting)
     sentences = []
     for (defense, held), settings in alike.items():
-        where = "" if len(alike) == 1 else f" ({joined(settings)})"
+        where = "" if len(alike) == 1 else f"On {joined(settings)}: "
         best = [chosen[setting] for setting in settings]
         if held and defense == "none":
-            sentences.append(
-                f"None was needed against the attacks tried here{where}: they rebuilt nothing without one."
-            )
+            said = "none is needed against the attacks tried here; without one they rebuilt no image."
         elif held:
             result = (
                 "none of the attacks tried rebuilt an image"
                 if all(verdict.kind == "resists" for verdict in best)
                 else "the strongest attack did no better than a guess that ignores the update"
             )
-            sentences.append(f"Use {defense}{where}: under it {result}.")
+            said = f"use {defense}. Under it {result}."
         elif defense == "none":
-            sentences.append(f"None of those tried{where}: no defense leaked less than having none.")
+            said = f"none of those tried helps; {_rebuilt(best)} without one, and no fewer under any."
         else:
-            sentences.append(f"None of those tried is enough{where}. {defense} leaked least: {_rebuilt(best)}.")
+            said = f"none of those tried is enough. {defense} leaked least: {_rebuilt(best)} under it."
+        sentences.append(where + (said if where else said[0].upper() + said[1:]))
     return sentences
 
 
 def _rebuilt(group: list[Verdict]) -> str:
     images = sum(verdict.best["n"] for verdict in group)
     leaked = sum(round((verdict.best["leaked_psnr"] or 0) * verdict.best["n"]) for verdict in group)
-    return f"{leaked} of {images} images were still rebuilt by its strongest attack"
+    return f"the strongest attack rebuilt {leaked} of {images} images"
 
 
 def _cost(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
@@ -91,7 +90,7 @@ def _cost(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
         after, before = verdict.best["utility"], plain.get(setting)
         where = f" on {setting}" if len(chosen) > 1 else ""
         if verdict.defense == "none":
-            sentences.append(f"Nothing{where}.")
+            sentences.append(f"Nothing{where}: no defense.")
         elif verdict.loss is None or before is None:
             sentences.append(f"The cost of {verdict.defense}{where} was not measured.")
         else:
@@ -115,7 +114,7 @@ def _limits(board: pl.DataFrame, chosen: dict[str, Verdict]) -> list[str]:
         named[role].append(f"{spoken(label)} ({sum(a for a, _ in shares)} of {sum(b for _, b in shares)} images)")
     sentences = []
     if named["attack"]:
-        sentences.append(f"Under it, images were still rebuilt by {joined(named['attack'])}.")
+        sentences.append(f"Images were still rebuilt by {joined(named['attack'])}.")
     if named["oracle"]:
         oracles = joined(named["oracle"])
         sentences.append(f"It does not help against an attacker who is told what no real server knows: {oracles}.")

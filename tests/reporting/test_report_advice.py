@@ -24,7 +24,7 @@ def under(defense, psnr, utility=None, attack="inverting_gradients", **values):
 
 def test_the_cheapest_defense_that_held_is_advised_with_its_cost():
     said = advice(pl.concat([under("none", 40.0, 0.9), under("clip", 12.0, 0.7), under("noise", 10.0, 0.88)]))
-    assert said.use == ["Use noise: under it none of the attacks tried rebuilt an image."]
+    assert said.use == ["Use noise. Under it none of the attacks tried rebuilt an image."]
     assert said.cost == ["noise: test accuracy 88.0 % instead of 90.0 %, 2.0 points less."]
     assert said.limits[0] == "Every attack tried here failed on it; a stronger one, or more iterations, may not."
     assert "a server that changes the model it sends" in said.limits[1]
@@ -33,15 +33,32 @@ def test_the_cheapest_defense_that_held_is_advised_with_its_cost():
 def test_where_no_defense_held_nothing_is_advised():
     said = advice(pl.concat([under("none", 40.0, 0.9), under("clip", 30.0, 0.89), under("noise", 19.0, 0.5)]))
     assert said.use == [
-        "None of those tried is enough. noise leaked least: 4 of 8 images were still rebuilt by its strongest attack."
+        "None of those tried is enough. noise leaked least: the strongest attack rebuilt 4 of 8 images under it."
     ]
-    assert said.limits[0] == "Under it, images were still rebuilt by inverting gradients (4 of 8 images)."
+    assert said.limits[0] == "Images were still rebuilt by inverting gradients (4 of 8 images)."
+
+
+def test_a_defense_that_leaks_as_much_as_none_is_not_advised():
+    said = advice(pl.concat([under("none", 40.0, 0.9), under("clip", 30.0, 0.95)]))
+    assert said.use == [
+        "None of those tried helps; the strongest attack rebuilt 8 of 8 images without one, and no fewer under any."
+    ]
+    assert said.cost == ["Nothing: no defense."]
+
+
+def test_models_that_need_different_defenses_are_told_apart():
+    leaky = pl.concat([under("none", 40.0, 0.9), under("clip", 12.0, 0.8)])
+    tight = pl.concat([under("none", 12.0, 0.9), under("clip", 12.0, 0.8)]).with_columns(model=pl.lit("vit"))
+    assert advice(pl.concat([leaky, tight])).use == [
+        "On mnist · mlp: use clip. Under it none of the attacks tried rebuilt an image.",
+        "On mnist · vit: none is needed against the attacks tried here; without one they rebuilt no image.",
+    ]
 
 
 def test_a_model_that_leaks_nothing_needs_no_defense():
     said = advice(pl.concat([under("none", 12.0, 0.9), under("clip", 10.0, 0.95)]))
-    assert said.use == ["None was needed against the attacks tried here: they rebuilt nothing without one."]
-    assert said.cost == ["Nothing."]
+    assert said.use == ["None is needed against the attacks tried here; without one they rebuilt no image."]
+    assert said.cost == ["Nothing: no defense."]
 
 
 def test_a_defense_without_measured_cost_is_not_called_free():
