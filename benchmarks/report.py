@@ -5,8 +5,8 @@
 Makes up a run of that size (5 models, each under cells / 5 defenses) with pictures of real size: `digits` are 28 x 28 x
 1 from the bundled MNIST, `photos` 32 x 32 x 3 from the bundled photographs; reconstructions are the originals with
 noise of the size that their PSNR says, which no compression shrinks. Then builds the report as `fedsim report` does,
-and opens it in Chromium: the time until the load event, until charts can be drawn, and the tasks that held the page up for
-more than 50 ms while scrolling through it all. `cpu` is the process's own time, which others on the machine do not
+and opens it in Chromium: the time until the load event, until charts can be drawn, and the tasks that held the page up
+for more than 50 ms while scrolling through it all. `cpu` is the process's own time, which others on the machine do not
 change.
 """
 
