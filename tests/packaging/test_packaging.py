@@ -36,7 +36,7 @@ def test_the_wheel_holds_scenarios_assets_and_templates(wheel):
     expected = [
         *ROOT.glob("scenarios/*.yaml"),
         *ROOT.glob("fedsim/assets/*"),
-        *ROOT.glob("fedsim/reporting/templates/*"),
+        *(path for path in ROOT.glob("fedsim/reporting/templates/**/*") if path.is_file()),
     ]
     assert len(expected) >= 5
     assert {path.relative_to(ROOT).as_posix() for path in expected} <= held
