@@ -85,6 +85,11 @@ def _rebuilt(group: list[Verdict]) -> str:
 
 def _cost(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
     plain = {verdict.setting: verdict.best["utility"] for verdict in judged if verdict.defense == "none"}
+    losses = [verdict.loss for verdict in chosen.values() if verdict.loss is not None]
+    names = {verdict.defense for verdict in chosen.values()}
+    if len(losses) == len(chosen) > 2 and len(names) == 1 and "none" not in names:
+        span = " to ".join(dict.fromkeys(f.number(100 * loss, 1) for loss in (min(losses), max(losses))))
+        return [f"{names.pop()}: {span} points of test accuracy, depending on the model; the table has each."]
     sentences = []
     for setting, verdict in chosen.items():
         after, before = verdict.best["utility"], plain.get(setting)

@@ -55,6 +55,15 @@ def test_models_that_need_different_defenses_are_told_apart():
     ]
 
 
+def test_the_cost_on_many_models_is_one_sentence():
+    rows = [
+        pl.concat([under("none", 40.0, 0.9), under("clip", 12.0, 0.9 - cost)]).with_columns(model=pl.lit(name))
+        for name, cost in (("a", 0.02), ("b", 0.05), ("c", 0.03))
+    ]
+    expected = "clip: 2.0 to 5.0 points of test accuracy, depending on the model; the table has each."
+    assert advice(pl.concat(rows)).cost == [expected]
+
+
 def test_a_model_that_leaks_nothing_needs_no_defense():
     said = advice(pl.concat([under("none", 12.0, 0.9), under("clip", 10.0, 0.95)]))
     assert said.use == ["None is needed against the attacks tried here; without one they rebuilt no image."]
