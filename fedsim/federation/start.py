@@ -83,9 +83,7 @@ def _undefended(work: dict[str, Any]) -> dict[str, Any]:
     return {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
 
 
-def train(
-    model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int
-) -> None:
+def train(model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
     """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics.
 
     Neither the batches nor the masks depend on the number of steps: a longer training passes through a shorter one.

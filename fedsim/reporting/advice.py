@@ -2,7 +2,7 @@
 
 For each model the advice is the defense that held (no image rebuilt, or no better than a guess) at the least loss of
 test accuracy; where none held, it says so and names the one that leaked least. Nothing is advised that was not
-measured, and what was never tried is said.
+measured, and what was never tried is said. Where the attacks rebuilt nothing without a defense, none can be advised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def advise(board: pl.DataFrame, judged: Sequence[Verdict]) -> Advice | None:
     chosen: dict[str, Verdict] = {}
     for setting in dict.fromkeys(verdict.setting for verdict in judged):
         chosen[setting] = _choice([verdict for verdict in judged if verdict.setting == setting])
-    return Advice(_use(chosen), _cost(chosen, judged), [*_limits(board, chosen), *_untried(board)])
+    return Advice(_use(chosen, judged), _cost(chosen, judged), [*_limits(board, chosen), *_untried(board)])
 
 
 def _choice(rivals: list[Verdict]) -> Verdict:
@@ -52,7 +52,7 @@ def _choice(rivals: list[Verdict]) -> Verdict:
     return plain[0] if plain else min(rivals, key=dislike)
 
 
-def _use(chosen: dict[str, Verdict]) -> list[str]:
+def _use(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
     alike: dict[tuple[str, bool], list[str]] = {}
     for setting, verdict in chosen.items():
         alike.setdefault((verdict.defense, verdict.kind in HELD), []).append(setting)
@@ -61,7 +61,7 @@ def _use(chosen: dict[str, Verdict]) -> list[str]:
         where = "" if len(alike) == 1 else f"On {joined(settings)}: "
         best = [chosen[setting] for setting in settings]
         if held and defense == "none":
-            said = "none is needed against the attacks tried here; without one they rebuilt no image."
+            said = _nothing_to_stop([verdict for verdict in judged if verdict.setting in settings])
         elif held:
             result = (
                 "none of the attacks tried rebuilt an image"
@@ -77,6 +77,16 @@ def _use(chosen: dict[str, Verdict]) -> list[str]:
     return sentences
 
 
+def _nothing_to_stop(judged: list[Verdict]) -> str:
+    """Where nothing was rebuilt without a defense a run can praise none; it may show that the attacks were too weak."""
+    said = "this run cannot say. Without a defense the attacks tried rebuilt no image, so that none can be seen to help"
+    leaking = [verdict for verdict in judged if verdict.kind not in HELD]
+    if not leaking:
+        return f"{said}."
+    worst = max(leaking, key=lambda verdict: verdict.best["leaked_psnr"] or 0.0)
+    return f"{said}; yet {_rebuilt([worst])} under {worst.defense}. Give them more iterations."
+
+
 def _rebuilt(group: list[Verdict]) -> str:
     images = sum(verdict.best["n"] for verdict in group)
     leaked = sum(round((verdict.best["leaked_psnr"] or 0) * verdict.best["n"]) for verdict in group)
@@ -90,12 +100,14 @@ def _cost(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
     if len(losses) == len(chosen) > 2 and len(names) == 1 and "none" not in names:
         span = " to ".join(dict.fromkeys(f.number(100 * loss, 1) for loss in (min(losses), max(losses))))
         return [f"{names.pop()}: {span} points of test accuracy, depending on the model; the table has each."]
+    if names == {"none"}:
+        return ["Nothing: no defense is recommended. The table has what each would cost."]
     sentences = []
     for setting, verdict in chosen.items():
         after, before = verdict.best["utility"], plain.get(setting)
         where = f" on {setting}" if len(chosen) > 1 else ""
         if verdict.defense == "none":
-            sentences.append(f"Nothing{where}: no defense.")
+            sentences.append(f"Nothing{where}, where none is recommended.")
         elif verdict.loss is None or before is None:
             sentences.append(f"The cost of {verdict.defense}{where} was not measured.")
         else:

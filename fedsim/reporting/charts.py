@@ -19,7 +19,7 @@ import polars as pl
 from fedsim.reporting.leaderboard import DEFENSE, SETTING
 from fedsim.table import LEAKED_PSNR, PSNR_CAP_SUMMARY
 
-_COLOURS = ("#2f7fb8", "#d5701c", "#119e77", "#c26fa3", "#c99700", "#7b76c9")  # after Okabe and Ito
+COLOURS = ("#2f7fb8", "#d5701c", "#119e77", "#c26fa3", "#c99700", "#7b76c9")  # after Okabe and Ito
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FLOOR = "#8a8a84"
@@ -140,7 +140,7 @@ def score_against_strength(board: pl.DataFrame) -> Iterator[tuple[str, str, go.F
     places = {label: at for at, label in enumerate(board["attack_label"].unique(maintain_order=True))}
     for _, part in scored.group_by(SETTING, maintain_order=True):
         undefended = strongest(part.filter(pl.col("defense_label") == "none"))["psnr"].max()
-        for axis, values in _strengths(part.to_dicts()):
+        for axis, values in strengths(part.to_dicts()):
             figure = _strength(axis, values, places)
             if undefended is not None and axis != "dropout rate":
                 _mark(figure, float(undefended), "strongest attack without a defense")  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ Strength = list[tuple[float, dict[str, Any]]]
 """Rows of a board, each with the strength of its defense."""
 
 
-def _strengths(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Strength]]:
+def strengths(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Strength]]:
     parts = [[part for part in json.loads(row["defense_params"]) if part["name"] != "none"] for row in rows]
     plain = [(row["dropout"] or 0.0, row) for row, own in zip(rows, parts) if {p["name"] for p in own} <= {"dropout"}]
     sweeps: dict[str, Strength] = {"dropout rate": plain}
@@ -243,16 +243,16 @@ def strongest(board: pl.DataFrame) -> pl.DataFrame:
 
 
 def _colour(at: int) -> str:
-    return _COLOURS[at % len(_COLOURS)]
+    return COLOURS[at % len(COLOURS)]
 
 
 def _symbol(at: int) -> str:
     """The next turn of the colours meets other symbols, so that 36 series stay apart."""
-    return _SYMBOLS[(at + at // len(_COLOURS)) % len(_SYMBOLS)]
+    return _SYMBOLS[(at + at // len(COLOURS)) % len(_SYMBOLS)]
 
 
 def _dash(at: int) -> str:
-    return _DASHES[(at + at // len(_COLOURS)) % len(_DASHES)]
+    return _DASHES[(at + at // len(COLOURS)) % len(_DASHES)]
 
 
 def _figure(x: str, y: str) -> go.Figure:

@@ -7,6 +7,7 @@ the rows are put together from what its jobs have left, and `missing` counts wha
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,21 +70,21 @@ def missing(directory: RunDirectory) -> Missing:
     scenario = _so_far(directory)
     if isinstance(scenario, str):
         return Missing(unknown=scenario)
-    untrained, jobs, unfinished = [], 0, dict[str, int]()
-    cells = {cell_key(cell): cell for cell in scenario.cells()}
-    for key, cell in cells.items():
+    untrained: dict[str, str] = {}
+    scores: dict[str, tuple[str, bool]] = {}  # cells that are attacked in several ways share a federation: once each
+    keys = [(cell_key(cell), cell) for cell in scenario.cells()]
+    for key, cell in keys:
         if not directory.cell(key).exists():
             if not directory.cell_error(key).exists():
                 model = cell.model_spec()
-                untrained.append(f"{model.get('name') or model['factory']}, {cell.defense_label}, seed {cell.seed}")
+                untrained[key] = f"{model.get('name') or model['factory']}, {cell.defense_label}, seed {cell.seed}"
             continue
         for job in jobs_of(directory, cell):
-            jobs += 1
-            done = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
-            if not done.exists() and not error_file(directory, job).exists():
-                name = job.spec["attack"]["name"]
-                unfinished[name] = unfinished.get(name, 0) + 1
-    return Missing(len(cells), tuple(untrained), jobs, tuple(unfinished.items()))
+            score = score_key(job, cell.scenario)
+            done = (directory.score(score) / "rows.parquet").exists() or error_file(directory, job).exists()
+            scores[score] = job.spec["attack"]["name"], done
+    unfinished = Counter(name for name, done in scores.values() if not done)
+    return Missing(len({key for key, _ in keys}), tuple(untrained.values()), len(scores), tuple(unfinished.items()))
 
 
 def pictures(directory: RunDirectory, job: str) -> tuple[np.ndarray, np.ndarray]:

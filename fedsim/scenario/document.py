@@ -36,9 +36,7 @@ class Problem(Exception):
         about: what to point at: the value, the key itself, or the block in which the key is missing.
     """
 
-    def __init__(
-        self, path: KeyPath, message: str, *, about: Literal["value", "key", "missing"] = "value"
-    ) -> None:
+    def __init__(self, path: KeyPath, message: str, *, about: Literal["value", "key", "missing"] = "value") -> None:
         super().__init__(message)
         self.path, self.message, self.about = path, message, about
 

@@ -72,9 +72,7 @@ def _resolve(block: dict[str, Any], key: str, home: Path) -> None:
         block[key] = str((home / Path(block[key]).expanduser()).resolve())
 
 
-def _variants(
-    document: Document, scenario: Scenario, rehearsed: bool
-) -> tuple[tuple[dict[str, Any], Scenario], ...]:
+def _variants(document: Document, scenario: Scenario, rehearsed: bool) -> tuple[tuple[dict[str, Any], Scenario], ...]:
     """For each combination of the sweep's values, the scenario that it makes, validated like any other."""
     if not scenario.sweep:
         return ()
@@ -95,9 +93,7 @@ def _axis(key: str) -> KeyPath:
     return path
 
 
-def _variant(
-    document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], rehearsed: bool
-) -> Scenario:
+def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], rehearsed: bool) -> Scenario:
     data = copy.deepcopy(document.data)
     data.pop("sweep", None)
     for key, value in values.items():
@@ -126,5 +122,3 @@ def _blamed(document: Document, values: Mapping[str, Any], paths: Mapping[str, K
     index = document.data["sweep"][key].index(values[key])
     combination = ", ".join(f"{name}={value}" for name, value in values.items())
     return Problem(("sweep", key, index), f"with {combination}: {format_path(problem.path)}: {problem.message}")
-
-

@@ -25,7 +25,7 @@ def psnr_by_strength(board: pl.DataFrame, keys: Keys) -> list[Panel]:
     """Each attack's median PSNR with its 95 % interval over the dropout rate, and over whatever else was varied."""
     panels = []
     for _, part in board.filter(pl.col("psnr").is_not_null()).group_by(SETTING, maintain_order=True):
-        for axis, values in charts._strengths(part.to_dicts()):
+        for axis, values in charts.strengths(part.to_dicts()):
             lines: dict[Key, dict[float, dict[str, Any]]] = {}
             for value, row in values:  # the first row of a value stands for it
                 lines.setdefault(keys[row["attack_label"]], {}).setdefault(value, row)

@@ -86,7 +86,7 @@ def series(label: str, at: int, *, role: str = "attack", dashed: bool = True) ->
     turn = at + at // len(_MARKERS)
     return Key(
         label if role == "attack" else f"{label}, {role}",
-        FLOOR if role == "floor" else charts._COLOURS[at % len(charts._COLOURS)],
+        FLOOR if role == "floor" else charts.COLOURS[at % len(charts.COLOURS)],
         _MARKERS[turn % len(_MARKERS)],
         _DASHES[turn % len(_DASHES)] if dashed else "none",
     )
