@@ -9,7 +9,6 @@ null attacks) stand in the table without a rank.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from rich.text import Text
 from fedsim.reporting import formats as f
 from fedsim.reporting.naming import defense_label, distinguished, is_floor
 from fedsim.reporting.pages import environment
+from fedsim.reporting.ranking import ranks
 from fedsim.scoring.summary import RATES, summarise
 from fedsim.table import SCHEMA
 from fedsim.version import __version__
@@ -251,22 +251,16 @@ def to_json(board: pl.DataFrame) -> str:
 
 def _ranked(board: pl.DataFrame) -> pl.DataFrame:
     """Ranks and order: settings and defenses as they came, then the oracles, the attacks best first, the floors."""
-    ranks: list[int | None] = [None] * len(board)
+    places: list[int | None] = [None] * len(board)
     tied = [False] * len(board)
     rivals = board.with_row_index("at").filter((pl.col("role") == "attack") & pl.col("psnr").is_not_null())
     for _, group in rivals.group_by(_RANKED_AMONG):
-        # An attack without an interval (one image) is told apart from none.
-        spans = {
-            at: (-math.inf if low is None else low, math.inf if high is None else high)
-            for at, low, high in group.select("at", "psnr_low", "psnr_high").iter_rows()
-        }
-        for at, (low, high) in spans.items():
-            ranks[at] = 1 + sum(other_low > high for other_low, _ in spans.values())
-            tied[at] = any(i != at and a <= high and low <= b for i, (a, b) in spans.items())
+        for at, found in zip(group["at"], ranks(group.select("psnr_low", "psnr_high").rows())):
+            places[at], tied[at] = found
     order = {"oracle": 0, "attack": 1, "floor": 2}
     return (
         board.with_columns(
-            rank=pl.Series(ranks, dtype=pl.Int64),
+            rank=pl.Series(places, dtype=pl.Int64),
             tied=pl.Series(tied, dtype=pl.Boolean),
             _setting=_order_of_appearance(board, SETTING),
             _defense=_order_of_appearance(board, DEFENSE),
