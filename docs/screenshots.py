@@ -1,8 +1,8 @@
 """The README's screenshots, drawn anew by Chromium.
 
-    fedsim run scenarios/quickstart.yaml && fedsim leaderboard --site site
-    python docs/screenshots.py runs/quickstart/report.html docs/report.png
-    python docs/screenshots.py site/index.html docs/leaderboard.png
+fedsim run scenarios/quickstart.yaml && fedsim leaderboard --site site
+python docs/screenshots.py runs/quickstart/report.html docs/report.png
+python docs/screenshots.py site/index.html docs/leaderboard.png
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
+from fedsim.hardware import describe
 from fedsim.version import versions
 
 
@@ -17,7 +17,7 @@ def examine() -> tuple[Table, bool]:
     table = Table(show_header=False, title="fedsim doctor", title_justify="left")
     for name, version in versions().items():
         table.add_row(name, version)
-    table.add_row("processors", str(os.cpu_count()))
+    table.add_row("processor", describe(torch.device("cpu")))
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     table.add_row("GPUs", ", ".join(gpus) or "none: everything runs on the CPU")
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")

@@ -2,7 +2,8 @@
 
 For each model the advice is the defense that held (no image rebuilt, or no better than a guess) at the least loss of
 test accuracy; where none held, it says so and names the one that leaked least. Nothing is advised that was not
-measured, and what was never tried is said. Where the attacks rebuilt nothing without a defense, none can be advised.
+measured, and what was never tried is said. Where the attacks rebuilt nothing without a defense, none can be advised;
+nor where a defense that held cannot be told from no defense, as the 95 % intervals of the median PSNR overlap.
 """
 
 from __future__ import annotations
@@ -48,8 +49,21 @@ def _choice(rivals: list[Verdict]) -> Verdict:
         price = verdict.loss if verdict.loss is not None else 1.0
         return (not held, leaked, verdict.defense != "none", price)  # where none leaks less than no defense: no defense
 
-    plain = [verdict for verdict in rivals if verdict.defense == "none" and verdict.kind in HELD]
-    return plain[0] if plain else min(rivals, key=dislike)
+    plain = next((verdict for verdict in rivals if verdict.defense == "none"), None)
+    if plain is not None and plain.kind in HELD:
+        return plain
+    best = min(rivals, key=dislike)
+    if plain is None or best.kind not in HELD:
+        return best
+    # a dearer defense that was seen to help goes before a cheaper one that was not
+    helped = [verdict for verdict in rivals if verdict.kind in HELD and _apart(verdict, plain)]
+    return min(helped, key=dislike) if helped else best
+
+
+def _apart(verdict: Verdict, plain: Verdict) -> bool:
+    """Whether the strongest attack is surely worse under the defense than without one."""
+    below, above = verdict.best["psnr_high"], plain.best["psnr_low"]
+    return below is not None and above is not None and below < above
 
 
 def _use(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
@@ -62,6 +76,8 @@ def _use(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
         best = [chosen[setting] for setting in settings]
         if held and defense == "none":
             said = _nothing_to_stop([verdict for verdict in judged if verdict.setting in settings])
+        elif held and (weak := _indistinct(best, judged)):
+            said = weak
         elif held:
             result = (
                 "none of the attacks tried rebuilt an image"
@@ -75,6 +91,18 @@ def _use(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
             said = f"none of those tried is enough. {defense} leaked least: {_rebuilt(best)} under it."
         sentences.append(where + (said if where else said[0].upper() + said[1:]))
     return sentences
+
+
+def _indistinct(best: list[Verdict], judged: Sequence[Verdict]) -> str | None:
+    """What to say where a defense held, but not surely better than no defense at all; None where it did."""
+    settings = [verdict.setting for verdict in best]
+    plain = [verdict for verdict in judged if verdict.setting in settings and verdict.defense == "none"]
+    if not plain or any(_apart(verdict, one) for verdict in best for one in plain if one.setting == verdict.setting):
+        return None
+    return (
+        f"this run cannot say. No image was rebuilt under {best[0].defense}, but {_rebuilt(plain)} without a defense, "
+        "and the intervals overlap. Take more victims, or give the attacks more iterations."
+    )
 
 
 def _nothing_to_stop(judged: list[Verdict]) -> str:

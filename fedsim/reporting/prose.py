@@ -6,6 +6,7 @@ and no floor. "Above 19 dB" is the criterion of `leaked_psnr`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,12 @@ def _pooled(group: list[Verdict]) -> str:
 
 def _strongest(group: list[Verdict]) -> str:
     return joined(list(dict.fromkeys(spoken(verdict.best["attack_label"]) for verdict in group)))
+
+
+def headline(text: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
+    first, _, rest = re.sub(r"([.?!])\s+(?=[A-Z])", r"\1\n", text.strip(), count=1).partition("\n")
+    return first, rest
 
 
 def joined(parts: list[str], *, last: str = "and") -> str:

@@ -62,6 +62,7 @@ def html(
     cells = list(groups(board))
     return environment().get_template("report.html.j2").render(
         scenario=scenario,
+        headline=prose.headline(scenario.get("description") or scenario["name"]),
         empty=results.is_empty(),
         missing_work=missing,
         advice=advise(board, judged),

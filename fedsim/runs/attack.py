@@ -18,7 +18,7 @@ from torch import Tensor
 
 import attacks
 from attacks import NotApplicable, Reconstruction, ThreatModel
-from fedsim import models, observations
+from fedsim import hardware, models, observations
 from fedsim.files import whole_directory, write_json, write_tensors
 
 Report = Callable[[int, int, float], None]
@@ -71,7 +71,7 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
                 "observed": {"kind": first.kind, "precision": first.precision},
                 "clients": clients,
                 "seconds": seconds,
-                "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+                "device": hardware.describe(device),
             },
         )
 

@@ -248,3 +248,16 @@ def test_the_box_of_a_large_run_is_the_box_of_its_points():
     assert box.x is None
     assert (box.q1[0], box.median[0], box.q3[0]) == pytest.approx(tuple(np.percentile(psnr, [25, 50, 75])))
     assert psnr.min() <= box.lowerfence[0] <= box.q1[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "rest"),
+    [
+        ("Does it help? Two models\non MNIST. At p = 0.5.", "Does it help?", "Two models\non MNIST. At p = 0.5."),
+        ("mlp", "mlp", ""),
+        ("Learning rate 0.1 and 1. 5 rounds", "Learning rate 0.1 and 1. 5 rounds", ""),
+        ("A <b>. C", "A <b>.", "C"),
+    ],
+)
+def test_the_heading_is_the_first_sentence_of_the_description(text, first, rest):
+    assert prose.headline(text) == (first, rest)

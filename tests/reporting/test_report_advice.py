@@ -73,6 +73,19 @@ def test_where_nothing_was_rebuilt_no_defense_is_praised():
     assert said.cost == ["Nothing: no defense is recommended. The table has what each would cost."]
 
 
+def test_a_defense_that_cannot_be_told_from_none_is_not_advised():
+    said = advice(pl.concat([under("none", 18.55, 0.9), under("clip", 18.2, 0.85)]))
+    assert said.use == [
+        "This run cannot say. No image was rebuilt under clip, but the strongest attack rebuilt 1 of 8 images without "
+        "a defense, and the intervals overlap. Take more victims, or give the attacks more iterations."
+    ]
+
+
+def test_what_was_seen_to_help_goes_before_what_is_cheap():
+    said = advice(pl.concat([under("none", 18.55, 0.9), under("noise", 18.2, 0.89), under("clip", 8.0, 0.85)]))
+    assert said.use == ["Use clip. Under it none of the attacks tried rebuilt an image."]
+
+
 def test_a_defense_without_measured_cost_is_not_called_free():
     said = advice(pl.concat([under("none", 40.0), under("clip", 12.0)]))
     assert said.cost == ["The cost of clip was not measured."]
