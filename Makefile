@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/fedsim run scenarios/quickstart.yaml
 
-# One thread a process: the tests are many small tensors, and thread pools on the same processors fight.
+# One thread a process, two processes: the tests are many small tensors, thread pools on the same processors fight, and
+# those that wait for Ray leave a processor idle.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 test-slow: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow

@@ -96,7 +96,7 @@ def read_head(head: Head, observation: Observation, label: int) -> Reading:
 
     Args:
         observation: an update of one image in one step, as a gradient or a weight delta; it holds the head.
-        label: of the image; used only where the head has no bias.
+        label: of the image.
 
     Raises:
         NotApplicable: the head's gradient is zero or no single outer product (noise, pruning, more images), or does not
@@ -122,9 +122,18 @@ def read_head(head: Head, observation: Observation, label: int) -> Reading:
         delta, features = -delta, -features
     length = _length(head, delta, features, label, rounding)
     delta, features = delta / length, features[: head.layer.in_features] * length
-    if abs(delta.sum()) > _MARGIN * rounding * max(1.0, float(length)) * delta.norm():
+    off = abs(delta.sum()) / delta.norm()
+    if off > _MARGIN * (rounding * max(1.0, float(length)) + _cancellation(head, observation, features, label)):
         raise NotApplicable("the delta at the head does not add up to zero: the loss is no softmax cross-entropy")
     return Reading(features.masked_fill(zero_columns(observation, head.weight), 0), delta)
+
+
+def _cancellation(head: Head, observation: Observation, features: Tensor, label: int) -> float:
+    """The client's own relative error in delta = softmax - one-hot: of a confident prediction few digits are left."""
+    weight, bias = head.layer.weight.double(), head.layer.bias
+    softmax = (weight @ features + (0 if bias is None else bias.double())).softmax(0)
+    delta = softmax - torch.nn.functional.one_hot(torch.tensor(label), len(softmax)).to(softmax)
+    return torch.finfo(getattr(torch, observation.precision)).eps / max(float(delta.norm()), 1e-300)
 
 
 def _length(head: Head, delta: Tensor, features: Tensor, label: int, rounding: float) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attack_victims import observe, paper_mlp, psnr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -116,6 +116,8 @@ def test_features_and_delta_are_exact(name: str) -> None:
     seed=st.integers(0, 1000),
     scale=st.sampled_from([1.0, 1e-3, 100.0]),
 )
+@example(width=11, dropout=0.5, bias=True, seed=265, scale=1.0)  # a confident prediction: its delta has lost digits
+@example(width=11, dropout=0.5, bias=True, seed=265, scale=100.0)
 def test_a_float32_update_of_any_scale_is_read_to_its_precision(width, dropout, bias, seed, scale) -> None:
     torch.manual_seed(seed)
     model = Convolutional(dropout=dropout, bias=bias, width=width)
@@ -128,6 +130,7 @@ def test_a_float32_update_of_any_scale_is_read_to_its_precision(width, dropout, 
         assert not bias
         return
     tolerance = 1e-4 if bias else 2e-2
+    tolerance += 4 * torch.finfo(torch.float32).eps / float(delta.norm())  # the client's softmax - 1 in float32
     assert (reading.features - features).norm() <= tolerance * features.norm()
     assert (reading.delta - scale * delta).norm() <= tolerance * scale * delta.norm()
 

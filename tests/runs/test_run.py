@@ -15,7 +15,6 @@ import pytest
 import fedsim
 from fedsim import table
 from fedsim.runs.cluster import check_address
-from fedsim.runs.directory import RunDirectory
 
 VICTIM = ["cell", "defense", "attack", "attack_params", "seed", "round", "client", "sample"]
 
@@ -91,18 +90,24 @@ def _wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> Non
         time.sleep(0.02)
 
 
-def test_killed_at_any_moment_a_run_goes_on_and_loses_nothing(tmp_path, run):
+MOMENTS = {
+    "the simulation starts": "simulation.log",
+    "some cell is trained": "cells/*/cell.json",
+    "some job is done": "jobs/*/job.json",
+}
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [["some job is done"], pytest.param(list(MOMENTS), marks=pytest.mark.slow, id="each moment, one after another")],
+    ids=" ".join,
+)
+def test_killed_a_run_goes_on_and_loses_nothing(tmp_path, run, moments):
     out = tmp_path / "smoke"
-    directory = RunDirectory(out)
-    moments = [
-        lambda: directory.log.exists(),  # while the simulation starts
-        lambda: any(directory.path.glob("cells/*/cell.json")),  # some cell is trained
-        lambda: any(directory.path.glob("jobs/*/job.json")),  # some job is done
-    ]
     finished: dict[Path, int] = {}
     for moment in moments:
         process = _start(out)
-        _wait_for(moment, process)
+        _wait_for(lambda found=MOMENTS[moment]: any(out.glob(found)), process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         finished |= {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.json") if path not in finished}
