@@ -34,7 +34,7 @@ Iterate = Callable[[State, Mapping[str, Tensor], Guess], State]
 
 SHRINK = 4
 """A compiled program serves one number of problems. It goes on with finished ones among them until so many times fewer
-are left, and is then compiled again for those: few sizes, each worth its compilation."""
+are left, and is then compiled again for those where that is worth it: few sizes, each worth its compilation."""
 
 SECONDS_PER_OPERATION = 1e-5
 SECONDS_PER_ELEMENT = 2e-9
@@ -48,6 +48,7 @@ class Program:
     def __init__(self, step: Step, compile: Compile, iterations: int) -> None:
         self._step, self._compile, self._left = step, compile, iterations
         self._programs: dict[int, Iterate] = {}
+        self._compile_cost = self._problem_cost = 0.0  # estimates: seconds, and seconds an iteration
         self.compile_seconds = 0.0
 
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
@@ -61,10 +62,16 @@ class Program:
         """How many problems to go on with, of those present, so that all that are running are among them."""
         if self._programs.get(present, self._step) is self._step:
             return running
-        return present if running * SHRINK > present else max(running, present // SHRINK)
+        if running * SHRINK > present:
+            return present
+        fewer = max(running, present // SHRINK)
+        return fewer if self._pays((present - fewer) * self._problem_cost) else present
 
     def _prepare(self, state: State, data: Mapping[str, Tensor], known: Guess) -> Iterate:
-        if self._compile == "never" or (self._compile == "auto" and not self._worthwhile(state, data, known)):
+        if self._compile == "never":
+            return self._step
+        gain = self._estimate(state, data, known)
+        if self._compile == "auto" and not self._pays(gain):
             return self._step
         begin = time.perf_counter()
         compiled = _compiled(self._step, state, data, known)
@@ -72,14 +79,22 @@ class Program:
         log.info("compiled an iteration of %d problems in %.0f s", len(state["point"]), self.compile_seconds)
         return compiled or self._step
 
-    def _worthwhile(self, state: State, data: Mapping[str, Tensor], known: Guess) -> bool:
-        """Whether compiling, which about halves the time of an iteration, gains twice what it costs."""
-        with _Count() as count:
+    def _estimate(self, state: State, data: Mapping[str, Tensor], known: Guess) -> float:
+        """Seconds an iteration that compiling gains: it about halves the time. Takes down what compiling costs."""
+        problems = len(state["point"])
+        every, one = _Count(), _Count()
+        with every:
             self._step(state, data, known)
-        gain = self._left * count.seconds / 2
-        cost = COMPILE_SECONDS_PER_OPERATION * count.operations
-        log.info("compiling is estimated to cost %.0f s and to gain %.0f s", cost, gain)
-        return gain > 2 * cost
+        with one:
+            self._step(*({name: value[:1] for name, value in part.items()} for part in (state, data, known)))
+        self._compile_cost = COMPILE_SECONDS_PER_OPERATION * every.operations
+        self._problem_cost = (every.seconds - one.seconds) / max(1, problems - 1) / 2
+        return every.seconds / 2
+
+    def _pays(self, gain: float) -> bool:
+        """Whether so many seconds an iteration, over all that may come, are twice what compiling costs."""
+        log.info("compiling would cost %.0f s and gain %.0f s", self._compile_cost, self._left * gain)
+        return self._left * gain > 2 * self._compile_cost
 
 
 class _Count(TorchDispatchMode):
