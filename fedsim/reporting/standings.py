@@ -42,6 +42,17 @@ class AttackRow:
         return key_of([self.setting_key, self.defense_key, self.entry.threat_model])
 
     @property
+    def attack_name(self) -> str:
+        return self.entry.attack.name
+
+    @property
+    def attack_apart(self) -> str:
+        """The parameters that tell it from others of its name; empty where there are none."""
+        if self.attack_label == self.attack_name:
+            return ""
+        return self.attack_label.removeprefix(f"{self.attack_name} (").removesuffix(")")
+
+    @property
     def update_label(self) -> str:
         return {"gradient": "gradient", "delta": "weights", None: "unknown"}[self.entry.setting.update_kind]
 

@@ -305,3 +305,16 @@ def test_what_the_command_refuses(fedsim, tmp_path):
         assert said in error
         assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_the_stage_of_a_cascade_that_answered_is_shown_as_text(tmp_path):
+    stage = json.dumps({"stage": f"cut {HOSTILE}"})
+    results = board_rows(cascade=40.0).with_columns(details=pl.lit(stage))
+    entries.submit(tmp_path / "entries", results, make_pictures, marker("cascades"))
+    site.write(tmp_path / "site", entries.read(tmp_path / "entries").entries, tmp_path / "entries")
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert HOSTILE not in page
+    shown = [cell for row in Links(page).rows.values() for cell in row if cell.startswith("answered by")]
+    assert (
+        shown == [f"answered by cut {HOSTILE} (8 images)"] * 2
+    )  # of the defense's strongest attack, and of the attack
