@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from importlib.resources import files
 from typing import Any, TypeVar
 
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from ruamel.yaml import YAML
 
 from fedsim.reporting import charts, prose
@@ -93,7 +93,7 @@ def html(
         scenario_text=_yaml(scenario),
         command=command,
         versions=versions,
-        plotly=_script(get_plotlyjs()) if len(results) else None,
+        plotly=_script(_plotly()) if len(results) else None,
         figure_json=_figure_json,
     )  # fmt: skip
 
@@ -118,6 +118,11 @@ def _distributions(rows: pl.DataFrame) -> dict[str, list[tuple[str, go.Figure]]]
 
 def _update_kinds(results: pl.DataFrame) -> list[str]:
     return sorted(results["update_kind"].drop_nulls().unique())
+
+
+def _plotly() -> str:
+    """plotly.js with few chart types, these among them: a third of the library, which takes a browser 2 s to start."""
+    return files("fedsim").joinpath("assets/plotly-cartesian.min.js").read_text(encoding="utf-8")
 
 
 def _script(source: str) -> Markup:
