@@ -23,7 +23,10 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "round": _INT,
     "client": _INT,
     "sample": _INT,  # index in the client's batch(es) of that round
+    "development": _FLAG,  # of a victim on which attacks are chosen, and which no number reports
+    "observed": _FLAG,  # whether the server received this client's update: only then was it attacked
     # what was trained
+    "setting": _TEXT,  # JSON: all that can change a result, but for the defense, the seed, the client and the attack
     "dataset": _TEXT,
     "model": _TEXT,
     "model_params": _TEXT,  # JSON; with `pretrain` or `checkpoint` where the first weights come from there
@@ -60,12 +63,17 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     # the attack's own account
     "attack_loss": _REAL,
     "iterations": _INT,
+    "stopped": _TEXT,  # why an attack that optimises stopped: converged | patience | budget
     "seconds": _REAL,  # the job's wall time divided by its victims
     "device": _TEXT,
+    "environment": _TEXT,  # JSON: what the attack was computed with: versions, processor, vector extensions, threads
     # the cost of the defense
     "utility": _REAL,  # test accuracy of the utility training, in [0, 1]
+    "utility_images": _INT,  # test images that it was measured on
+    "utility_reachable": _REAL,  # test accuracy that the undefended model reaches in central training
     "epsilon": _REAL,
     "delta": _REAL,
+    "cost_of": _TEXT,  # JSON: the training that utility and epsilon are of: rounds, share, batch_size, steps, ...
     "fedsim_version": _TEXT,
     # where the pictures are
     "job": _TEXT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from fedsim import table
+from fedsim import observations, table
 from fedsim.files import key_of, read_json, write_bytes
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.attacking import error_file
@@ -55,15 +56,27 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
             yield table.frame(list(_failed(cell, faults)))
         return
     faults = [(f["round"], f["client"], f["reason"]) for f in read_json(directory.cell(key) / "cell.json")["faults"]]
-    yield table.frame(list(_failed(cell, faults)))
+    chosen_on = _development(directory.cell(key), faults, cell.work()["victims"]["development"])
+    yield table.frame(list(_failed(cell, faults))).with_columns(chosen_on)
     for job in jobs_of(directory, cell):
         score = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
         error = error_file(directory, job)
         if score.exists():
-            yield pl.read_parquet(score)
+            yield pl.read_parquet(score).with_columns(chosen_on, observed=True)
         elif error.exists():
             faults = [(job.spec["round"], client, read_json(error)["reason"]) for client in job.spec["clients"]]
-            yield table.frame(list(_failed(cell, faults, [job.spec["attack"]])))
+            failed = table.frame(list(_failed(cell, faults, [job.spec["attack"]])))
+            yield failed.with_columns(chosen_on, observed=True)
+
+
+def _development(cell: Path, faults: list[tuple[int, int, str]], count: int) -> pl.Expr:
+    """Which rows are of the first `count` victims of their round, those that failed included."""
+    victims = sorted({*observations.listed(cell), *((round, client) for round, client, _ in faults)})
+    chosen = pl.lit(False)
+    for _, of_round in itertools.groupby(victims, key=lambda victim: victim[0]):
+        for round, client in itertools.islice(of_round, count):
+            chosen = chosen | ((pl.col("round") == round) & (pl.col("client") == client))
+    return chosen.alias("development")
 
 
 def _failed(
@@ -83,6 +96,8 @@ def _failed(
                     **{f"threat_{aspect}": value for aspect, value in threat.items()},
                     "status": "failed",
                     "reason": reason,
+                    "observed": False,
+                    "development": False,
                 }
 
 
@@ -111,17 +126,22 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "local_steps": local["steps"],
         "update_kind": "gradient" if local["share"] == "gradient" else "delta",
         "utility": summary.get("utility"),
+        "utility_images": summary.get("test_images"),
+        "utility_reachable": summary.get("utility_reachable"),
         "epsilon": summary.get("epsilon"),
         "delta": summary.get("delta"),
+        "cost_of": json.dumps(summary["cost_of"], sort_keys=True) if "cost_of" in summary else None,
         "fedsim_version": __version__,
     }
     accuracies = dict(enumerate(summary.get("accuracy", []), start=1))
     states = {round: cell.state_before(round) for round in work["victims"]["rounds"]}
+    settings = {round: json.dumps(cell.setting(round), sort_keys=True) for round in states}
     oracles = [name for name in attacks.names() if attacks.get(name).oracle]
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     return [
         *literals,
         pl.col("attack").is_in(oracles).alias("oracle"),
+        _by_round("setting", settings),
         _by_round("model_state", states),
         _by_round("model_accuracy", {round: accuracies.get(round) for round in states}),
     ]

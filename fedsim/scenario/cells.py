@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import defenses
@@ -10,6 +12,12 @@ from fedsim import data, models
 from fedsim.scenario.schema import Scenario
 
 _OWN_FILES = {"npz", "folder"}
+
+_NO_SETTING = ("seed", "victims", "defense")
+"""Parts of a cell's work that tell rows of one setting apart: who was attacked, and under which defense."""
+
+_HOW_COMPUTED = ("compile", "device", "record")
+"""Keys of the engine that change no result beyond its last digits."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +87,20 @@ class Cell:
         if source["name"] in _OWN_FILES:
             work["content"] = data.load(source).fingerprint
         return work
+
+    def setting(self, round: int) -> dict[str, Any]:
+        """What rows must have in common to be pooled: all that can change a result, JSON-able, except the defense, the
+        seed, which clients are attacked, and the attack.
+
+        It is the work less what is named above, so that a new key of the scenario parts settings by itself. A file
+        counts by its name and content; the dropout rate is the model's own, not what the defense made of it.
+        """
+        work = copy.deepcopy({key: value for key, value in self.work().items() if key not in _NO_SETTING})
+        work["model"] = self.scenario.model.spec()
+        work["federation"].pop("resources")
+        for block in (work["data"], work.get("start", {}).get("checkpoint", {})):
+            if "path" in block:
+                block["path"] = Path(block["path"]).name
+        engine = self.scenario.engine.model_dump(mode="json")
+        work["engine"] = {key: value for key, value in engine.items() if key not in _HOW_COMPUTED}
+        return {**work, "round": round}

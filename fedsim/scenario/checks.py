@@ -46,6 +46,9 @@ def _victims(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     if victims.clients > federation.clients_per_round:
         message = f"{victims.clients} victims, but only {federation.clients_per_round} clients take part in a round"
         yield ("victims", "clients"), message
+    if victims.development >= victims.clients:
+        message = f"{victims.development} of {victims.clients} victims for development leave none to report"
+        yield ("victims", "development"), message
     for i, number in enumerate(victims.rounds):
         if number > federation.rounds:
             yield ("victims", "rounds", i), f"round {number} of a federation of {federation.rounds} (federation.rounds)"

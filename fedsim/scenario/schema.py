@@ -136,6 +136,8 @@ class Victims(Block):
     rounds: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     clients: Count
     """How many of a round's clients, the first by partition; all by default."""
+    development: Annotated[int, Field(ge=0)] = 0
+    """The first so many of them serve to choose the strongest attack on each defense; no score reports them."""
 
 
 class UtilityLocal(Block):

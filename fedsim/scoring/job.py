@@ -82,8 +82,10 @@ def _common(
         "update_precision": account["observed"]["precision"],
         "attack_loss": outcome.get("loss"),
         "iterations": outcome.get("iterations"),
+        "stopped": outcome.get("stopped"),
         "seconds": account["seconds"],
         "device": account["device"],
+        "environment": json.dumps(account["environment"], sort_keys=True) if "environment" in account else None,
         "job": key,
     }
 
