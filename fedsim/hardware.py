@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -15,6 +16,23 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cores = os.cpu_count() or 1
     return f"{processor()}, {cores} {'core' if cores == 1 else 'cores'}"
+
+
+def environment() -> dict[str, str | int]:
+    """All outside the scenario that can change a number's digits, as it is in this process.
+
+    Returns:
+        versions by package (`python`, `torch`, `flwr`, `numpy`, `opacus`), the `processor`, the `vector` extensions
+        that torch uses of it (as `AVX512`), and how many `threads` it computes with.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with its build, as `+cu128`, which the package's own metadata may leave out
+        **{package: version(package) for package in ("flwr", "numpy", "opacus")},
+        "processor": processor(),
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

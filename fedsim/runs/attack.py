@@ -72,6 +72,7 @@ def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None
                 "clients": clients,
                 "seconds": seconds,
                 "device": hardware.describe(device),
+                "environment": hardware.environment(),
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -41,6 +42,7 @@ def test_rows_carry_scores_threat_model_and_effective_dropout(run):
     assert set(results["threat_labels"]) == {"known"}
     assert set(results.filter(pl.col("attack") == "null_random")["threat_auxiliary_data"]) == {"public"}
     assert set(results["model_state"]) == {"init"}
+    assert {json.loads(said)["threads"] for said in results["environment"]} == {1}
     dropped = results.filter((pl.col("attack") == "dropout_inversion") & (pl.col("dropout") > 0))
     assert dropped["mask_accuracy"].null_count() == 0
 
