@@ -67,6 +67,9 @@ class Attack:
             the result rows show it.
         oracle: True if `given` holds something that no real server has.
         floor: True for the null attacks, which stand in every comparison.
+        adapts: the defenses that this attack takes into account, each with the field of the threat model that must be
+            `known` for it, or None where the attack is the same with and without the defense, e.g. `{"clip": None}` of
+            an attack that looks at the update's direction alone. Only such an attack is evidence for a defense.
     """
 
     name: ClassVar[str] = ""
@@ -74,6 +77,7 @@ class Attack:
     given: ClassVar[Mapping[str, str]] = {}
     oracle: ClassVar[bool] = False
     floor: ClassVar[bool] = False
+    adapts: ClassVar[Mapping[str, str | None]] = {}
 
     compile: Compile = "auto"
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""

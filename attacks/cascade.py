@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Cascade(Attack):
         iterations: at most this many, of the attack that optimises.
         restarts: its random starts per victim; the first one is what was learnt, if anything was.
     """
+
+    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
 
     iterations: int = 20_000
     restarts: int = 1

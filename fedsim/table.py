@@ -57,7 +57,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "leaked_ssim": _FLAG,  # ssim >= 0.6
     "leaked_psnr": _FLAG,  # psnr > 19 dB
     "bit_exact": _FLAG,  # equal after rounding to uint8
-    "label_correct": _FLAG,
+    "label_correct": _FLAG,  # null where the labels were granted
     "mask_accuracy": _REAL,
     "mask_accuracy_layers": _TEXT,  # JSON: {layer: accuracy}
     # the attack's own account

@@ -77,6 +77,7 @@ class ClosedForm(Attack):
     """
 
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual",)}
+    adapts: ClassVar[Mapping[str, str | None]] = {"dropout": None, "clip": None}  # linear, whatever was dropped
     strength: ClassVar[int] = 0
 
     @abstractmethod

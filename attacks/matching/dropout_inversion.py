@@ -30,6 +30,7 @@ class DropoutInversion(IterativeAttack):
     """
 
     requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
+    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
 
     drop_rate: float = 1e-4
 

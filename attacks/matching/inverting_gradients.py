@@ -4,6 +4,7 @@ learning?*, NeurIPS 2020 (arXiv 2003.14053)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attacks.base import register
 from attacks.engine import Composition
@@ -22,6 +23,8 @@ class InvertingGradients(IterativeAttack):
 
     The model is deterministic: this attack takes no notice of dropout, which is how dropout seems to stop it.
     """
+
+    adapts: ClassVar = {"clip": None}  # the cosine does not see lengths
 
     def compose(self, setting: Setting) -> Composition:
         return Composition(

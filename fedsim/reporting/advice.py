@@ -1,14 +1,14 @@
 """The three questions of a reader in a hurry: which defense should I use, what does it cost, whom does it not stop?
 
-For each model the advice is the defense that held (no image rebuilt, or no better than a guess) at the least loss of
-test accuracy; where none held, it says so and names the one that leaked least. Nothing is advised that was not
-measured, and what was never tried is said. Where the attacks rebuilt nothing without a defense, none can be advised;
-nor where a defense that held cannot be told from no defense, as the 95 % intervals of the median PSNR overlap.
+For each model the advice is the recommended defense (`verdicts.Verdict.recommended`) that costs least test accuracy.
+Where none is, it says what was missing: that the attacks rebuilt nothing without a defense either, that none of them
+knew the defense, that they failed or stopped at their budget, that there were too few clients. Nothing is advised that
+was not measured, and what was never tried is said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -16,9 +16,13 @@ import polars as pl
 from fedsim.reporting import formats as f
 from fedsim.reporting.leaderboard import THREAT
 from fedsim.reporting.naming import spoken
-from fedsim.reporting.prose import Verdict, joined
+from fedsim.reporting.prose import joined
+from fedsim.reporting.verdicts import Verdict, chosen_on, of_another_form
 
-HELD = {"resists", "floor"}
+REACHED = 0.02
+"""A baseline further than this below the accuracy that its model reaches has not been trained to the end."""
+MOST_NAMES = 4
+"""Defenses that a sentence names one by one."""
 
 
 @dataclass(frozen=True)
@@ -34,120 +38,151 @@ def advise(board: pl.DataFrame, judged: Sequence[Verdict]) -> Advice | None:
     """The advice that a leaderboard's verdicts give; None where no attack has answered."""
     if not judged:
         return None
-    chosen: dict[str, Verdict] = {}
-    for setting in dict.fromkeys(verdict.setting for verdict in judged):
-        chosen[setting] = _choice([verdict for verdict in judged if verdict.setting == setting])
-    return Advice(_use(chosen, judged), _cost(chosen, judged), [*_limits(board, chosen), *_untried(board)])
+    rivals: dict[str, list[Verdict]] = {}
+    for verdict in judged:
+        rivals.setdefault(verdict.setting, []).append(verdict)
+    chosen = {setting: one for setting, group in rivals.items() if (one := _choice(group)) is not None}
+    limits = [*_limits(board, chosen), *_more(rivals), *_untried(board)]
+    return Advice(_use(rivals, chosen), _cost(rivals, chosen), limits)
 
 
-def _choice(rivals: list[Verdict]) -> Verdict:
-    """The defense to take on one model: what held and costs least, or else what leaked least."""
-
-    def dislike(verdict: Verdict) -> tuple[bool, float, bool, float]:
-        held = verdict.kind in HELD
-        leaked = 0.0 if held else verdict.best["leaked_psnr"] or 0.0
-        price = verdict.loss if verdict.loss is not None else 1.0
-        return (not held, leaked, verdict.defense != "none", price)  # where none leaks less than no defense: no defense
-
-    plain = next((verdict for verdict in rivals if verdict.defense == "none"), None)
-    if plain is not None and plain.kind in HELD:
-        return plain
-    best = min(rivals, key=dislike)
-    if plain is None or best.kind not in HELD:
-        return best
-    # a dearer defense that was seen to help goes before a cheaper one that was not
-    helped = [verdict for verdict in rivals if verdict.kind in HELD and _apart(verdict, plain)]
-    return min(helped, key=dislike) if helped else best
+def _choice(rivals: list[Verdict]) -> Verdict | None:
+    """The recommended defense that costs least, one of unknown cost last; None where none is recommended."""
+    fit = [verdict for verdict in rivals if verdict.recommended]
+    return min(fit, key=lambda verdict: verdict.loss if verdict.loss is not None else 1.0, default=None)
 
 
-def _apart(verdict: Verdict, plain: Verdict) -> bool:
-    """Whether the strongest attack is surely worse under the defense than without one."""
-    below, above = verdict.best["psnr_high"], plain.best["psnr_low"]
-    return below is not None and above is not None and below < above
+def _use(rivals: dict[str, list[Verdict]], chosen: dict[str, Verdict]) -> list[str]:
+    said: dict[str, list[str]] = {}
+    for setting, group in rivals.items():
+        said.setdefault(_praise(chosen[setting]) if setting in chosen else _refusal(group), []).append(setting)
+    return [
+        text[0].upper() + text[1:] if len(said) == 1 else f"On {joined(settings)}: {text}"
+        for text, settings in said.items()
+    ]
 
 
-def _use(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
-    alike: dict[tuple[str, bool], list[str]] = {}
-    for setting, verdict in chosen.items():
-        alike.setdefault((verdict.defense, verdict.kind in HELD), []).append(setting)
-    sentences = []
-    for (defense, held), settings in alike.items():
-        where = "" if len(alike) == 1 else f"On {joined(settings)}: "
-        best = [chosen[setting] for setting in settings]
-        if held and defense == "none":
-            said = _nothing_to_stop([verdict for verdict in judged if verdict.setting in settings])
-        elif held and (weak := _indistinct(best, judged)):
-            said = weak
-        elif held:
-            result = (
-                "none of the attacks tried rebuilt an image"
-                if all(verdict.kind == "resists" for verdict in best)
-                else "the strongest attack did no better than a guess that ignores the update"
-            )
-            said = f"use {defense}. Under it {result}."
-        elif defense == "none":
-            said = f"none of those tried helps; {_rebuilt(best)} without one, and no fewer under any."
-        else:
-            said = f"none of those tried is enough. {defense} leaked least: {_rebuilt(best)} under it."
-        sentences.append(where + (said if where else said[0].upper() + said[1:]))
-    return sentences
-
-
-def _indistinct(best: list[Verdict], judged: Sequence[Verdict]) -> str | None:
-    """What to say where a defense held, but not surely better than no defense at all; None where it did."""
-    settings = [verdict.setting for verdict in best]
-    plain = [verdict for verdict in judged if verdict.setting in settings and verdict.defense == "none"]
-    if not plain or any(_apart(verdict, one) for verdict in best for one in plain if one.setting == verdict.setting):
-        return None
-    return (
-        f"this run cannot say. No image was rebuilt under {best[0].defense}, but {_rebuilt(plain)} without a defense, "
-        "and the intervals overlap. Take more victims, or give the attacks more iterations."
+def _praise(verdict: Verdict) -> str:
+    result = (
+        "none of the attacks tried rebuilt an image"
+        if verdict.kind == "resists"
+        else "the strongest attack did no better than a guess that ignores the update"
     )
+    among = f"{verdict.best['n']} images of {verdict.best['clients']} clients"
+    return f"use {verdict.defense}. Under it {result} ({among})."
 
 
-def _nothing_to_stop(judged: list[Verdict]) -> str:
-    """Where nothing was rebuilt without a defense a run can praise none; it may show that the attacks were too weak."""
-    said = "this run cannot say. Without a defense the attacks tried rebuilt no image, so that none can be seen to help"
-    leaking = [verdict for verdict in judged if verdict.kind not in HELD]
-    if not leaking:
-        return f"{said}."
-    worst = max(leaking, key=lambda verdict: verdict.best["leaked_psnr"] or 0.0)
-    return f"{said}; yet {_rebuilt([worst])} under {worst.defense}. Give them more iterations."
+_NOTHING_TO_STOP = (
+    "this run cannot say. Without a defense the attacks tried rebuilt no image, so that none can be seen to help"
+)
 
 
-def _rebuilt(group: list[Verdict]) -> str:
-    images = sum(verdict.best["n"] for verdict in group)
-    leaked = sum(round((verdict.best["leaked_psnr"] or 0) * verdict.best["n"]) for verdict in group)
-    return f"the strongest attack rebuilt {leaked} of {images} images"
+def _refusal(rivals: list[Verdict]) -> str:
+    """Why no defense of a setting is recommended."""
+    defenses = [verdict for verdict in rivals if not verdict.baseline]
+    plain = next((verdict for verdict in rivals if verdict.baseline), None)
+    if not defenses:
+        return "no defense was tried." if plain is None else f"no defense was tried; without one {_rebuilt(plain)}."
+    if plain is not None and plain.held:
+        said = _NOTHING_TO_STOP
+        leaking = [verdict for verdict in defenses if not verdict.held]
+        if leaking:
+            worst = max(leaking, key=lambda verdict: verdict.best["leaked_psnr"] or 0.0)
+            said += f"; yet {_rebuilt(worst)} under {worst.defense}"
+        return f"{said}. {_stopped(plain)}Give the attacks more iterations, or take stronger ones."
+    held = [verdict for verdict in defenses if verdict.held]
+    if held:
+        return f"this run recommends none. {' '.join(_doubts(held))}"
+    least = min(defenses, key=lambda verdict: (verdict.best["leaked_psnr"] or 0.0, verdict.best["psnr"]))
+    if plain is not None and (plain.best["leaked_psnr"] or 0.0) <= (least.best["leaked_psnr"] or 0.0):
+        return f"none of those tried helps; {_rebuilt(plain)} without one, and no fewer under any."
+    return f"none of those tried is enough. {least.defense} leaked least: {_rebuilt(least)} under it."
 
 
-def _cost(chosen: dict[str, Verdict], judged: Sequence[Verdict]) -> list[str]:
-    plain = {verdict.setting: verdict.best["utility"] for verdict in judged if verdict.defense == "none"}
+def _doubts(held: list[Verdict]) -> Iterator[str]:
+    """Why defenses that held are not recommended; those of which the same is true in one sentence."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for verdict in held:
+        alike.setdefault(verdict.objections, []).append(verdict.defense)
+    for objections, names in alike.items():
+        yield f"No image was rebuilt under {_named(names)}, but {joined(list(objections))}."
+
+
+def _named(names: list[str]) -> str:
+    if len(names) <= MOST_NAMES:
+        return joined(names)
+    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+
+
+def _stopped(verdict: Verdict) -> str:
+    if not verdict.best["at_budget"]:
+        return ""
+    share = f.percent(verdict.best["at_budget"])
+    return f"{share} of the strongest attack's answers stopped at the budget of iterations. "
+
+
+def _rebuilt(verdict: Verdict) -> str:
+    return f"the strongest attack rebuilt {verdict.rebuilt} of {verdict.best['n']} images"
+
+
+_NO_COST = "No defense is recommended, so there is no cost to weigh; the table has what each would cost."
+
+
+def _cost(rivals: dict[str, list[Verdict]], chosen: dict[str, Verdict]) -> list[str]:
+    if not chosen:
+        return [_NO_COST, *_far(rivals)]
+    plain = {setting: next((v for v in group if v.baseline), None) for setting, group in rivals.items()}
     losses = [verdict.loss for verdict in chosen.values() if verdict.loss is not None]
     names = {verdict.defense for verdict in chosen.values()}
-    if len(losses) == len(chosen) > 2 and len(names) == 1 and "none" not in names:
-        span = " to ".join(dict.fromkeys(f.number(100 * loss, 1) for loss in (min(losses), max(losses))))
-        return [f"{names.pop()}: {span} points of test accuracy, depending on the model; the table has each."]
-    if names == {"none"}:
-        return ["Nothing: no defense is recommended. The table has what each would cost."]
+    if len(losses) == len(chosen) > 2 and len(names) == 1:
+        span = " to ".join(dict.fromkeys(f.number(100 * loss, 0) for loss in (min(losses), max(losses))))
+        said = [f"{names.pop()}: {span} points of test accuracy, depending on the model; the table has each."]
+        return [*said, *_far(rivals)]
     sentences = []
     for setting, verdict in chosen.items():
-        after, before = verdict.best["utility"], plain.get(setting)
-        where = f" on {setting}" if len(chosen) > 1 else ""
-        if verdict.defense == "none":
-            sentences.append(f"Nothing{where}, where none is recommended.")
-        elif verdict.loss is None or before is None:
+        before = plain[setting]
+        where = f" on {setting}" if len(rivals) > 1 else ""
+        if verdict.loss is None or before is None:
             sentences.append(f"The cost of {verdict.defense}{where} was not measured.")
-        else:
-            points = f.number(100 * abs(verdict.loss), 1)
-            change = f"{points} points less" if verdict.loss >= 0 else f"{points} points more"
-            accuracies = f"test accuracy {f.accuracy(after)} instead of {f.accuracy(before)}"
-            sentences.append(f"{verdict.defense}{where}: {accuracies}, {change}.")
-    return list(dict.fromkeys(sentences))
+            continue
+        accuracies = f"test accuracy {_accuracy(verdict)} instead of {_accuracy(before)}"
+        sentences.append(f"{verdict.defense}{where}: {accuracies}, {_points(verdict)}.")
+        if other := of_another_form(verdict.best):
+            sentences.append(f"This was {other}.")
+    return [*dict.fromkeys(sentences), *_far(rivals)]
+
+
+def _accuracy(verdict: Verdict) -> str:
+    row = verdict.best
+    return f.accuracy(row["utility"], row["utility_low"], row["utility_high"])
+
+
+def _points(verdict: Verdict) -> str:
+    loss, slack = verdict.loss or 0.0, verdict.slack
+    if slack is not None and abs(loss) <= slack:
+        return f"which cannot be told from no loss ({f.points(loss, slack)} points)"
+    return f"{f.points(abs(loss), slack)} points {'less' if loss >= 0 else 'more'}"
+
+
+def _far(rivals: dict[str, list[Verdict]]) -> list[str]:
+    """Baselines that were not trained to the end: what a defense costs there is not what it costs in the end."""
+    said = []
+    for setting, group in rivals.items():
+        for row in (verdict.best for verdict in group if verdict.baseline):
+            reached, reachable = row["utility"], row["utility_reachable"]
+            if reached is not None and reachable is not None and reached < reachable - REACHED:
+                where = f" on {setting}" if len(rivals) > 1 else ""
+                said.append(
+                    f"The utility training without a defense{where} came to {f.accuracy(reached)} of the "
+                    f"{f.accuracy(reachable)} that this model reaches: costs may be other ones once it is trained."
+                )
+    return said
 
 
 def _limits(board: pl.DataFrame, chosen: dict[str, Verdict]) -> list[str]:
-    """The attacks that still rebuilt images under the chosen defenses, oracles apart."""
+    """The attacks that still rebuilt images under the recommended defenses, oracles apart."""
+    if not chosen:
+        return []
     leaks: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for setting, verdict in chosen.items():
         here = board.filter((pl.col("setting_label") == setting) & (pl.col("defense_label") == verdict.defense))
@@ -163,7 +198,20 @@ def _limits(board: pl.DataFrame, chosen: dict[str, Verdict]) -> list[str]:
     if named["oracle"]:
         oracles = joined(named["oracle"])
         sentences.append(f"It does not help against an attacker who is told what no real server knows: {oracles}.")
-    return sentences or ["Every attack tried here failed on it; a stronger one, or more iterations, may not."]
+    sentences = sentences or ["Every attack tried here failed on it; a stronger one, or more iterations, may not."]
+    on = list(dict.fromkeys(chosen_on(verdict.best) for verdict in chosen.values()))
+    return [*sentences, f"The strongest attack was chosen on {joined(on)}."]
+
+
+def _more(rivals: dict[str, list[Verdict]]) -> list[str]:
+    """Defenses that make things worse."""
+    worse = {setting: [v for v in group if v.more_than_plain] for setting, group in rivals.items()}
+    return [
+        f"{verdict.defense}{f' on {setting}' if len(rivals) > 1 else ''} leaks more than no defense: a median of "
+        f"{f.decibel(verdict.best['psnr'])} dB against {f.decibel((verdict.plain or {}).get('psnr'))}."
+        for setting, group in worse.items()
+        for verdict in group
+    ]
 
 
 _UNTRIED = {
@@ -174,6 +222,6 @@ _UNTRIED = {
 
 
 def _untried(board: pl.DataFrame) -> list[str]:
-    tried = {column: set(board.filter(pl.col("n") > 0)[column]) for column in THREAT}
+    tried = {column: set(board.filter(pl.col("answered") > 0)[column]) for column in THREAT}
     absent = [words for column, (value, words) in _UNTRIED.items() if value not in tried[column]]
     return [f"Not tried, so nothing is known: {joined(absent, last='or')}."] if absent else []

@@ -16,8 +16,9 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from fedsim.reporting.leaderboard import DEFENSE, SETTING
-from fedsim.table import LEAKED_PSNR, PSNR_CAP_SUMMARY
+from fedsim.reporting.leaderboard import DEFENSE, SETTING, strongest
+from fedsim.scoring.summary import counted
+from fedsim.table import LEAKED_PSNR
 
 COLOURS = ("#2f7fb8", "#d5701c", "#119e77", "#c26fa3", "#c99700", "#7b76c9")  # after Okabe and Ito
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
@@ -48,6 +49,7 @@ def privacy_against_utility(board: pl.DataFrame) -> Iterator[tuple[str, go.Figur
             figure.add_scatter(
                 x=[100 * row["utility"]],
                 y=[row["psnr"]],
+                error_x=_errors([row], _colour(at), "utility", 100),
                 error_y=_errors([row], _colour(at)),
                 mode="markers",
                 name=_safe(row["defense_label"]),
@@ -69,7 +71,8 @@ def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def score_distribution(rows: pl.DataFrame) -> Iterator[tuple[str, str, go.Figure]]:
-    """Per model and defense: the PSNR of every single image, a box with its points for each attack.
+    """Per model and defense: the PSNR of every image that was attacked, a box with its points for each attack; an image
+    without an answer counts with the floor's score.
 
     Args:
         rows: labelled results.
@@ -77,8 +80,7 @@ def score_distribution(rows: pl.DataFrame) -> Iterator[tuple[str, str, go.Figure
     Yields:
         The model, the defense and the figure.
     """
-    scored = rows.filter((pl.col("status") == "ok") & pl.col("psnr").is_not_null())
-    scored = scored.with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY).round(2))
+    scored = of_answering(rows).with_columns(pl.col("psnr").round(2))
     places = {label: at for at, label in enumerate(rows["attack_label"].unique(maintain_order=True))}
     furthest = dict(scored.group_by("setting_label").agg(pl.col("psnr").max()).iter_rows())
     for _, part in scored.group_by(DEFENSE, maintain_order=True):
@@ -110,6 +112,12 @@ def score_distribution(rows: pl.DataFrame) -> Iterator[tuple[str, str, go.Figure
         yield part["setting_label"][0], part["defense_label"][0], figure
 
 
+def of_answering(rows: pl.DataFrame) -> pl.DataFrame:
+    """Every image that was attacked, with a score, of the attacks that have answered any under a defense."""
+    scored = counted(rows).filter(~pl.col("development") & pl.col("psnr").is_not_null())
+    return scored.filter(pl.col("answered").any().over([*DEFENSE, "attack_label"]))
+
+
 MOST_POINTS = 300
 """Images of one attack that are drawn as points; of more, the box alone."""
 
@@ -139,7 +147,7 @@ def score_against_strength(board: pl.DataFrame) -> Iterator[tuple[str, str, go.F
     scored = board.filter(pl.col("psnr").is_not_null())
     places = {label: at for at, label in enumerate(board["attack_label"].unique(maintain_order=True))}
     for _, part in scored.group_by(SETTING, maintain_order=True):
-        undefended = strongest(part.filter(pl.col("defense_label") == "none"))["psnr"].max()
+        undefended = strongest(part.filter("baseline"))["psnr"].max()
         for axis, values in strengths(part.to_dicts()):
             figure = _strength(axis, values, places)
             if undefended is not None and axis != "dropout rate":
@@ -235,13 +243,6 @@ def accuracy_by_round(history: list[dict[str, Any]], settings: dict[str, str]) -
         yield setting, _with_room_for_legend(figure)
 
 
-def strongest(board: pl.DataFrame) -> pl.DataFrame:
-    """The attack with the highest median PSNR in each setting under each defense; no oracle, no floor."""
-    scored = board.filter((pl.col("role") == "attack") & pl.col("psnr").is_not_null())
-    group = [*SETTING, "defense", "defense_params", "dropout"]
-    return scored.filter(pl.col("psnr").rank("ordinal", descending=True).over(group) == 1)
-
-
 def _colour(at: int) -> str:
     return COLOURS[at % len(COLOURS)]
 
@@ -288,14 +289,14 @@ def _mark(figure: go.Figure, y: float, text: str) -> None:
     figure.add_annotation(**place, text=text, showarrow=False, font={"size": 10})
 
 
-def _errors(rows: list[dict[str, Any]], colour: str) -> dict[str, Any]:
-    """Error bars that reach the ends of the 95 % intervals."""
-    spans = [(row["psnr"], row["psnr_low"], row["psnr_high"]) for row in rows]
+def _errors(rows: list[dict[str, Any]], colour: str, name: str = "psnr", scale: float = 1) -> dict[str, Any]:
+    """Error bars that reach the ends of the intervals."""
+    spans = [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [0 if high is None else high - middle for middle, _, high in spans],
-        "arrayminus": [0 if low is None else middle - low for middle, low, _ in spans],
+        "array": [0 if high is None else scale * (high - middle) for middle, _, high in spans],
+        "arrayminus": [0 if low is None else scale * (middle - low) for middle, low, _ in spans],
         "color": colour,
         "thickness": 1,
         "width": 3,

@@ -252,11 +252,11 @@ def entries_of(
 ) -> Iterator[tuple[Entry, entry_pictures.Sprite | None]]:
     """The run's entries with their pictures: one for each row of its leaderboard that has scores."""
     board = build(results)
-    if not (board["n"] > 0).any():
+    if not (board["answered"] > 0).any():
         return
     drawn = entry_pictures.sprites(results, pictures)
     sources = _sources(labelled(results), marker)
-    for row in board.filter(pl.col("n") > 0).to_dicts():
+    for row in board.filter(pl.col("answered") > 0).to_dicts():
         sprite = drawn.get((row["setting_label"], row["defense_label"], row["attack_label"]))
         entry = _entry(row, sources[tuple(row[name] for name in ROW)])
         if sprite is not None:

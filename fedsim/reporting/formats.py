@@ -51,6 +51,19 @@ def rank_text(rank: object, tied: bool) -> str:
     return "" if rank is None else f"{rank}=" if tied else f"{rank}"
 
 
-def accuracy(value: float | None) -> str:
-    """A share as `91.0 %`."""
-    return NONE if value is None else f"{number(100 * value, 1)} %"
+def accuracy(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A share as `91 %`, or `91.0 %` where its interval is narrow enough for a decimal."""
+    if value is None:
+        return NONE
+    wide = low is None or high is None or high - low > 0.01
+    return f"{number(100 * value, 0 if wide else 1)} %"
+
+
+def points(loss: float | None, slack: float | None) -> str:
+    """A difference of two shares in percentage points, `7 ± 3`, with the digits that its interval carries."""
+    if loss is None:
+        return NONE
+    if slack is None:
+        return number(100 * loss, 0)
+    digits = 0 if slack > 0.005 else 1
+    return f"{number(100 * loss, digits)} ± {number(100 * slack, digits)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attacks
 from defenses.registry import UnknownName
@@ -16,6 +16,14 @@ def is_floor(attack: str) -> bool:
         return attacks.get(attack).floor
     except UnknownName:
         return False
+
+
+def adapts_to(attack: str) -> Mapping[str, str | None]:
+    """The defenses that an attack takes into account (`attacks.Attack.adapts`); none where the attack is not known."""
+    try:
+        return attacks.get(attack).adapts
+    except UnknownName:
+        return {}
 
 
 def distinguished(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -31,5 +31,7 @@ def environment() -> Environment:
         "interval": formats.interval,
         "percent_interval": formats.percent_interval,
         "rank_text": formats.rank_text,
+        "accuracy": formats.accuracy,
+        "points": formats.points,
     }
     return made

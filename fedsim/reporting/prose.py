@@ -1,64 +1,21 @@
 """The report in sentences: the answer that the numbers give, and the threat model. No more than was measured.
 
-A defense is judged by the strongest attack on it: the one with the highest median PSNR among those that are no oracle
-and no floor. "Above 19 dB" is the criterion of `leaked_psnr`.
+"Above 19 dB" is the criterion of `leaked_psnr`; every image that was attacked counts.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
-from scipy.stats import binomtest
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.charts import strongest
-from fedsim.reporting.leaderboard import SETTING, THREAT
+from fedsim.reporting.leaderboard import THREAT
 from fedsim.reporting.naming import spoken
+from fedsim.reporting.verdicts import Verdict, chosen_on
+from fedsim.scoring import intervals
 from fedsim.table import LEAKED_PSNR
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one model fared under one defense.
-
-    Args:
-        kind: `leaks` (at least half of the images), `partly`, `resists` (no image of any attack leaked), or `floor`
-            (images above the criterion, but no better than a guess that never looks at the update).
-        best: the board's row of the strongest attack.
-        loss: test accuracy lost against the same model without a defense, in [-1, 1]; None where it was not measured.
-    """
-
-    setting: str
-    defense: str
-    kind: str
-    best: dict[str, Any]
-    loss: float | None
-
-
-def verdicts(board: pl.DataFrame) -> list[Verdict]:
-    found = []
-    plain = board.filter((pl.col("defense_label") == "none") & pl.col("utility").is_not_null())
-    undefended = dict(plain.select("setting_label", "utility").iter_rows())
-    keys = [*SETTING, "defense", "defense_params", "dropout"]
-    for best in strongest(board).to_dicts():
-        here = board.filter(pl.all_horizontal(pl.col(key).eq_missing(pl.lit(best[key])) for key in keys))
-        attacks = here.filter((pl.col("role") == "attack") & (pl.col("n") > 0))
-        guess = here.filter(pl.col("role") == "floor")["psnr"].max()
-        most = max((rate for rate in attacks["leaked_psnr"] if rate is not None), default=0.0)
-        if most == 0:
-            kind = "resists"
-        elif guess is not None and best["psnr"] <= guess:
-            kind = "floor"
-        else:
-            kind = "leaks" if (best["leaked_psnr"] or 0) >= 0.5 else "partly"
-        before, after = undefended.get(best["setting_label"]), best["utility"]
-        loss = before - after if before is not None and after is not None else None
-        found.append(Verdict(best["setting_label"], best["defense_label"], kind, best, loss))
-    return found
 
 
 def answer(judged: list[Verdict], *, failed: int) -> str:
@@ -69,17 +26,21 @@ def answer(judged: list[Verdict], *, failed: int) -> str:
     """
     if not judged:
         return "No attack has answered yet, so there is nothing to conclude."
+    sentences = []
+    plain = [verdict for verdict in judged if verdict.baseline]
+    if plain:
+        sentences.append(f"Without a defense, the strongest attack rebuilt {_pooled(plain)}.")
     of_defense: dict[str, list[Verdict]] = {}
     for verdict in judged:
-        of_defense.setdefault(verdict.defense, []).append(verdict)
-    sentences = []
-    if "none" in of_defense:
-        sentences.append(f"Without a defense, the strongest attack rebuilt {_pooled(of_defense.pop('none'))}.")
+        if not verdict.baseline:
+            of_defense.setdefault(verdict.defense, []).append(verdict)
     by_kind: dict[str, dict[str, list[Verdict]]] = {}
     for defense, group in of_defense.items():
         by_kind.setdefault(_overall(group), {})[defense] = group
     sentences += [say(by_kind[kind]) for kind, say in _SAYINGS.items() if kind in by_kind]
-    sentences.append(f"An image counts as rebuilt above a PSNR of {LEAKED_PSNR:g} dB.")
+    criterion = f"An image counts as rebuilt above a PSNR of {LEAKED_PSNR:g} dB"
+    sentences.append(f"{criterion}; where an attack gave no answer, it was not.")
+    sentences += _more(judged)
     if any(verdict.best["utility"] is not None for verdict in judged):
         sentences += _cost(of_defense)
     else:
@@ -89,9 +50,27 @@ def answer(judged: list[Verdict], *, failed: int) -> str:
             "Where a defense held, it held against the attacks tried here, with the iterations they were given: "
             "a stronger attack may do better."
         )
+    sentences += _budget(judged)
+    on = list(dict.fromkeys(chosen_on(verdict.best) for verdict in judged))
+    sentences.append(f"The strongest attack was chosen on {joined(on)}.")
     if failed:
-        sentences.append(f"{failed} reconstructions failed and count in none of these numbers.")
+        sentences.append(f"{failed} reconstructions failed.")
     return " ".join(sentences)
+
+
+def _more(judged: list[Verdict]) -> list[str]:
+    """Defenses under which more was rebuilt than without one."""
+    worse = list(dict.fromkeys(verdict.defense for verdict in judged if verdict.more_than_plain))
+    return [f"More was rebuilt than without a defense under {joined(worse)}."] if worse else []
+
+
+def _budget(judged: list[Verdict]) -> list[str]:
+    """Attacks that were not done when their iterations ended."""
+    short = list(dict.fromkeys(spoken(verdict.best["attack_label"]) for verdict in judged if verdict.best["at_budget"]))
+    if not short:
+        return []
+    stopped = f"Some of the strongest attacks stopped at their budget of iterations ({joined(short)})"
+    return [f"{stopped}: given more, they may do better."]
 
 
 def _overall(group: list[Verdict]) -> str:
@@ -113,12 +92,16 @@ def _details(of_defense: dict[str, list[Verdict]]) -> str:
 
 
 def _resists(of_defense: dict[str, list[Verdict]]) -> str:
-    parts = []
+    """Defenses of which as much is known share one bound."""
+    alike: dict[str, list[str]] = {}
     for name, group in of_defense.items():
         images = sum(verdict.best["n"] for verdict in group)
-        limit = binomtest(0, images).proportion_ci(0.95, method="exact").high
-        parts.append(f"{name} (0 of {images} images; a true rate up to {f.percent(limit)} cannot be excluded)")
-    return f"None of the attacks tried rebuilt an image under {joined(parts)}."
+        clients = sum(verdict.best["clients"] for verdict in group)
+        limit = intervals.of_share(0, clients)[1]
+        bound = f"0 of {images} images; a true rate up to {f.percent(limit)} cannot be excluded"
+        alike.setdefault(bound, []).append(name)
+    parts = [f"{joined(names)} ({bound}{', for each' if len(names) > 1 else ''})" for bound, names in alike.items()]
+    return f"None of the attacks tried rebuilt an image under {'; '.join(parts)}."
 
 
 def _floor(of_defense: dict[str, list[Verdict]]) -> str:
@@ -127,18 +110,9 @@ def _floor(of_defense: dict[str, list[Verdict]]) -> str:
 
 _SAYINGS = {"leaks": _leaks, "partly": _partly, "resists": _resists, "floor": _floor}
 
-KIND_IN_WORDS = {
-    "leaks": "most images rebuilt",
-    "partly": "some images rebuilt",
-    "resists": "none rebuilt by the attacks tried",
-    "floor": "no better than a guess",
-}
-
-
 def _pooled(group: list[Verdict]) -> str:
     images = sum(verdict.best["n"] for verdict in group)
-    leaked = sum(round(verdict.best["leaked_psnr"] * verdict.best["n"]) for verdict in group)
-    return f"{leaked} of {images} images"
+    return f"{sum(verdict.rebuilt for verdict in group)} of {images} images"
 
 
 def _strongest(group: list[Verdict]) -> str:
@@ -160,9 +134,10 @@ def _cost(of_defense: dict[str, list[Verdict]]) -> list[str]:
     """The largest loss of test accuracy that each defense brought on any model, against no defense on that model."""
     parts = []
     for defense, group in of_defense.items():
-        losses = [verdict.loss for verdict in group if verdict.loss is not None]
-        if losses:
-            parts.append(f"{defense} {f.number(100 * max(losses), 1)}")
+        measured = [verdict for verdict in group if verdict.loss is not None]
+        if measured:
+            worst = max(measured, key=lambda verdict: verdict.loss or 0.0)
+            parts.append(f"{defense} {f.points(worst.loss, worst.slack)}")
     return [f"The cost in test accuracy, in percentage points at most: {', '.join(parts)}."] if parts else []
 
 

@@ -17,10 +17,12 @@ from fedsim.reporting import charts, prose
 from fedsim.reporting.advice import advise
 from fedsim.reporting.diagram import diagrams
 from fedsim.reporting.gallery import Panel, Pictures, panels
-from fedsim.reporting.leaderboard import Group, build, groups, labelled
+from fedsim.reporting.leaderboard import Group, build, few_clients, groups, labelled
 from fedsim.reporting.pages import environment
 from fedsim.reporting.strips import strip
+from fedsim.reporting.verdicts import of_another_form, verdicts
 from fedsim.runs.reading import Missing
+from fedsim.scoring import intervals
 
 VICTIMS = 8
 """Pictures in a row, at most; and victims of a panel, unless every one is asked for."""
@@ -56,7 +58,7 @@ def html(
     board = build(results)
     rows = labelled(results) if len(results) else results
     settings = dict(rows.select("cell", "setting_label").iter_rows()) if len(results) else {}
-    judged = prose.verdicts(board)
+    judged = verdicts(board)
     general, exceptions = prose.threat_model(board)
     by_round = list(charts.accuracy_by_round(history, settings))
     cells = list(groups(board))
@@ -68,7 +70,8 @@ def html(
         advice=advise(board, judged),
         answer=prose.answer(judged, failed=int(board["failed"].sum())),
         judged=judged,
-        in_words=prose.KIND_IN_WORDS,
+        few=_few(board),
+        other_forms=list(dict.fromkeys(filter(None, (of_another_form(verdict.best) for verdict in judged)))),
         threats=general,
         exceptions=exceptions,
         drawings=diagrams(prose.knowledge(board), _update_kinds(results)) if len(results) else (),
@@ -151,6 +154,12 @@ def _accounted(board: pl.DataFrame, history: list[dict[str, Any]]) -> list[dict[
         ["setting_label", "defense_label"], maintain_order=True
     )
     return [row | {"note": notes.get(row["defense"], "")} for row in entries.to_dicts()]
+
+
+def _few(board: pl.DataFrame) -> list[str]:
+    """What intervals of fewer than six clients are, once for each number of clients."""
+    few = board.filter((pl.col("answered") > 0) & (pl.col("level").fill_null(0.0) < intervals.LEVEL))
+    return [few_clients(*row) for row in few.select("clients", "level").unique(maintain_order=True).iter_rows()]
 
 
 def _mask_accuracy(rows: pl.DataFrame, board: pl.DataFrame) -> list[dict[str, Any]]:

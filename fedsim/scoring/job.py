@@ -35,10 +35,14 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
         round = account["spec"]["round"]
         truth = open_envelope(cell, round, int(client))
         common = _common(account, outcome, truth, key, round, int(client))
-        if outcome["status"] != "ok":
+        own = {name.removeprefix(f"{client}."): v for name, v in tensors.items() if name.startswith(f"{client}.")}
+        if outcome["status"] == "ok" and len(own["images"]) > len(truth.labels):
+            # matched to the truth, the best of many guesses would be chosen by the truth
+            reason = f"the attack answered {len(own['images'])} images, but the client had {len(truth.labels)}"
+            common |= {"status": "failed", "reason": reason}
+        if common["status"] != "ok":
             rows += [{**common, "sample": sample} for sample in range(len(truth.labels))]
             continue
-        own = {name.removeprefix(f"{client}."): v for name, v in tensors.items() if name.startswith(f"{client}.")}
         seen = read_json(cell / "observations" / f"{name_of(round, int(client))}.json")["observation"]
         scored = score_victim(
             original=truth.images,
@@ -46,7 +50,8 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             mean=seen["mean"],
             std=seen["std"],
             true_labels=truth.labels,
-            labels=own.get("labels"),
+            # labels that were granted are no achievement: a column of them would measure the matching of images
+            labels=None if account["threat_model"]["labels"] == "known" else own.get("labels"),
             true_noise=truth.noise,
             noise={n.removeprefix("noise."): v for n, v in own.items() if n.startswith("noise.")} or None,
             metrics=metrics,

@@ -1,29 +1,62 @@
-"""From one row per image to one row per group: medians and rates, each with its 95 % interval."""
+"""From one row per image to one row per group: medians and rates over every image that was attacked, with intervals.
+
+Where an attack declined, failed or returned fewer images than there were, the image was not rebuilt, and its score is
+the floor's: that of the mean public image, which anybody could have answered. So an attack gains nothing by answering
+only where it is sure. `coverage` says for how many images there was an answer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import binomtest
 
-from fedsim.random import rng_for
+from fedsim.scoring import intervals
 from fedsim.table import PSNR_CAP_SUMMARY
 
 RATES = ("leaked_ssim", "leaked_psnr", "bit_exact")
-SCORES = ("mse", "psnr", "ssim", "lpips")
-CONFIDENCE = 0.95
-REPLICATES = 2000
-BLOCK = 4_000_000  # resampled values held at once
+WORST = {"mse": 1.0, "psnr": 0.0, "ssim": 0.0, "lpips": 1.0}
+"""The scores of an image that nobody, not even the floor, has an answer for."""
+SCORES = tuple(WORST)
+
+_FLOOR = "null_mean"
+_VICTIM = ["cell", "seed", "round", "client", "sample"]
+_UNIT = ["seed", "client"]
+
+
+def answered() -> pl.Expr:
+    """Whether a row holds an answer to its image."""
+    return (pl.col("status") == "ok") & pl.any_horizontal(pl.col(name).is_not_null() for name in SCORES)
+
+
+def counted(results: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the images that were attacked, each with a score, PSNR capped at 100 dB; and a column `answered`.
+
+    Rows of clients whose update the server never received are left out: nobody attacked them. A metric that no row has
+    stays null.
+
+    Args:
+        results: rows of `fedsim.table.SCHEMA`, those of the floor `null_mean` among them.
+    """
+    rows = results.filter(pl.col("observed").fill_null(value=True)).with_columns(answered().alias("answered"))
+    floors = rows.filter((pl.col("attack") == _FLOOR) & pl.col("answered")).unique(_VICTIM, keep="first")
+    floors = floors.select(*_VICTIM, *(pl.col(name).alias(f"_floor_{name}") for name in SCORES))
+    rows = rows.join(floors, on=_VICTIM, how="left", nulls_equal=True, maintain_order="left")
+    measured = [name for name in SCORES if results[name].is_not_null().any()]
+    missing = ~pl.col("answered")
+    return rows.with_columns(
+        *(
+            pl.when(missing).then(pl.coalesce(f"_floor_{name}", pl.lit(WORST[name]))).otherwise(name).alias(name)
+            for name in measured
+        ),
+        *(pl.when(missing).then(pl.lit(value=False)).otherwise(name).alias(name) for name in RATES),
+    ).with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY)).select(*results.columns, "answered")  # fmt: skip
 
 
 def summarise(results: pl.DataFrame, by: Sequence[str], values: Sequence[str] = SCORES) -> pl.DataFrame:
     """One row for each combination of the columns `by`, in order of first appearance.
-
-    Only rows of status `ok` are scored. An interval is null where there is less than two images to tell from.
 
     Args:
         results: the results table.
@@ -31,101 +64,71 @@ def summarise(results: pl.DataFrame, by: Sequence[str], values: Sequence[str] = 
         values: numeric columns of which to take the median.
 
     Returns:
-        The columns `by`; `n` (images scored), `not_applicable` and `failed` (images).
-        For each of `values` its median `<value>`, and `<value>_low`, `<value>_high` from a hierarchical bootstrap:
-        seeds are resampled, then clients within a seed, then images within a client, which are not independent. PSNR
-        is capped at 100 dB first.
-        For each of `RATES` the share `<rate>`, and its Clopper-Pearson interval `<rate>_low`, `<rate>_high`, which
-        takes images as independent.
+        The columns `by`; the images `n` that were attacked, and of them those `answered`, `not_applicable` and
+        `failed`; `coverage`, answered over attacked; `clients`, the independent units; `level`, that of the medians'
+        intervals: see `fedsim.scoring.intervals`.
+        For each of `values` the median over clients of a client's median image, `<value>`, and its interval
+        `<value>_low`, `<value>_high`, null for one client.
+        For each of `RATES` the share of images `<rate>`, and its 95 % interval `<rate>_low`, `<rate>_high`.
+        Of a group in which nothing was answered there is no score, only the counts.
     """
     columns = {name: results.schema[name] for name in by}
-    schema: dict[str, Any] = columns | dict.fromkeys(("n", "not_applicable", "failed"), pl.Int64)
+    schema: dict[str, Any] = columns | dict.fromkeys(
+        ("n", "answered", "not_applicable", "failed", "clients"), pl.Int64
+    )
+    schema |= dict.fromkeys(("coverage", "level"), pl.Float64)
     for name in (*values, *RATES):
         schema |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), pl.Float64)
-    capped = results.with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY))
-    rows = []
-    for key, group in capped.group_by(by, maintain_order=True):
-        counts = dict(group["status"].value_counts().iter_rows())
-        scored = group.filter(pl.col("status") == "ok")
-        row: dict[str, object] = dict(zip(by, key))
-        row |= {"n": len(scored), **{status: counts.get(status, 0) for status in ("not_applicable", "failed")}}
-        for name in values:
-            row |= _named(name, _median(scored.filter(pl.col(name).is_not_null()), name, key))
-        for name in RATES:
-            row |= _named(name, _rate(scored[name].drop_nulls()))
-        rows.append(row)
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    everything = counted(results)
+    unseen = results.filter(~pl.col("observed").fill_null(value=True))
+    rows: dict[tuple[object, ...], dict[str, object]] = {}
+    for key, group in everything.group_by(by, maintain_order=True):
+        rows[key] = dict(zip(by, key)) | _summary(group, values)
+    for key, _ in unseen.group_by(by, maintain_order=True):  # nobody of the group was ever attacked
+        rows.setdefault(key, dict(zip(by, key)) | _summary(everything.clear(), values))
+    for key, group in results.group_by(by, maintain_order=True):
+        statuses = dict(group["status"].value_counts().iter_rows())
+        rows[key] |= {status: statuses.get(status, 0) for status in ("not_applicable", "failed")}
+    return pl.DataFrame(list(rows.values()), schema=schema, orient="row")
 
 
-Estimate = tuple[float | None, float | None, float | None]
-"""A value and its interval."""
+def _summary(group: pl.DataFrame, values: Sequence[str]) -> dict[str, object]:
+    found = int(group["answered"].sum())
+    units = group.select(_UNIT).n_unique() if len(group) else 0
+    row: dict[str, object] = {
+        "n": len(group),
+        "answered": found,
+        "coverage": found / len(group) if len(group) else None,
+        "clients": units,
+        "level": intervals.level(units),
+    }
+    scored = group if found else group.clear()
+    for name in values:
+        row |= _named(name, *_median(scored, name))
+    for name in RATES:
+        row |= _named(name, *_rate(scored, name))
+    return row
 
 
-def _named(name: str, estimate: Estimate) -> dict[str, float | None]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), estimate))
+def _named(name: str, value: float | None, span: intervals.Span) -> dict[str, float | None]:
+    return {name: value, f"{name}_low": span[0], f"{name}_high": span[1]}
 
 
-def _rate(flags: pl.Series) -> Estimate:
-    if len(flags) == 0:
-        return None, None, None
-    return _share(int(flags.sum()), len(flags))
+def _by_client(rows: pl.DataFrame, name: str, statistic: pl.Expr) -> np.ndarray:
+    known = rows.filter(pl.col(name).is_not_null())
+    return known.group_by(_UNIT, maintain_order=True).agg(statistic.alias("value"))["value"].to_numpy()
 
 
-@cache  # a large run asks for the same few shares thousands of times
-def _share(successes: int, images: int) -> Estimate:
-    interval = binomtest(successes, images).proportion_ci(CONFIDENCE, method="exact")
-    return successes / images, float(interval.low), float(interval.high)
+def _median(rows: pl.DataFrame, name: str) -> tuple[float | None, intervals.Span]:
+    medians = _by_client(rows, name, pl.col(name).median())
+    if len(medians) == 0:
+        return None, (None, None)
+    return float(np.median(medians)), intervals.of_median(medians)
 
 
-def _median(rows: pl.DataFrame, name: str, key: tuple[object, ...]) -> Estimate:
-    if len(rows) == 0:
-        return None, None, None
-    middle = float(np.median(rows[name].to_numpy()))
-    if len(rows) == 1:
-        return middle, None, None
-    medians = bootstrap_medians(rows["seed"].to_numpy(), rows["client"].to_numpy(), rows[name].to_numpy(), str(key))
-    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return middle, float(low), float(high)
-
-
-def bootstrap_medians(seeds: np.ndarray, clients: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
-    """Medians (REPLICATES,) of hierarchical resamples of `values` (n,): seeds, clients in a seed, images in a client.
-
-    Every level is drawn with replacement and in its original number. `name` seeds the draws.
-    """
-    # (seed, client, image) -> value, padded with NaN, and how many clients and images there really are.
-    tree = [
-        [values[(seeds == seed) & (clients == client)] for client in np.unique(clients[seeds == seed])]
-        for seed in np.unique(seeds)
-    ]
-    client_counts = np.array([len(branch) for branch in tree])
-    most_images = max(len(leaf) for branch in tree for leaf in branch)
-    padded = np.full((len(tree), client_counts.max(), most_images), np.nan)
-    image_counts = np.ones(padded.shape[:2], dtype=int)
-    for s, branch in enumerate(tree):
-        for c, leaf in enumerate(branch):
-            padded[s, c, : len(leaf)] = leaf
-            image_counts[s, c] = len(leaf)
-
-    rng = rng_for(0, "bootstrap", group=name)
-    block = max(1, BLOCK // padded.size)
-    medians = []
-    for start in range(0, REPLICATES, block):
-        shape = (min(block, REPLICATES - start), *padded.shape)
-        seed = rng.integers(len(tree), size=shape[:2])[:, :, None]
-        client = (rng.random(shape[:3]) * client_counts[seed]).astype(int)
-        image = (rng.random(shape) * image_counts[seed, client][..., None]).astype(int)
-        drawn = padded[seed[..., None], client[..., None], image]
-        # A seed with fewer clients, or a client with fewer images, than the largest gives fewer draws.
-        drawn[np.arange(shape[2]) >= client_counts[seed]] = np.nan
-        drawn[np.arange(shape[3]) >= image_counts[seed, client][..., None]] = np.nan
-        medians.append(_row_medians(drawn.reshape(shape[0], -1)))
-    return np.concatenate(medians)
-
-
-def _row_medians(values: np.ndarray) -> np.ndarray:
-    """The median of each row (n, m), NaN left out. `np.nanmedian` gives the same, a hundred times slower."""
-    values = np.sort(values, axis=1)  # NaN goes last
-    counts = (~np.isnan(values)).sum(1)
-    rows = np.arange(len(values))
-    return (values[rows, (counts - 1) // 2] + values[rows, counts // 2]) / 2
+def _rate(rows: pl.DataFrame, name: str) -> tuple[float | None, intervals.Span]:
+    shares = _by_client(rows, name, pl.col(name).mean())
+    if len(shares) == 0:
+        return None, (None, None)
+    flags = rows[name].drop_nulls()
+    return float(flags.sum()) / len(flags), intervals.of_share(round(float(shares.sum()), 9), len(shares))

@@ -24,6 +24,8 @@ ATTACKS = ("inverting_gradients", "dropout_inversion", "well_informed", "null_me
 def row(**values):
     """One scored row of an ordinary attack; keywords replace."""
     psnr = values.get("psnr", 20.0)
+    if "defense" in values and "defense_params" not in values:
+        values["defense_params"] = json.dumps([{"name": values["defense"]}])
     threat = {f"threat_{name}": value for name, value in ThreatModel().as_dict().items()}
     return {
         "run": "made-up",
@@ -62,9 +64,13 @@ def row(**values):
 
 
 def unscored(*, status, reason, **values):
-    """A row without scores."""
+    """A row without scores; what failed is a client that sent nothing, unless `observed` says otherwise."""
     scores = ("psnr", "mse", "leaked_psnr", "leaked_ssim", "bit_exact")
-    return row(**values) | dict.fromkeys(scores) | {"status": status, "reason": reason}
+    return row(**values) | dict.fromkeys(scores) | {
+        "status": status,
+        "reason": reason,
+        "observed": values.get("observed", status != "failed"),
+    }
 
 
 def board_rows(**medians):

@@ -48,17 +48,78 @@ def test_oracles_and_floors_have_no_rank_and_frame_the_attacks():
 
 
 def test_attacks_that_were_granted_different_things_are_ranked_apart_and_named_apart():
-    easy = board_rows(dropout_inversion=40.0)
-    hard = board_rows(dropout_inversion=20.0).with_columns(threat_labels=pl.lit("unknown"))
+    easy = board_rows(dropout_inversion=40.0, inverting_gradients=20.0)
+    hard = board_rows(dropout_inversion=20.0, inverting_gradients=10.0).with_columns(threat_labels=pl.lit("unknown"))
     assert ranks(leaderboard.build(pl.concat([easy, hard]))) == {
         "dropout_inversion [labels known]": (1, False),
+        "inverting_gradients [labels known]": (2, False),
         "dropout_inversion [labels unknown]": (1, False),
+        "inverting_gradients [labels unknown]": (2, False),
     }
+
+
+def test_nobody_is_first_of_one():
+    rows = board_rows(dropout_inversion=40.0, null_mean=12.0)
+    assert ranks(leaderboard.build(rows)) == {"dropout_inversion": (None, False), "null_mean": (None, False)}
+
+
+def test_an_attack_that_declines_half_the_victims_does_not_outrank_one_that_rebuilds_all():
+    """60 dB for four of eight and 40 dB for all: the first is no better than a guess on the others."""
+    sure = [row(attack="sure", client=c, psnr=60.0) for c in range(4)]
+    sure += [unscored(attack="sure", client=c, status="not_applicable", reason="declined") for c in range(4, 8)]
+    steady = [row(attack="steady", client=c, psnr=40.0 + c / 10) for c in range(8)]
+    floor = [row(attack="null_mean", client=c, psnr=12.0) for c in range(8)]
+    board = leaderboard.build(table.frame(sure + steady + floor))
+    entries = {entry["attack_label"]: entry for entry in board.to_dicts()}
+    assert board["attack_label"].to_list() == ["steady", "sure", "null_mean"]
+    assert (entries["sure"]["psnr"], entries["sure"]["coverage"], entries["sure"]["n"]) == (36.0, 0.5, 8)
+    assert (entries["steady"]["rank"], entries["sure"]["leaked_psnr"]) == (1, 0.5)
+    assert "4 of 8" in rendered(board, 120)
+    assert "answered 4" in leaderboard.html(board)
+
+
+def test_rows_are_pooled_only_if_they_differ_in_nothing_that_can_change_a_result():
+    """A learning rate, a precision, a key that does not exist today: each parts two settings, and shows."""
+    for key, values in (("learning_rate", (0.1, 0.01)), ("precision", ("float32", "float64")), ("new_key", (1, 2))):
+        rows = [
+            row(client=c, psnr=psnr, setting=json.dumps({"federation": {"local": {key: value}}, "round": 1}))
+            for value, psnr in zip(values, (134.0, 62.0))
+            for c in range(8)
+        ]
+        board = leaderboard.build(table.frame(rows))
+        assert board["psnr"].to_list() == [100.0, 62.0]
+        assert [label.split(" · ")[-1] for label in board["setting_label"]] == [
+            f"{key.replace('_', ' ')} {value}" for value in values
+        ]
+
+
+def test_development_victims_choose_and_are_not_reported():
+    rows = [row(attack=a, client=c, psnr=p, development=c < 2) for a, psnr in (("a", (9, 9, 30)), ("b", (20, 20, 25)))
+            for c, p in enumerate(psnr)]  # fmt: skip
+    board = leaderboard.build(table.frame(rows))
+    found = {entry["attack"]: (entry["psnr"], entry["n"], entry["chosen_psnr"]) for entry in board.to_dicts()}
+    assert found == {"a": (30.0, 1, 9.0), "b": (25.0, 1, 20.0)}
+    assert leaderboard.strongest(board)["attack"].to_list() == ["b"]
+    assert leaderboard.strongest(board.with_columns(chosen_psnr=None))["attack"].to_list() == ["a"]
+
+
+def test_who_knows_a_defense_is_read_off_parameters_and_grants():
+    def informed(attack, parts, **threat):
+        rows = [row(attack=attack, defense="x", defense_params=json.dumps(parts), **threat)]
+        return leaderboard.build(table.frame(rows))["informed"][0]
+
+    dropout, clip, noise = {"name": "dropout", "p": 0.5}, {"name": "clip"}, {"name": "gaussian_noise"}
+    assert informed("dropout_inversion", [dropout])
+    assert not informed("dropout_inversion", [dropout], threat_dropout_rate="unknown")
+    assert not informed("inverting_gradients", [dropout])
+    assert informed("inverting_gradients", [clip])
+    assert not informed("dropout_inversion", [clip, noise])
+    assert not informed("an attack that is not installed", [clip])
 
 
 def test_numbers_are_medians_and_rates_of_the_scored_rows():
     rows = [row(client=c, psnr=p, ssim=p / 100, iterations=10 * c) for c, p in enumerate((10.0, 18.0, 20.0, 160.0))]
-    rows.append(unscored(client=4, status="failed", reason="NaN"))
+    rows.append(unscored(client=4, status="failed", reason="NaN"))  # a client that sent nothing to attack
     [entry] = leaderboard.build(table.frame(rows)).to_dicts()
     assert (entry["psnr"], entry["n"], entry["failed"], entry["not_applicable"]) == (19.0, 4, 1, 0)
     assert entry["leaked_psnr"] == 0.5
@@ -86,6 +147,7 @@ def test_the_dropout_rate_belongs_to_the_defense_and_not_to_the_model():
     board = leaderboard.build(table.frame(rows))
     assert board["setting_label"].unique().to_list() == ["mnist · mlp"]
     assert board["defense_label"].to_list() == ["none", "none, dropout 0.5"]
+    assert board["baseline"].to_list() == [True, True]
 
 
 def test_runs_that_share_work_count_it_once():
@@ -107,6 +169,13 @@ def test_a_failed_client_stays_in_the_entry_of_its_attack():
     assert board.select("n", "failed", "threat_client_mode").rows() == [(3, 1, "eval")]
 
 
+def test_an_attack_that_fails_has_attacked():
+    rows = [row(client=c, psnr=40.0) for c in range(3)]
+    rows += [unscored(client=c, status="failed", reason="NaN", observed=True) for c in range(3, 9)]
+    board = leaderboard.build(table.frame(rows))
+    assert board.select("n", "answered", "failed", "psnr").rows() == [(9, 3, 6, 0.0)]
+
+
 def test_the_failure_is_the_reason_shown_where_others_did_not_apply():
     rows = [unscored(client=c, status="not_applicable", reason="needs labels") for c in (0, 1)]
     rows.append(unscored(client=2, status="failed", reason="NaN"))
@@ -117,7 +186,7 @@ def test_the_terminal_shows_every_attack_in_100_columns(results):
     board = leaderboard.build(results)
     text = rendered(board, 100)
     assert max(map(len, text.splitlines())) <= 100
-    for row_ in board.filter(pl.col("n") > 0).to_dicts():
+    for row_ in board.filter(pl.col("answered") > 0).to_dicts():
         assert f"{row_['psnr']:.1f}" in text
     for defense in DEFENSES:
         assert defense in text

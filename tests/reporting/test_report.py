@@ -13,15 +13,18 @@ from PIL import Image
 
 from fedsim import table
 from fedsim.reporting import charts, figures, gallery, leaderboard, prose, report, strips
+from fedsim.reporting.verdicts import verdicts
 
 
 def answer(results):
     board = leaderboard.build(results)
-    return prose.answer(prose.verdicts(board), failed=int(board["failed"].sum()))
+    return prose.answer(verdicts(board), failed=int(board["failed"].sum()))
 
 
 def defended(psnr, **values):
-    return board_rows(inverting_gradients=psnr).with_columns(defense=pl.lit("clip(norm=1.0)"), **values)
+    return board_rows(inverting_gradients=psnr).with_columns(
+        defense=pl.lit("clip(norm=1.0)"), defense_params=pl.lit('[{"name": "clip", "norm": 1.0}]'), **values
+    )
 
 
 def test_nothing_from_the_run_reaches_the_page_unescaped(results, pictures, report_inputs):
@@ -76,14 +79,14 @@ def test_an_oracle_or_a_floor_never_decides_the_answer():
 def test_the_strongest_attack_counts_where_a_weaker_one_leaks_more_often():
     strong = [row(attack="a", client=c, psnr=18.9) for c in range(8)]
     lucky = [row(attack="b", client=c, psnr=25.0 if c < 2 else 5.0) for c in range(8)]
-    [verdict] = prose.verdicts(leaderboard.build(table.frame(strong + lucky)))
+    [verdict] = verdicts(leaderboard.build(table.frame(strong + lucky)))
     assert (verdict.best["attack_label"], verdict.kind) == ("a", "partly")
 
 
 def test_the_answer_names_the_cost_in_accuracy():
     plain = board_rows(inverting_gradients=40.0).with_columns(utility=0.9)
     text = answer(pl.concat([plain, defended(12.0, utility=pl.lit(0.85))]))
-    assert "percentage points at most: clip(norm=1.0) 5.0." in text
+    assert "percentage points at most: clip(norm=1.0) 5." in text
     assert "What the defenses cost in accuracy was not measured." in answer(plain.with_columns(utility=pl.lit(None)))
 
 

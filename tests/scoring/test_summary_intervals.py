@@ -1,4 +1,4 @@
-"""Medians, rates and their intervals."""
+"""Medians and rates over every image that was attacked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from scipy.stats import beta
 
 from fedsim import table
-from fedsim.scoring import summary
-from fedsim.scoring.summary import bootstrap_medians, summarise
+from fedsim.scoring.summary import counted, summarise
 
 
 def rows(psnr, **columns):
@@ -29,40 +28,102 @@ def rows(psnr, **columns):
     return table.frame([dict(zip(given, values)) for values in zip(*given.values())])
 
 
-def test_only_ok_rows_are_scored_and_the_others_are_counted():
-    results = rows(
-        [10.0, 20.0, 30.0, 99.0, None, None],
-        status=["ok", "ok", "ok", "failed", "not_applicable", "not_applicable"],
-        attack=["ig"] * 5 + ["other"],
-    )
-    first, second = summarise(results, ["attack"], ["psnr"]).to_dicts()
-    assert (first["attack"], first["n"], first["failed"], first["not_applicable"]) == ("ig", 3, 1, 1)
-    assert first["psnr"] == 20
-    assert first["leaked_psnr"] == pytest.approx(2 / 3)
-    assert first["leaked_ssim"] is None
-    assert (second["attack"], second["n"], second["not_applicable"]) == ("other", 0, 1)
-    assert (second["psnr"], second["psnr_low"], second["leaked_psnr"]) == (None, None, None)
+def floor(psnr, **columns):
+    """The mean image's score on the same clients."""
+    return rows(psnr, attack=["null_mean"] * len(psnr), **columns)
+
+
+def of(results, attack="ig", values=("psnr",)):
+    [row] = summarise(results, ["attack"], values).filter(pl.col("attack") == attack).to_dicts()
+    return row
+
+
+def test_an_image_without_an_answer_counts_with_the_score_of_the_floor():
+    """Declining two of four victims must not beat rebuilding all four a little worse."""
+    sure = rows([60.0, 60.0, None, None], status=["ok", "ok", "not_applicable", "failed"])
+    results = pl.concat([sure, floor([12.0, 13.0, 14.0, 15.0])])
+    row = of(results)
+    assert (row["n"], row["answered"], row["coverage"]) == (4, 2, 0.5)
+    assert (row["not_applicable"], row["failed"]) == (1, 1)
+    assert row["psnr"] == (15.0 + 60.0) / 2  # of 14, 15, 60, 60
+    assert row["leaked_psnr"] == 0.5
+
+
+def test_an_image_that_a_partial_answer_lacks_counts_too():
+    """One image of a batch of eight was returned: the seven others have rows of status ok without scores."""
+    columns = {"client": [0] * 8, "sample": list(range(8))}
+    results = pl.concat([rows([60.0] + [None] * 7, **columns), floor([12.0] * 8, **columns)])
+    row = of(results)
+    assert (row["n"], row["answered"]) == (8, 1)
+    assert row["psnr"] == 12
+    assert row["leaked_psnr"] == pytest.approx(1 / 8)
+
+
+def test_without_a_floor_what_was_not_answered_has_the_worst_score():
+    row = of(rows([60.0, None, None], status=["ok", "failed", "failed"]))
+    assert row["psnr"] == 0
+
+
+def test_every_metric_is_filled_and_none_is_made_up():
+    results = rows([30.0, None], status=["ok", "failed"], ssim=[0.9, None])
+    filled = counted(results)
+    assert filled["ssim"].to_list() == [0.9, 0.0]
+    assert filled["lpips"].to_list() == [None, None]  # never measured
+    assert filled["answered"].to_list() == [True, False]
+
+
+def test_a_client_that_the_server_never_heard_of_was_not_attacked():
+    results = rows([30.0, 30.0, None], status=["ok", "ok", "failed"], observed=[True, True, False])
+    row = of(results)
+    assert (row["n"], row["answered"], row["failed"], row["psnr"]) == (2, 2, 1, 30)
+
+
+def test_a_group_in_which_nobody_was_attacked_is_still_there():
+    results = rows([None, None], status=["failed"] * 2, observed=[False] * 2)
+    row = of(results)
+    assert (row["n"], row["answered"], row["failed"], row["clients"]) == (0, 0, 2, 0)
+    assert (row["psnr"], row["coverage"], row["leaked_psnr"]) == (None, None, None)
+
+
+def test_what_declined_everywhere_has_no_score():
+    row = of(rows([None] * 3, status=["not_applicable"] * 3))
+    assert (row["n"], row["answered"], row["coverage"], row["psnr"]) == (3, 0, 0.0, None)
 
 
 def test_psnr_is_capped_at_100_in_a_summary():
-    [row] = summarise(rows([160.0, 150.0, 120.0, 20.0]), ["attack"]).to_dicts()
+    row = of(rows([160.0, 150.0, 120.0, 20.0]))
     assert row["psnr"] == 100
     assert row["psnr_high"] == 100
 
 
 def test_one_image_has_no_interval():
-    [row] = summarise(rows([30.0]), ["attack"], ["psnr"]).to_dicts()
-    assert (row["psnr"], row["psnr_low"], row["psnr_high"]) == (30, None, None)
+    row = of(rows([30.0]))
+    assert (row["psnr"], row["psnr_low"], row["psnr_high"], row["level"]) == (30, None, None, None)
     assert row["leaked_psnr_low"] == pytest.approx(0.025)  # 1 of 1: the exact interval is [0.025, 1]
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 8), (3, 8), (8, 8), (40, 64)])
 def test_rates_have_clopper_pearson_intervals(successes, count):
-    [row] = summarise(rows([30.0] * successes + [10.0] * (count - successes)), ["attack"], ["psnr"]).to_dicts()
+    row = of(rows([30.0] * successes + [10.0] * (count - successes)))
     low = beta.ppf(0.025, successes, count - successes + 1) if successes else 0.0
     high = beta.ppf(0.975, successes + 1, count - successes) if successes < count else 1.0
     assert row["leaked_psnr"] == successes / count
     assert (row["leaked_psnr_low"], row["leaked_psnr_high"]) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_images_of_one_client_are_one_unit():
+    """The same 64 values: as 64 clients, or as 8 clients whose images are alike."""
+    values = np.repeat(np.linspace(10, 45, 8), 8).tolist()
+    many = of(rows(values))
+    few = of(rows(values, client=np.repeat(np.arange(8), 8).tolist(), sample=list(range(8)) * 8))
+    assert (many["clients"], few["clients"]) == (64, 8)
+    assert few["psnr_high"] - few["psnr_low"] > many["psnr_high"] - many["psnr_low"]
+    assert few["leaked_psnr_high"] - few["leaked_psnr_low"] > many["leaked_psnr_high"] - many["leaked_psnr_low"]
+    assert few["leaked_psnr"] == many["leaked_psnr"]
+
+
+def test_clients_of_different_seeds_are_different_units():
+    assert of(rows([10.0, 20.0, 30.0, 40.0], client=[0, 1, 0, 1], seed=[0, 0, 1, 1]))["clients"] == 4
 
 
 def test_groups_keep_their_order_and_do_not_disturb_each_other():
@@ -73,62 +134,6 @@ def test_groups_keep_their_order_and_do_not_disturb_each_other():
     alone = summarise(two.filter(pl.col("attack") == "a"), ["attack"], ["psnr"])
     assert both.row(1) == alone.row(0)
     assert summarise(two, ["attack"], ["psnr"]).equals(both)
-
-
-def test_images_of_one_client_tell_less_than_images_of_many():
-    """The same 64 values: as 64 clients, or as 4 clients whose images are alike."""
-    rng = np.random.default_rng(0)
-    centres = np.array([10.0, 20.0, 30.0, 40.0])
-    values = (centres[:, None] + rng.normal(0, 0.5, (4, 16))).ravel()
-    many = bootstrap_medians(np.zeros(64), np.arange(64), values, "many")
-    few = bootstrap_medians(np.zeros(64), np.repeat(np.arange(4), 16), values, "few")
-    seeds = bootstrap_medians(np.repeat(np.arange(4), 16), np.arange(64), values, "seeds")
-
-    def width(medians):
-        return float(np.subtract(*np.quantile(medians, [0.975, 0.025])))
-
-    assert width(few) > width(many) + 5
-    assert width(seeds) > width(many) + 5
-
-
-def test_the_bootstrap_is_the_plain_loop():
-    """Uneven numbers of clients and images, against a loop that says what a hierarchical resample is."""
-    seeds = np.array([0, 0, 0, 0, 0, 1, 1, 2])
-    clients = np.array([0, 0, 0, 1, 2, 0, 0, 5])
-    values = np.array([1.0, 2, 9, 4, 7, 3, 8, 6])
-    rng = np.random.default_rng(1)
-    loop = []
-    for _ in range(4000):
-        drawn = []
-        for seed in rng.choice(np.unique(seeds), 3):
-            own = np.unique(clients[seeds == seed])
-            for client in rng.choice(own, len(own)):
-                images = values[(seeds == seed) & (clients == client)]
-                drawn += rng.choice(images, len(images)).tolist()
-        loop.append(np.median(drawn))
-    medians = bootstrap_medians(seeds, clients, values, "uneven")
-    assert medians.mean() == pytest.approx(np.mean(loop), abs=0.15)
-    quantiles = [0.025, 0.25, 0.5, 0.75, 0.975]
-    assert np.quantile(medians, quantiles) == pytest.approx(np.quantile(loop, quantiles), abs=0.51)
-
-
-def test_the_interval_covers_the_true_median_as_often_as_it_says():
-    rng = np.random.default_rng(2)
-    covered = 0
-    for trial in range(200):
-        medians = bootstrap_medians(np.zeros(40), np.arange(40), rng.normal(0, 1, 40), str(trial))
-        low, high = np.quantile(medians, [0.025, 0.975])
-        covered += low <= 0 <= high
-    assert 0.88 <= covered / 200 <= 1.0
-
-
-def test_blocks_change_nothing_but_memory(monkeypatch):
-    values = np.random.default_rng(0).normal(0, 1, 30)
-    whole = bootstrap_medians(np.zeros(30), np.arange(30), values, "x")
-    monkeypatch.setattr(summary, "BLOCK", 30 * 100)
-    blocks = bootstrap_medians(np.zeros(30), np.arange(30), values, "x")
-    assert whole.shape == blocks.shape == (summary.REPLICATES,)
-    assert np.quantile(blocks, [0.025, 0.975]) == pytest.approx(np.quantile(whole, [0.025, 0.975]), abs=0.1)
 
 
 def test_a_large_table_is_summarised_in_seconds():
@@ -148,4 +153,4 @@ def test_a_large_table_is_summarised_in_seconds():
 def test_an_empty_table_gives_an_empty_summary():
     empty = summarise(table.empty(), ["attack", "defense"])
     assert len(empty) == 0
-    assert {"attack", "defense", "n", "psnr_low", "bit_exact_high"} <= set(empty.columns)
+    assert {"attack", "defense", "n", "coverage", "level", "psnr_low", "bit_exact_high"} <= set(empty.columns)

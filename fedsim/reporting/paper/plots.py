@@ -12,17 +12,17 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedsim.random import rng_for
 from fedsim.reporting import charts
-from fedsim.reporting.leaderboard import DEFENSE, SETTING
+from fedsim.reporting.leaderboard import DEFENSE, SETTING, strongest
 from fedsim.reporting.paper import curves
 from fedsim.reporting.paper.style import CHARACTER, FAINT, FLOOR, LINE, Key, Panel, series, wrapped
-from fedsim.table import LEAKED_PSNR, PSNR_CAP_SUMMARY
+from fedsim.table import LEAKED_PSNR
 
 Keys = dict[str, Key]
 """By the attack's label how it is drawn."""
 
 
 def psnr_by_strength(board: pl.DataFrame, keys: Keys) -> list[Panel]:
-    """Each attack's median PSNR with its 95 % interval over the dropout rate, and over whatever else was varied."""
+    """Each attack's median PSNR with its interval over the dropout rate, and over whatever else was varied."""
     panels = []
     for _, part in board.filter(pl.col("psnr").is_not_null()).group_by(SETTING, maintain_order=True):
         for axis, values in charts.strengths(part.to_dicts()):
@@ -50,7 +50,7 @@ def privacy_utility(board: pl.DataFrame) -> list[Panel]:
     defenses = board["defense_label"].unique(maintain_order=True)
     keys = {label: series(label, at, dashed=False) for at, label in enumerate(defenses)}
     panels = []
-    known = charts.strongest(board).filter(pl.col("utility").is_not_null())
+    known = strongest(board).filter(pl.col("utility").is_not_null())
     for _, part in known.group_by(SETTING, maintain_order=True):
         rows = part.to_dicts()
 
@@ -60,6 +60,9 @@ def privacy_utility(board: pl.DataFrame) -> list[Panel]:
             axes.plot([100 * utility for utility, _ in best], [psnr for _, psnr in best], color=FLOOR, lw=0.8)
             for row in rows:
                 _with_intervals(axes, [100 * row["utility"]], [row], keys[row["defense_label"]])
+                if row["utility_low"] is not None:
+                    span = [100 * row["utility_low"], 100 * row["utility_high"]]
+                    axes.hlines(row["psnr"], *span, color=keys[row["defense_label"]].colour, lw=0.9)
             axes.margins(x=0.08)
             _psnr_axis(axes)
 
@@ -82,13 +85,13 @@ def privacy_utility(board: pl.DataFrame) -> list[Panel]:
 
 
 def psnr_distribution(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
-    """Every image's PSNR, a line of points for each attack under each defense; the bar is the median.
+    """The PSNR of every image that was attacked, a line of points for each attack under each defense; the bar is the
+    median.
 
     Args:
         rows: labelled results.
     """
-    scored = rows.filter((pl.col("status") == "ok") & pl.col("psnr").is_not_null())
-    scored = scored.with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY))
+    scored = charts.of_answering(rows)
     widest = float(scored["psnr"].max() or 0)  # type: ignore[arg-type]
     panels = []
     for _, part in scored.group_by(DEFENSE, maintain_order=True):
@@ -247,7 +250,7 @@ def attack_keys(rows: pl.DataFrame) -> Keys:
 
 
 def _with_intervals(axes: Axes, places: list[float], rows: list[dict[str, Any]], key: Key) -> None:
-    """Medians and the ends of their 95 % intervals."""
+    """Medians and the ends of their intervals."""
     middle = np.array([row["psnr"] for row in rows])
     low = np.array([row["psnr"] if row["psnr_low"] is None else row["psnr_low"] for row in rows])
     high = np.array([row["psnr"] if row["psnr_high"] is None else row["psnr_high"] for row in rows])
