@@ -1,6 +1,9 @@
-"""The errors that a user can cause. Each prints as one line and has an exit code; nothing is left half written."""
+"""The errors that a user can cause, and what is worth a warning. Each is one line; an error has an exit code, and
+nothing is left half written."""
 
 from __future__ import annotations
+
+import warnings
 
 
 class FedsimError(Exception):
@@ -13,3 +16,12 @@ class BadInput(FedsimError):
     """The user's input cannot be used: what, where, and what would be accepted. Exit code 2."""
 
     exit_code = 2
+
+
+class Caution(UserWarning):
+    """The input can be used, but perhaps it is not what was meant. The command line prints it as one line."""
+
+
+def caution(message: str) -> None:
+    """Warn of something in the user's input: one line that says what, where, and what is done about it."""
+    warnings.warn(Caution(message), stacklevel=2)

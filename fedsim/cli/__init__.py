@@ -6,13 +6,15 @@ Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job faile
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from fedsim.cli import animating, boards, exporting, running, showing, tools
 from fedsim.cli.shell import app, err
-from fedsim.errors import FedsimError
+from fedsim.errors import Caution, FedsimError
 from fedsim.version import __version__
 
 __all__ = ["animating", "app", "boards", "exporting", "main", "running", "showing", "tools"]
@@ -34,9 +36,26 @@ def root(
 
 
 def main() -> None:
-    """Entry point of `fedsim`: errors that a user can cause are one line, not a traceback."""
+    """Entry point of `fedsim`: errors that a user can cause are one line, not a traceback; so are warnings."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Caution)
+            warnings.showwarning = _say_cautions_once(warnings.showwarning)
+            app()
     except FedsimError as error:
         err.print(f"fedsim: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+
+
+def _say_cautions_once(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """What `warnings.showwarning` is to be: each of our warnings on a line of its own, once; the others as ever."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **further: Any) -> None:
+        if not issubclass(category, Caution):
+            otherwise(message, category, *rest, **further)
+        elif str(message) not in said:
+            said.add(str(message))
+            err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    return show

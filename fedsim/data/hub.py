@@ -5,7 +5,9 @@ Its name may also be a local folder that `datasets.load_dataset` understands (Pa
 
 from __future__ import annotations
 
+import io
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from fedsim.data.arrays import Part, build
 from fedsim.data.dataset import Dataset
+from fedsim.data.pixels import Pictures
 from fedsim.data.resize import to_square
 from fedsim.errors import BadInput
 
@@ -54,12 +57,12 @@ def load(
     if test is not None and min(test[label_key], default=-1) >= 0:  # some test parts are published unlabelled, as -1
         test_part = _part(dataset, test, image_key, label_key, image_size)
     label_type = train.features[label_key]
-    names = label_type.names if isinstance(label_type, ClassLabel) else range(int(train_part[1].max()) + 1)
     return build(
         dataset,
         train_part,
         test_part,
-        classes=[str(name) for name in names],
+        classes=label_type.names if isinstance(label_type, ClassLabel) else None,
+        source=f"data.dataset {dataset}",
         image_size=None,
         test_fraction=test_fraction,
     )
@@ -81,20 +84,34 @@ def _column(dataset: str, split: Any, option: str, given: str | None, kind: type
 
 
 def _part(dataset: str, split: Any, image_key: str, label_key: str, image_size: int | None) -> Part:
+    from datasets import Image as ImageColumn
+
     labels = np.array(split[label_key])
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise BadInput(f"data.label_key: {label_key} of {dataset} does not hold one integer label for each image")
+    if not isinstance(split.features[image_key], ImageColumn):
+        raise BadInput(f"data.image_key: {image_key} of {dataset} does not hold images")
     images, sizes = [], set()
-    for picture in split[image_key]:
-        if not isinstance(picture, Image.Image):
-            raise BadInput(f"data.image_key: {image_key} of {dataset} does not hold images")
-        picture = picture if picture.mode == "L" else picture.convert("RGB")
-        images.append(picture if image_size is None else to_square(picture, image_size))
+    reader = Pictures(f"data.dataset {dataset}")
+    for number, stored in enumerate(split.cast_column(image_key, ImageColumn(decode=False))[image_key]):
+        if stored is None:
+            raise BadInput(f"data.dataset {dataset}: image {number} of {image_key} is missing")
+        try:
+            read = reader.read(f"image {number}", partial(_open, stored))
+        except ValueError as error:
+            raise BadInput(f"data.dataset {dataset}: image {number} of {image_key}: {error}") from None
+        images.append(read if image_size is None else to_square(read, image_size))
         sizes.add(images[-1].size)
     if len(sizes) > 1:
         raise BadInput(
             f"data.image_size: the images of {dataset} have {len(sizes)} sizes; set the one to bring them to"
         )
+    reader.warn()
     if any(image.mode == "RGB" for image in images):
         images = [image.convert("RGB") for image in images]
     return np.stack([np.asarray(image) for image in images]), labels
+
+
+def _open(stored: dict[str, Any]) -> Image.Image:
+    """A picture as the data set keeps it: its bytes, or where it lies."""
+    return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.errors import BadInput
 
 ACCEPTED = "x and y, or x_train, y_train, x_test and y_test"
+KNOWN = {"x", "y", "x_train", "y_train", "x_test", "y_test", "classes"}
 
 
 def load(*, path: str, image_size: int | None = None, test_fraction: float = 0.2) -> Dataset:
@@ -24,28 +25,30 @@ def load(*, path: str, image_size: int | None = None, test_fraction: float = 0.2
     elif {"x", "y"} <= arrays.keys():
         train, test = _part(path, arrays, "x", "y"), None
     else:
-        raise BadInput(f"{path}: holds {', '.join(arrays) or 'nothing'}; expected {ACCEPTED}")
+        raise BadInput(f"{path}: holds {', '.join(arrays) or 'none of them'}; expected {ACCEPTED}")
     if test is not None and train[0].shape[1:] != test[0].shape[1:]:
         raise BadInput(f"{path}: images of x_train are {train[0].shape[1:]}, of x_test {test[0].shape[1:]}")
 
-    highest = max(int(labels.max(initial=0)) for _, labels in (train, test or train))
-    classes = [str(name) for name in arrays["classes"]] if "classes" in arrays else [str(i) for i in range(highest + 1)]
-    if highest >= len(classes):
-        raise BadInput(f"{path}: label {highest}, but `classes` names only {len(classes)} (labels start at 0)")
-    return build("npz", train, test, classes=classes, image_size=image_size, test_fraction=test_fraction)
+    classes = [str(name) for name in np.atleast_1d(arrays["classes"])] if "classes" in arrays else None
+    return build("npz", train, test, classes=classes, source=path, image_size=image_size, test_fraction=test_fraction)
 
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file; data.path must name a NumPy archive (.npz) holding {ACCEPTED}")
+    archive = _plain(path, "archive", lambda: np.load(path, allow_pickle=False))
+    if isinstance(archive, np.ndarray):
+        raise BadInput(f"{path}: a single array; expected an archive (.npz) holding {ACCEPTED}")
+    with archive:
+        return {name: _plain(path, name, lambda: archive[name]) for name in archive.files if name in KNOWN}  # noqa: B023
+
+
+def _plain(path: Path, what: str, read: Callable[[], Any]) -> Any:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise BadInput(f"{path}: a single array; expected an archive (.npz) holding {ACCEPTED}")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: not a readable NumPy archive of plain arrays ({error})") from error
+        return read()
+    except Exception as error:  # a damaged archive, or one that declares what no memory holds, fails in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path}: not a readable NumPy archive of plain arrays ({what}: {reason})") from None
 
 
 def _part(path: str, arrays: Mapping[str, np.ndarray], x: str, y: str) -> Part:
@@ -54,10 +57,13 @@ def _part(path: str, arrays: Mapping[str, np.ndarray], x: str, y: str) -> Part:
             raise BadInput(f"{path}: {name} is missing; expected {ACCEPTED}")
     images, labels = arrays[x], arrays[y]
     grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
-    if images.dtype != np.uint8 or not grey_or_colour or 0 in images.shape:
+    if images.dtype not in (np.uint8, np.bool_) or not grey_or_colour or 0 in images.shape:
+        # Numbers of other types have no black and white of their own: 0 to 1, 0 to 255, 12 bits of 16 ...
         raise BadInput(
-            f"{path}: {x} is {images.dtype} {images.shape}; expected uint8 images (N, H, W) or (N, H, W, C), C = 1 or 3"
+            f"{path}: {x} is {images.dtype} {images.shape}; "
+            "expected uint8 images (N, H, W) or (N, H, W, C), C = 1 or 3: 0 is black, 255 white; or bool"
         )
+    images = images * np.uint8(255) if images.dtype == np.bool_ else images
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise BadInput(f"{path}: {y} is {labels.dtype} {labels.shape}; expected integer labels (N,)")
     if len(labels) != len(images):
