@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from fedsim.reporting.leaderboard import DEFENSE, THREAT, labelled
+from fedsim.scoring.summary import counted
 
 Pictures = Callable[[str], tuple[np.ndarray, np.ndarray]]
 """From a job's key to its originals and its matched reconstructions: two uint8 arrays (N, H, W, C).
@@ -80,6 +81,7 @@ def panels(results: pl.DataFrame, pictures: Pictures, *, victims: int | None = 8
         return
     stack = lru_cache(maxsize=16)(pictures)
     rows = results if "attack_label" in results.columns else labelled(results)
+    rows = rows.filter(~pl.col("development"))
     for _, part in rows.group_by(DEFENSE, maintain_order=True):
         ranked = _ranked(part)
         shown = ranked if victims is None else [ranked[place] for place in spread(len(ranked), victims)]
@@ -114,7 +116,8 @@ def spread(count: int, most: int) -> list[int]:
 def _ranked(part: pl.DataFrame) -> list[tuple[int, ...]]:
     """The victims of a panel by the PSNR of its strongest attack, lowest first; those that it has no score for last."""
     attack = ["attack", "attack_params", *THREAT]
-    scored = part.filter((pl.col("status") == "ok") & pl.col("psnr").is_not_null())
+    scored = counted(part).filter(pl.col("psnr").is_not_null())
+    scored = scored.filter(pl.col("answered").any().over(attack))
     real = scored.filter(pl.col("role") == "attack")
     medians = (real if len(real) else scored).group_by(attack, maintain_order=True).agg(pl.col("psnr").median())
     strongest = medians.sort("psnr", descending=True, maintain_order=True).head(1)

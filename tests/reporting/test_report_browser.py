@@ -172,7 +172,7 @@ def test_the_strength_chart_holds_the_medians_of_the_board(opened):
             pl.col("setting_label") == "mnist · mlp",
             pl.col("attack_label") == name.split(", ")[0],
             pl.col("defense_label").is_in(["none", "dropout(p=0.25)", "dropout(p=0.5)"]),
-        ).filter(pl.col("n") > 0)
+        ).filter(pl.col("answered") > 0)
         assert list(zip(x, y)) == sorted(own.select("dropout", "psnr").iter_rows())
 
 
