@@ -1,0 +1,72 @@
+"""From an attack's answers on disk to rows: what counts as an answer, and what a column measures."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+
+from attacks import ThreatModel
+from fedsim.files import write_json, write_tensors
+from fedsim.observations import name_of
+from fedsim.scoring.job import score_job
+from fedsim.truth import Truth, seal
+
+IMAGES = torch.arange(2 * 16, dtype=torch.uint8).view(2, 1, 4, 4) * 4
+NORMALISED = IMAGES.float() / 255
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Score one client's answer: `images` (R, 1, 4, 4) in [0, 1], labels, and what the server was granted."""
+
+    def score(images, *, labels=None, threat_model=()):
+        cell, job, target = (tmp_path / name for name in ("cell", "job", "score"))
+        seal(cell, 1, 0, Truth(IMAGES, torch.tensor([3, 5]), {}, 0.5))
+        seen = {"observation": {"mean": [0.0], "std": [1.0]}}
+        write_json(cell / "observations" / f"{name_of(1, 0)}.json", seen)
+        tensors = {"0.images": images} if labels is None else {"0.images": images, "0.labels": labels}
+        write_tensors(job / "reconstructions.safetensors", tensors)
+        account = {
+            "spec": {"attack": {"name": "an_attack"}, "round": 1, "clients": [0]},
+            "threat_model": {**ThreatModel().as_dict(), **dict(threat_model)},
+            "observed": {"kind": "gradient", "precision": "float32"},
+            "clients": {"0": {"status": "ok", "loss": 0.1, "iterations": 3, "stopped": "budget", "details": {}}},
+            "seconds": 0.1,
+            "device": "cpu",
+            "environment": {"torch": "2"},
+        }
+        write_json(job / "job.json", account)
+        score_job(cell, job, target, key="k", metrics=["psnr", "mse"])
+        return pl.read_parquet(target / "rows.parquet")
+
+    return score
+
+
+def test_an_answer_in_any_order_is_scored(scored):
+    rows = scored(NORMALISED.flip(0), labels=torch.tensor([5, 3]))
+    assert rows["status"].to_list() == ["ok", "ok"]
+    assert rows["bit_exact"].to_list() == [True, True]
+    assert rows["stopped"].to_list() == ["budget"] * 2
+    assert rows["environment"].to_list() == ['{"torch": "2"}'] * 2
+
+
+def test_more_images_than_the_client_had_are_no_answer(scored):
+    """256 public images, matched to two originals: the truth would choose the best of them."""
+    rows = scored(torch.cat([NORMALISED, torch.rand(254, 1, 4, 4)]))
+    assert rows["status"].to_list() == ["failed", "failed"]
+    assert rows["reason"][0] == "the attack answered 256 images, but the client had 2"
+    assert rows["psnr"].null_count() == 2
+    assert rows["picture"].null_count() == 2
+
+
+def test_an_answer_of_fewer_images_leaves_the_others_without_a_score(scored):
+    rows = scored(NORMALISED[:1])
+    assert rows["psnr"].to_list() == [160.0, None]
+    assert rows["leaked_psnr"].to_list() == [True, False]
+
+
+@pytest.mark.parametrize(("granted", "right"), [("known", [None, None]), ("inferred", [True, True])])
+def test_labels_that_were_granted_are_no_achievement(scored, granted, right):
+    rows = scored(NORMALISED, labels=torch.tensor([3, 5]), threat_model={"labels": granted})
+    assert rows["label_correct"].to_list() == right
