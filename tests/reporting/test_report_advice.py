@@ -139,6 +139,11 @@ def test_a_defense_that_leaks_more_than_none_is_named():
     assert "dropout leaks more than no defense: a median of 45.0 dB against 20.0." in said.limits
 
 
+def test_ranges_of_few_clients_do_not_say_that_more_leaks():
+    few = [part.filter(pl.col("client") < 5) for part in (under("none", 20.0), under("clip", 45.0))]
+    assert not any("leaks more" in text for text in advice(*few).limits)
+
+
 def test_models_that_need_different_defenses_are_told_apart():
     leaky = pl.concat([under("none", 40.0, 0.9), under("clip", 12.0, 0.8)])
     tight = pl.concat([under("none", 12.0, 0.9), under("clip", 12.0, 0.8)]).with_columns(model=pl.lit("vit"))
