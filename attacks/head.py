@@ -35,7 +35,7 @@ class Head:
     """The layer that gives the logits.
 
     Args:
-        weight, bias: its parameter names; bias is None where it has none.
+        weight, bias: its parameter names; bias is None where it has none, or where the update lacks it.
     """
 
     layer: nn.Linear
@@ -95,13 +95,16 @@ def read_head(head: Head, observation: Observation, label: int) -> Reading:
     """The features and the delta at the head.
 
     Args:
-        observation: an update of one image in one step, as a gradient or a weight delta; it holds the head.
+        observation: an update of one image in one step, as a gradient or a weight delta; it holds the head's weight,
+            and its bias unless that was not trained.
         label: of the image.
 
     Raises:
         NotApplicable: the head's gradient is zero or no single outer product (noise, pruning, more images), or does not
             determine the vectors' lengths, or is not that of a softmax cross-entropy.
     """
+    if head.bias not in observation.update:
+        head = replace(head, bias=None)
     names = [head.weight] if head.bias is None else [head.weight, head.bias]
     exact = observed_gradient(replace(observation, update={n: observation.update[n].double() for n in names}))
     assert exact is not None
@@ -142,11 +145,14 @@ def _length(head: Head, delta: Tensor, features: Tensor, label: int, rounding: f
         if features[-1].abs() * _COARSEST < rounding:
             raise NotApplicable("the head's bias has too small a gradient to scale its weight's by")
         return 1 / features[-1]
+    without = "the head has no bias" if head.layer.bias is None else "the head's bias is not in the update"
     share = delta / delta.norm()
     others = [k for k in range(len(share)) if k != label and share[k] > rounding]
     if len(others) < 2 or (share < -_MARGIN * rounding).sum() != 1:
-        raise NotApplicable("the head has no bias, and too few classes or a delta of no single label to scale it by")
+        raise NotApplicable(f"{without}, and too few classes or a delta of no single label to scale it by")
     logits, logs = (head.layer.weight.double() @ features)[others], share[others].log()
+    if head.layer.bias is not None:  # known, though nothing came back for it
+        logs = logs - head.layer.bias.double()[others]
     weight = share[others].square() / share[others].square().sum()  # the variance of log delta is as 1 / delta^2
     spread = logits - weight @ logits
     variance = weight @ spread.square()
@@ -154,7 +160,7 @@ def _length(head: Head, delta: Tensor, features: Tensor, label: int, rounding: f
     misfit = (weight @ (logs - weight @ logs - length * spread).square()).sqrt()
     unsure = rounding / share[others].norm() / (length * variance.sqrt())
     if not (length > 0 and unsure < _COARSEST and misfit < _MARGIN * rounding / share[others].norm()):
-        raise NotApplicable("the head has no bias, and its delta does not determine the length of its input")
+        raise NotApplicable(f"{without}, and its delta does not determine the length of its input")
     return length
 
 

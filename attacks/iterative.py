@@ -32,7 +32,7 @@ from attacks.recording import VICTIMS, Recorder, both
 from attacks.seeds import generator_for
 from attacks.step import Layout
 from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of
-from attacks.updates import attacker_copy, check_update, examples, observed_gradient
+from attacks.updates import attacker_copy, examples, observed_gradient, trained_part
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class IterativeAttack(Attack):
         starts = [
             _start(composition, seed, victim.observation, restart, warm if restart == 0 else {})
             for victim in attacked
-            for warm in [self.warm_start(victim.observation)]
+            for warm in [self.warm_start(victim.given)]
             for restart in range(self.restarts)
         ]
         start = _stack(starts, like)
@@ -221,9 +221,15 @@ class IterativeAttack(Attack):
 
 @dataclass(frozen=True)
 class _Victim:
-    """One observation as the engine needs it: its labels found if needed, a one-step delta turned into its gradient."""
+    """One observation as the engine needs it: its labels found if needed, a one-step delta turned into its gradient.
+
+    Args:
+        given: the observation itself.
+        observation: what of it can be matched, as `trained_part` says.
+    """
 
     index: int
+    given: Observation
     observation: Observation
     images: int
     labels: Tensor | None
@@ -232,10 +238,10 @@ class _Victim:
 
     @classmethod
     def of(
-        cls, index: int, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, needs_labels: bool
+        cls, index: int, given: Observation, threat_model: ThreatModel, model: nn.Module, *, needs_labels: bool
     ) -> _Victim:
-        images = examples(observation)
-        check_update(observation, model)
+        images = examples(given)
+        observation = trained_part(given, model)
         found = observed_gradient(observation)
         labels: Tensor | None = None
         if not needs_labels:
@@ -251,8 +257,8 @@ class _Victim:
         else:
             labels = observation.labels
         if found is None:
-            return cls(index, observation, images, labels, observation.update, "delta")
-        return cls(index, observation, images, labels, found, "gradient")
+            return cls(index, given, observation, images, labels, observation.update, "delta")
+        return cls(index, given, observation, images, labels, found, "gradient")
 
     def like(self, other: _Victim) -> bool:
         """Whether both received the same model and computed the same thing with it, so that they can run together."""
@@ -283,6 +289,7 @@ def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Se
         mean=observation.mean,
         std=observation.std,
         noise_inputs=noise_inputs(twin, victim.images, observation.input_shape) if trains else {},
+        matched=tuple(name for name, _ in twin.named_parameters() if name in victim.update),
     )
 
 

@@ -45,6 +45,7 @@ class Setting:
         input_shape: (C, H, W).
         mean, std: per channel.
         noise_inputs: the input shape (B, ...) of each stochastic layer that draws.
+        matched: the parameters that the observed updates hold, in the model's order.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Setting:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     noise_inputs: Mapping[str, torch.Size]
+    matched: tuple[str, ...]
 
 
 class Unknown(ABC):

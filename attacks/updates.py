@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -175,20 +176,44 @@ def examples(observation: Observation) -> int:
     return local_steps(observation) * observation.batch_size
 
 
-def check_update(observation: Observation, model: nn.Module) -> None:
-    """Raise NotApplicable for an update that no attack can use: foreign names or shapes, not finite, or all zero."""
-    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    if not observation.update:
+def trained_part(observation: Observation, model: nn.Module) -> Observation:
+    """The observation with an update that holds what was trained and nothing else: all that an attack may match.
+
+    A server knows what that is: it sends the model, and sees what never moves. Left out are parameters that require no
+    gradient in the model (where any does: a model of which none does says nothing), parameters without a value (as
+    `.grad` is None), those whose update is zero throughout, and all names of tied weights but the first.
+
+    Raises:
+        NotApplicable: an update that no attack can use: foreign names or shapes, not finite, or nothing left.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    ours = {name: value for name, value in observation.update.items() if value is not None}
+    if not ours:
         raise NotApplicable("the update is empty")
-    for name, value in observation.update.items():
-        if name not in shapes:
+    for name, value in ours.items():
+        if name not in named:
             raise NotApplicable(f"the update has {name}, which is no parameter of the model")
-        if tuple(value.shape) != shapes[name]:
-            raise NotApplicable(f"the update's {name} has shape {tuple(value.shape)}, the model's {shapes[name]}")
+        shape = tuple(named[name].shape)
+        if tuple(value.shape) != shape:
+            raise NotApplicable(f"the update's {name} has shape {tuple(value.shape)}, the model's {shape}")
         if value.numel() and not torch.stack(value.aminmax()).isfinite().all():  # one pass, and no copy
             raise NotApplicable(f"the update's {name} is not finite")
-    if not any(value.any() for value in observation.update.values()):
+    if not any(value.any() for value in ours.values()):
         raise NotApplicable("the update is zero: it holds nothing to match")
+    told = any(parameter.requires_grad for parameter in named.values())
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    update: dict[str, Tensor] = {}
+    for name, value in ours.items():
+        if (named[name].requires_grad or not told) and value.any():
+            update.setdefault(first[id(named[name])], value)
+    if not update:
+        raise NotApplicable("the update holds only parameters that are not trained")
+    return observation if update.keys() == observation.update.keys() else replace(observation, update=update)
+
+
+def lacks(what: str) -> str:
+    """Why an attack declines an update without `what`, once `trained_part` has looked at it."""
+    return f"the update lacks {what}: zero (as below a head initialised with zeros), not trained, or not shared"
 
 
 def _check_names(model: nn.Module, parameters: Tensors, buffers: Tensors, noise: Tensors) -> None:

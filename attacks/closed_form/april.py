@@ -26,6 +26,7 @@ from attacks.closed_form.certify import outside
 from attacks.closed_form.patches import PatchEmbedding, patch_embedding
 from attacks.closed_form.tokens import solve
 from attacks.seeds import generator_for
+from attacks.updates import lacks
 from defenses.stochastic import set_stochastic
 
 CERTAIN = 0.01
@@ -107,7 +108,7 @@ def attention_inputs(puzzle: Puzzle, embedding: PatchEmbedding) -> list[str]:
         )
     for name in weights:
         if name not in puzzle.names:
-            raise NotApplicable(f"the update lacks {name} of the self-attention")
+            raise NotApplicable(lacks(f"{name} of the self-attention"))
     return list(weights)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Reconstruction
 from attacks.observation import LocalTraining, Observation, ThreatModel
-from attacks.updates import attacker_copy, check_update, local_steps
+from attacks.updates import attacker_copy, local_steps, trained_part
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Puzzle:
 
     @property
     def names(self) -> set[str]:
-        """The parameters that the update holds."""
+        """The parameters that the update holds: those that were trained."""
         return set(self.observation.update)
 
     def gradient(self, name: str) -> Tensor:
@@ -87,7 +87,7 @@ class ClosedForm(Attack):
     def reconstruct(
         self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
     ) -> Reconstruction:
-        check_update(observation, model)
+        observation = trained_part(observation, model)
         steps = local_steps(observation)
         images = None if observation.batch_size is None else steps * observation.batch_size
         puzzle = Puzzle(observation, threat_model, model, steps, images)

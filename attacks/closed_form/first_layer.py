@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
+from attacks.updates import lacks
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,6 @@ def first_linear(puzzle: Puzzle) -> FirstLinear:
         raise NotApplicable(f"{path} is called more than once in one forward pass")
     prefix = f"{path}." if path else ""
     if f"{prefix}weight" not in puzzle.names:
-        raise NotApplicable(f"the update lacks {prefix}weight")
+        raise NotApplicable(lacks(f"{prefix}weight"))
     bias = f"{prefix}bias"
     return FirstLinear(layer, f"{prefix}weight", bias if bias in puzzle.names else None)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from attacks.base import NotApplicable
 from attacks.observation import Observation
 from attacks.unknowns import noise_inputs
-from attacks.updates import local_steps
+from attacks.updates import lacks, local_steps
 from defenses.stochastic import Dropout, set_stochastic, stochastic_layers
 
 _SURPRISE = math.log(1e6)
@@ -78,7 +78,7 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
         elif not isinstance(layer, Dropout):
             unread[path] = f"{path} is no dropout: its noise leaves no zeros"
         elif found not in observation.update:
-            unread[path] = f"the update lacks {found}"
+            unread[path] = lacks(found)
         else:
             mask = _passed(~zero_columns(observation, found), layer, drawing[path])
             may_be_zero = bool((quiet[path][0][0] == 0).any())

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
 from attacks.seeds import generator_for
+from attacks.updates import lacks
 from defenses.stochastic import StochasticLayer
 
 
@@ -84,7 +85,7 @@ def patch_embedding(puzzle: Puzzle) -> PatchEmbedding:
     weight, bias = f"{prefix}weight", f"{prefix}bias"
     for what, name in (("patch embedding", weight), ("positions", positions)):
         if name not in names:
-            raise NotApplicable(f"the update lacks the {what}, {name}: frozen, or not shared")
+            raise NotApplicable(lacks(f"the {what}, {name}"))
     return PatchEmbedding(
         watch.first, weight, bias if bias in names else None, positions, pixels, rows, axis, watch.reached
     )

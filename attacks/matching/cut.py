@@ -20,6 +20,7 @@ from attacks.head import find_head, read_head
 from attacks.matching.mask_readout import MaskReadout
 from attacks.observation import Observation
 from attacks.unknowns import Setting
+from attacks.updates import lacks
 
 
 class UpstreamAndFeatures:
@@ -30,7 +31,7 @@ class UpstreamAndFeatures:
     terms are measured alike, and have no weight to choose.
 
     Args:
-        upstream: the places of the parameters before the head, in the model's order.
+        upstream: the places of the matched parameters before the head, in the model's order.
         head: the place of the head's weight.
     """
 
@@ -63,21 +64,19 @@ class Cut(MaskReadout):
 
     def compose(self, setting: Setting) -> Composition:
         head = find_head(setting)
-        names = [name for name, _ in setting.model.named_parameters()]
+        names = setting.matched
+        if head.weight not in names:
+            raise NotApplicable(lacks(f"the head's weight, {head.weight}"))
         upstream = [place for place, name in enumerate(names) if name not in (head.weight, head.bias)]
-        if not upstream:
+        if not any(name not in (head.weight, head.bias) for name, _ in setting.model.named_parameters()):
             raise NotApplicable("no layer with parameters lies before the head")
+        if not upstream:
+            raise NotApplicable(lacks("all that lies before the head"))
         return replace(super().compose(setting), objective=UpstreamAndFeatures(upstream, names.index(head.weight)))
 
     def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
-        head = find_head(setting)
-        parameters = dict(setting.model.named_parameters())
-        if missing := [name for name in parameters if name not in observation.update]:
-            raise NotApplicable(f"the update lacks {', '.join(missing)}")
-        if not any(observation.update[name].any() for name in parameters if name not in (head.weight, head.bias)):
-            raise NotApplicable("no gradient passes the head: the update is zero before it")
         assert labels is not None, "this attack requires labels"
-        delta = read_head(head, observation, int(labels)).delta
+        delta = read_head(find_head(setting), observation, int(labels)).delta
         # Cross-entropy with "probabilities" y that add up to zero is -<y, logits>, exactly: the softmax cancels.
-        y = (delta.mean() - delta)[None].to(next(iter(parameters.values())))
+        y = (delta.mean() - delta)[None].to(next(setting.model.parameters()))
         return {**super().known(observation, labels, setting), "labels": y}

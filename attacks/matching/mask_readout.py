@@ -23,7 +23,7 @@ from attacks.objectives import Cosine
 from attacks.observation import Observation, ThreatModel
 from attacks.priors import DropRate, Prior, TotalVariation
 from attacks.unknowns import Images, Noise, Setting, Unknown
-from attacks.updates import attacker_copy, check_update
+from attacks.updates import attacker_copy, trained_part
 
 
 @register("mask_readout")
@@ -93,7 +93,7 @@ class MaskReadout(IterativeAttack):
 
 
 def _reading(observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Masks:
-    check_update(observation, model)
+    observation = trained_part(observation, model)
     twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
     masks = read_masks(twin, observation)
     if masks.unread and not masks.read:
@@ -103,6 +103,8 @@ def _reading(observation: Observation, threat_model: ThreatModel, model: nn.Modu
 
 def _with_masks(answer: Reconstruction | NotApplicable, masks: Masks) -> Reconstruction | NotApplicable:
     if isinstance(answer, NotApplicable):
+        return answer
+    if not masks.read and not masks.unread:
         return answer
     noise = {**masks.read, **(answer.noise or {})}
     return replace(

@@ -65,7 +65,13 @@ class DPSGD(Defense):
         return model
 
     def gradient(self, model: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensors:
-        """The privatised gradient of the mean cross-entropy over images (B, C, H, W) and labels (B,)."""
+        """The privatised gradient of the mean cross-entropy over images (B, C, H, W) and labels (B,).
+
+        Of every parameter that is trained; one that the loss does not depend on gets noise like the others.
+
+        Raises:
+            ValueError: Opacus cannot follow the forward pass; the message names the layer.
+        """
         from opacus.grad_sample import GradSampleModule
         from opacus.optimizers import DPOptimizer
 
@@ -84,6 +90,7 @@ class DPSGD(Defense):
                 with warnings.catch_warnings():  # of no gradient for the images, which nobody wants
                     warnings.filterwarnings("ignore", message="Full backward hook")
                     F.cross_entropy(per_sample(images), labels).backward()
+                _complete(model, len(images))
                 optimizer.pre_step()
                 return {name: cast(Tensor, parameter.grad).detach() for name, parameter in named.items()}
             finally:
@@ -111,6 +118,24 @@ def _named(path: str, module: nn.Module) -> str:
     return f"layer {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
 
 
+def _complete(model: nn.Module, examples: int) -> None:
+    """Give parameters that the loss does not depend on the zeros that Opacus does not give them.
+
+    Raises ValueError where Opacus has seen a layer more often than its gradient came back: it cannot tell which input
+    belongs to which gradient.
+    """
+    for path, module in model.named_modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+        for parameter in own:
+            if "_current_grad_sample" in parameter.__dict__:
+                raise ValueError(
+                    f"dp_sgd: Opacus refuses {_named(path, module)}: it is called more often than its gradient comes "
+                    "back, as with gradient checkpointing (use_reentrant=False) or a result that is not used"
+                )
+            if getattr(parameter, "grad_sample", None) is None:
+                parameter.grad_sample = parameter.new_zeros(examples, *parameter.shape)  # type: ignore[attr-defined]
+
+
 def _first_sentence(error: Exception) -> str:
     return str(error).split(". ")[0]
 
@@ -122,6 +147,7 @@ def _remove_traces(model: nn.Module) -> None:
         module.__dict__.pop("max_batch_len", None)
     for parameter in model.parameters():
         parameter.__dict__.pop("summed_grad", None)
+        parameter.__dict__.pop("_current_grad_sample", None)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Eavesdropper(Strategy):
         partition_of: the partition of each node.
         share: `gradient` (FedSGD: the inner strategy is handed the weights that the gradient implies) or `weights`.
         learning_rate: the local learning rate, for those implied weights.
-        parameters: the names of the parameters; every other array is a buffer.
+        trained: the entries of the state that clients train; every other array stands for itself.
+        frozen: the entries that no client changes; the aggregate keeps them as they were sent.
         seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
         on_capture: called with each good reply, and with the truth if the client sent it.
         on_fault: called with (round, client, reason) for each client whose reply is unusable; such a reply goes no
@@ -50,7 +51,8 @@ class Eavesdropper(Strategy):
         partition_of: dict[int, int],
         share: str,
         learning_rate: float,
-        parameters: frozenset[str],
+        trained: frozenset[str],
+        frozen: frozenset[str],
         seed: int,
         on_capture: Callable[[Capture, Truth | None], None],
         on_fault: Callable[[int, int, str], None],
@@ -59,7 +61,8 @@ class Eavesdropper(Strategy):
         self._partition_of = partition_of
         self._share = share
         self._learning_rate = learning_rate
-        self._parameters = parameters
+        self._trained = trained
+        self._frozen = frozen
         self._seed = seed
         self._on_capture = on_capture
         self._on_fault = on_fault
@@ -130,16 +133,23 @@ class Eavesdropper(Strategy):
 
     def _implied_weights(self, received: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: self._sent[name] - self._learning_rate * value if name in self._parameters else value
+            name: self._sent[name] - self._learning_rate * value if name in self._trained else value
             for name, value in received.items()
         }
 
     def _restored(self, arrays: ArrayRecord | None) -> ArrayRecord | None:
-        """The aggregate in the model's own dtypes: a weighted mean turns integers to floats, and float32 to float64."""
+        """The aggregate in the model's own dtypes, its frozen entries as they were sent.
+
+        A weighted mean turns integers to floats and float32 to float64, and rounds what is the same everywhere.
+        """
         if arrays is None:
             return None
+        aggregate = arrays.to_torch_state_dict()
         return ArrayRecord(
-            {name: value.to(self._sent[name].dtype) for name, value in arrays.to_torch_state_dict().items()}
+            {
+                name: self._sent[name] if name in self._frozen else value.to(self._sent[name].dtype)
+                for name, value in aggregate.items()
+            }
         )
 
 

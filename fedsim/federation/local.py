@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from defenses import Defense
 from defenses.stochastic import record
+from fedsim.models import entries
 from fedsim.random import generator_for, seed_for
 
 
@@ -19,7 +20,8 @@ class LocalResult:
     """What a client's round gives.
 
     Args:
-        arrays: what is sent: the gradient by parameter name, or the new weights; and the buffers.
+        arrays: what is sent, by the entries of the model's state: the gradient or the new weights of what was trained
+            (tied weights under each of their names), frozen parameters as they came, and the buffers.
         noise: what each stochastic layer drew, (steps * batch_size, ...) by module path.
         loss: the mean of the training losses of the steps.
     """
@@ -52,10 +54,11 @@ def train(
     draws (dropout masks, or a user's own layer) can be repeated, and does not depend on which process runs it.
     """
     generator = generator_for(seed, "defense", client=client, round=round)
-    sent = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model = defense.on_model(model)
     model.train(local["mode"] == "train")
-    optimiser = torch.optim.SGD(model.parameters(), lr=local["learning_rate"])
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    sent = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimiser = torch.optim.SGD(parameters.values(), lr=local["learning_rate"])
     losses: list[float] = []
     gradient: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]), record(model) as drawn:
@@ -70,25 +73,24 @@ def train(
                 loss = cross_entropy(model(batch), targets)
                 loss.backward()
                 losses.append(loss.item())
-                gradient = {name: _gradient_of(parameter) for name, parameter in model.named_parameters()}
-            for name, parameter in model.named_parameters():
+                gradient = {name: _gradient_of(parameter) for name, parameter in parameters.items()}
+            for name, parameter in parameters.items():
                 parameter.grad = gradient[name].clone()
             optimiser.step()
     if local["share"] == "gradient":
-        arrays = defense.on_update(gradient, generator=generator)
+        changed = defense.on_update(gradient, generator=generator)
     else:
-        delta = {name: parameter.detach() - sent[name] for name, parameter in model.named_parameters()}
+        delta = {name: parameter.detach() - sent[name] for name, parameter in parameters.items()}
         delta = defense.on_update(delta, generator=generator)
-        arrays = {name: sent[name] + value for name, value in delta.items()}
-    buffers = _persistent_buffers(model)
+        changed = {name: sent[name] + value for name, value in delta.items()}
+    names = entries.trained(model)
+    arrays = {
+        entry: changed[names[entry]] if entry in names else value.detach().clone()
+        for entry, value in model.state_dict().items()
+    }
     noise = {path: torch.cat(draws) for path, draws in drawn.items() if draws}
-    return LocalResult({**arrays, **buffers}, noise, sum(losses) / len(losses))
+    return LocalResult(arrays, noise, sum(losses) / len(losses))
 
 
 def _gradient_of(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
-
-
-def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters())
-    return {name: value.detach().clone() for name, value in model.state_dict().items() if name not in parameters}

@@ -58,6 +58,10 @@ class Plan:
         )
         return model.to(self.dtype)
 
+    def client_model(self) -> nn.Module:
+        """The same as a client makes of it: its defense may change it."""
+        return self.defense().on_model(self.model())
+
     def defense(self) -> defenses.Defense:
         return defenses.compose(self.work["defense"])
 

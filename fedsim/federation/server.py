@@ -20,7 +20,7 @@ from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import initial_state
 from fedsim.files import whole_directory, write_json
-from fedsim.models import effective_dropout
+from fedsim.models import effective_dropout, entries
 from fedsim.truth import Truth
 
 PUBLIC_IMAGES = 256
@@ -41,7 +41,7 @@ def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path, store: Path)
         summary = {
             "work": work,
             "accuracy": accuracies,
-            "dropout": effective_dropout(plan.defense().on_model(plan.model())),
+            "dropout": effective_dropout(plan.client_model()),
             "faults": recorder.faults,
             **_utility(grid, plan, start),
         }
@@ -56,17 +56,20 @@ class Recorder:
         self.plan = plan
         self.directory = directory
         self.faults: list[dict[str, Any]] = []
-        self._parameters = {name for name, _ in plan.model().named_parameters()}
+        model = plan.client_model()
+        self._trained = set(entries.trained(model).values())
+        self._buffers = entries.buffers(model)
+        self._running = entries.has_running_statistics(model)
         self._taken: dict[int, int] = {}
 
     def capture(self, seen: Capture, envelope: Truth | None) -> None:
         if envelope is None or not self._take(seen.round):
             return
         plan, dataset, local = self.plan, self.plan.dataset, self.plan.local
-        update = {name: value for name, value in seen.received.items() if name in self._parameters}
+        update = {name: value for name, value in seen.received.items() if name in self._trained}
         if local["share"] == "weights":
             update = {name: value - seen.sent[name] for name, value in update.items()}
-        buffers = {name: value for name, value in seen.received.items() if name not in self._parameters}
+        buffers = {name: value for name, value in seen.received.items() if name in self._buffers}
         observation = Observation(
             state=seen.sent,
             update=update,
@@ -85,7 +88,7 @@ class Recorder:
             round=seen.round,
             client=seen.client,
         )
-        derived = {"client_mode": local["mode"], "batch_norm": "running" if buffers else "none"}
+        derived = {"client_mode": local["mode"], "batch_norm": "running" if self._running else "none"}
         observations.save(self.directory, observation, model=plan.work["model"], derived=derived)
         truth.seal(self.directory, seen.round, seen.client, envelope)
 
@@ -118,14 +121,15 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, T
     Returns:
         the test accuracy before the first round and after each.
     """
-    model = plan.model()
+    model, trains = plan.model(), plan.client_model()
     view = grid.first(plan.federation["clients"])
     strategy = Eavesdropper(
         _strategy(plan),
         partition_of=view.partition_of,
         share=plan.local["share"],
         learning_rate=plan.local["learning_rate"],
-        parameters=frozenset(name for name, _ in model.named_parameters()),
+        trained=frozenset(entries.trained(trains)),
+        frozen=entries.frozen(trains),
         seed=plan.seed,
         on_capture=recorder.capture,
         on_fault=recorder.fault,

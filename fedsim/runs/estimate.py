@@ -25,6 +25,7 @@ from fedsim import models, observations
 from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import pretrained, pretrained_file
+from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import attack_specs, cell_key
@@ -134,7 +135,7 @@ def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], Threa
         model, images = plan.model(), torch.randn(count, *shape, dtype=plan.dtype)
         where = {"seed": 0, "client": client, "round": 1}
         result = train(model, images, labels, local=local, defense=plan.defense(), **where)
-        update = {name: result.arrays[name] for name, _ in plan.model().named_parameters()}
+        update = {name: result.arrays[name] for name in sorted(entries.trained(plan.client_model()).values())}
         if local["share"] == "weights":
             update = {name: value - state[name] for name, value in update.items()}
         seen = Observation(

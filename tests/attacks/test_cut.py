@@ -60,7 +60,8 @@ def built(name: str, shape: tuple[int, int, int] = SHAPE, **keys: object) -> nn.
 def setting_of(model: nn.Module, observation: Observation) -> Setting:
     twin = attacker_copy(model, observation.state)
     shape = observation.input_shape
-    return Setting(twin, 1, observation.classes, shape, (0.5,), (0.5,), noise_inputs(twin, 1, shape))
+    drawing = noise_inputs(twin, 1, shape)
+    return Setting(twin, 1, observation.classes, shape, (0.5,), (0.5,), drawing, tuple(observation.update))
 
 
 def read(model: nn.Module, observation: Observation) -> Reading:
@@ -246,8 +247,8 @@ def filled(name: str, value: Tensor) -> Tensor:
     [
         (noised, "noise or pruning|no mask can be read"),
         (pruned, "noise or pruning"),
-        (headless, "is zero"),
-        (body_less, "zero before it"),
+        (headless, "lacks the head's weight|no mask can be read: the update lacks head.weight"),
+        (body_less, "lacks all that lies before the head"),
         (infinite, "not finite"),
     ],
 )
@@ -320,7 +321,7 @@ def test_a_zero_head_and_a_missing_layer_are_declined() -> None:
     model = Convolutional()
     zero = copy.deepcopy(model)
     nn.init.zeros_(zero.head.weight)
-    with pytest.raises(NotApplicable, match="no gradient passes the head"):
+    with pytest.raises(NotApplicable, match="below a head initialised with zeros"):
         attacks.create("cut")(victim(zero)[1], ThreatModel(), zero)
     _, observation = victim(model)
     update = {name: value for name, value in observation.update.items() if name != "head.weight"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attacks import LocalTraining, NotApplicable, Observation
 from attacks.closed_form.masks import Masks, read_masks
-from attacks.updates import attacker_copy
+from attacks.updates import attacker_copy, lacks
 from defenses.stochastic import Dropout, FeatureDropout
 from fedsim.models import build
 
@@ -138,7 +138,7 @@ def test_a_lacking_layer_is_unread() -> None:
     model, observation = victim(0.5)
     update = {name: value for name, value in observation.update.items() if name != "7.weight"}
     masks = reading(model, dataclasses.replace(observation, update=update))
-    assert masks.unread == {"6": "the update lacks 7.weight"}
+    assert masks.unread == {"6": lacks("7.weight")}
 
 
 def test_masks_of_several_images_lie_over_each_other() -> None:

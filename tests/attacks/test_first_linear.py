@@ -237,7 +237,7 @@ def test_it_declines_with_a_reason() -> None:
     lacking = {name: value for name, value in observation.update.items() if name != "1.weight"}
     wrong = {**observation.update, "1.weight": torch.rand(3, 3)}
     for bad, reason in (
-        (zero_head, "gradient of 1.weight is zero"),
+        (zero_head, "lacks 1.weight: zero"),
         (broken, "not finite"),
         (dataclasses.replace(observation, update=lacking), "lacks 1.weight"),
         (dataclasses.replace(observation, update=wrong), "shape"),

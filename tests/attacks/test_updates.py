@@ -6,7 +6,7 @@ from attack_victims import observe, paper_mlp
 from torch import nn
 
 from attacks import LocalTraining, NotApplicable, Observation
-from attacks.updates import attacker_copy, check_update, observed_gradient, simulate
+from attacks.updates import attacker_copy, observed_gradient, simulate, trained_part
 from defenses.stochastic import Dropout
 
 torch.manual_seed(0)
@@ -101,14 +101,14 @@ def test_unusable_updates_are_declined(change: dict[str, torch.Tensor], reason: 
     observation = observe(small(), IMAGES, LABELS)
     object.__setattr__(observation, "update", {**observation.update, **change})
     with pytest.raises(NotApplicable, match=reason):
-        check_update(observation, small())
+        trained_part(observation, small())
 
 
 def test_a_zero_update_is_declined() -> None:
     observation = observe(small(), IMAGES, LABELS)
     object.__setattr__(observation, "update", {n: torch.zeros_like(v) for n, v in observation.update.items()})
     with pytest.raises(NotApplicable, match="zero"):
-        check_update(observation, small())
+        trained_part(observation, small())
 
 
 def test_the_callers_model_is_left_alone() -> None:

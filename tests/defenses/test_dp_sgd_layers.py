@@ -1,0 +1,63 @@
+"""DP-SGD of models that Opacus does not take as they are: frozen parameters, unused ones, gradient checkpointing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import defenses
+
+IMAGES, LABELS = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
+
+
+class Net(nn.Module):
+    def __init__(self, *, checkpointed: bool = False, unused: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.out, self.spare = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 3), nn.Linear(5, 2)
+        self.checkpointed, self.unused = checkpointed, unused
+
+    def body(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.b(torch.sigmoid(self.a(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = checkpoint(self.body, x, use_reentrant=False) if self.checkpointed else self.body(x)
+        if self.unused:
+            self.spare(hidden)
+        return self.out(hidden)
+
+
+def gradient(model: nn.Module, *, noise: float = 0.0) -> dict[str, Tensor]:
+    defense = defenses.create("dp_sgd", noise_multiplier=noise, max_grad_norm=1e9)
+    return defense.gradient(defense.on_model(model), IMAGES, LABELS, generator=torch.Generator().manual_seed(0))
+
+
+def plain(model: nn.Module) -> dict[str, Tensor]:
+    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    loss = nn.functional.cross_entropy(model(IMAGES), LABELS)
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values()), materialize_grads=True)))
+
+
+@pytest.mark.parametrize("frozen", [(), ("a.weight", "a.bias"), ("b.weight",), ("out.weight", "out.bias")])
+@pytest.mark.parametrize("unused", [False, True])
+def test_without_noise_it_is_the_plain_gradient_of_what_is_trained(frozen: tuple[str, ...], unused: bool) -> None:
+    model = Net(unused=unused)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    torch.testing.assert_close(gradient(model), plain(model))
+    assert not any(parameter.__dict__ for parameter in model.parameters())  # nothing of Opacus is left behind
+
+
+def test_a_parameter_that_nothing_uses_is_noised_like_the_others() -> None:
+    noised = gradient(Net(), noise=1e-9)
+    assert noised["spare.weight"].std() == pytest.approx(float(noised["a.weight"].std()), rel=1.0)
+    assert noised["spare.weight"].any()
+
+
+def test_gradient_checkpointing_is_refused_by_name() -> None:
+    model = Net(checkpointed=True)
+    with pytest.raises(ValueError, match=r"Opacus refuses layer '[ab]' \(Linear\).*checkpointing"):
+        gradient(model)
+    assert not any(parameter.__dict__ for parameter in model.parameters())
