@@ -8,6 +8,7 @@ that a real client has not.
 from __future__ import annotations
 
 import json
+import os
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -16,6 +17,7 @@ from flwr.clientapp import ClientApp
 from fedsim import truth
 from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
+from fedsim.paths import USER_PATH
 
 app = ClientApp()
 
@@ -34,6 +36,7 @@ def train_round(message: Message, context: Context) -> Message:
     """One round of local training; replies with the gradient or the weights."""
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
+    os.environ[USER_PATH] = str(config["user-path"])
     plan = Plan(json.loads(str(config["work"])))
     round = int(config["server-round"])  # type: ignore[arg-type]
     client = int(context.node_config["partition-id"])

@@ -21,6 +21,7 @@ from fedsim.federation.plan import Plan
 from fedsim.federation.start import initial_state
 from fedsim.files import whole_directory, write_json
 from fedsim.models import effective_dropout, entries
+from fedsim.paths import USER_PATH, told
 from fedsim.truth import Truth
 
 PUBLIC_IMAGES = 256
@@ -145,7 +146,7 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, T
         view,
         ArrayRecord(start),
         num_rounds=plan.federation["rounds"],
-        train_config=ConfigRecord({"work": json.dumps(plan.work)}),
+        train_config=ConfigRecord({"work": json.dumps(plan.work), "user-path": told()[USER_PATH]}),
         evaluate_fn=evaluate,
     )
     return accuracies

@@ -40,7 +40,9 @@ def simulate(order: dict[str, Any]) -> None:
         federation = cell["work"]["federation"]
         return federation["clients"], federation["resources"]["cpus"], federation["resources"]["gpus"]
 
+    neutral = os.getcwd()
     for (clients, cpus, gpus), cells in itertools.groupby(sorted(order["cells"], key=group_of), key=group_of):
+        os.chdir(neutral)  # Ray puts it first on its workers' path, and a user's factory has led elsewhere
         run_simulation(
             server_app=_server_app(list(cells), clients, Path(order["pretrained"])),
             client_app=client_app,

@@ -7,5 +7,6 @@
 
 from fedsim.models.build import MODELS, build, effective_dropout, names, parameters
 from fedsim.models.checkpoint import fingerprint, restore
+from fedsim.models.factory import source
 
-__all__ = ["MODELS", "build", "effective_dropout", "fingerprint", "names", "parameters", "restore"]
+__all__ = ["MODELS", "build", "effective_dropout", "fingerprint", "names", "parameters", "restore", "source"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ from torch import nn
 from defenses.registry import parameters as _constructor_parameters
 from defenses.stochastic import Dropout, convert, stochastic_layers
 from fedsim.errors import BadInput
+from fedsim.models import factory
 from fedsim.models.lenet import LeNet
 from fedsim.models.mlp import MLP
 from fedsim.models.resnet18 import ResNet18
 from fedsim.models.vit import ViT
 from fedsim.models.vit_b16 import ViTB16
-from fedsim.paths import admit_user_code
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
 
@@ -55,14 +56,14 @@ def build(
     """
     label, make = _constructor(spec)
     keys = {key: value for key, value in spec.items() if key not in ("name", "factory", "dropout")}
-    faults = (Exception,) if "factory" in spec else (ValueError, TypeError)  # a user's own code may raise anything
-    with _explained(label, *faults), _seeded(seed):
+    explained = partial(_located, make) if "factory" in spec else _explained
+    with explained(label, ValueError, TypeError), _seeded(seed):
         model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
     if not isinstance(model, nn.Module):
         raise BadInput(f"{label}: returned {type(model).__name__}, not a torch.nn.Module")
     model.train()
     example = _example(model, input_shape)
-    with _explained(f"{label}, tried on images of shape {tuple(example.shape)}", Exception):  # the user's own forward
+    with explained(f"{label}, tried on images of shape {tuple(example.shape)}", Exception):
         model = convert(model, example)
         _check_logits(model, example, classes)
     if spec.get("dropout") is not None:
@@ -89,21 +90,7 @@ def _constructor(spec: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
         raise BadInput("model: give either a name or a factory")
     if "name" in spec:
         return f"model {spec['name']!r}", _bundled(spec["name"])
-    factory = str(spec["factory"])
-    label = f"model factory {factory!r}"
-    module_name, colon, attribute = factory.partition(":")
-    if not (module_name and colon and attribute):
-        raise BadInput(f"{label}: write it as package.module:function")
-    admit_user_code()
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        where = "it is looked for in the working directory and on PYTHONPATH"
-        raise BadInput(f"{label}: cannot import {module_name!r}: {error} ({where})") from error
-    make = getattr(module, attribute, None)
-    if not callable(make):
-        raise BadInput(f"{label}: module {module_name!r} has no function {attribute!r}")
-    return label, make
+    return f"model factory {spec['factory']!r}", factory.load(str(spec["factory"]))
 
 
 def _call(make: Callable[..., Any], keys: dict[str, Any]) -> Any:
@@ -122,6 +109,11 @@ def _explained(label: str, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         raise BadInput(f"{label}: {_first_line(error)}") from error
+
+
+def _located(make: Callable[..., Any], label: str, *kinds: type[Exception]) -> AbstractContextManager[None]:
+    """Like `_explained`, of the user's own code: that may raise anything, and its place is named."""
+    return factory.located(label, getattr(sys.modules.get(make.__module__), "__file__", None))
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedsim.errors import BadInput
-from fedsim.paths import USER_PATH
+from fedsim.paths import USER_PATH, telling
 
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -43,38 +43,43 @@ def cluster(address: str | None = None) -> Iterator[str]:
     """Start a Ray, or attach to the one at `address`; yields its address. A Ray that we started ends with the block.
 
     Ray's workers put the driver's working directory first on their path, where a user's own `attacks` folder would take
-    the place of ours. So Ray is started from an empty directory, and the user's directory comes last (`fedsim.paths`).
+    the place of ours. So Ray is started from an empty directory, and the user's directories come last (`fedsim.paths`).
     """
     os.environ.update(_QUIET)
-    os.environ.setdefault(USER_PATH, os.getcwd())
     import ray  # after the environment is set, which Ray reads on import
 
-    home = os.getcwd()
-    variables = {**_QUIET, USER_PATH: os.environ[USER_PATH]}
     with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
-        os.chdir(neutral)
-        try:
-            if address is None:
-                ray.init(
-                    address="local",
-                    num_cpus=os.cpu_count(),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                )
-            else:
-                ray.init(
-                    address=address,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": variables},
-                )
-        except ConnectionError as error:
-            raise BadInput(f"--ray-address {address}: no Ray cluster answers there ({error})") from None
-        finally:
-            os.chdir(home)
+        with telling(), _in_directory(neutral):
+            try:
+                if address is None:
+                    ray.init(
+                        address="local",
+                        num_cpus=os.cpu_count(),
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                    )
+                else:
+                    ray.init(
+                        address=address,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        runtime_env={"env_vars": {**_QUIET, USER_PATH: os.environ[USER_PATH]}},
+                    )
+            except ConnectionError as error:
+                raise BadInput(f"--ray-address {address}: no Ray cluster answers there ({error})") from None
         try:
             yield ray.get_runtime_context().gcs_address
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _in_directory(directory: str) -> Iterator[None]:
+    home = os.getcwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(home)

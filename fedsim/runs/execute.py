@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from fedsim.files import key_of
+from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import check_address, cluster
 from fedsim.runs.directory import RunDirectory, claimed
@@ -41,7 +42,14 @@ def execute(
     if ray_address is not None:
         check_address(ray_address)
     view = view or View()
-    marker = {"name": scenario.name, "scenario": scenario.to_dict(), "command": command, "version": __version__}
+    look_beside(scenario.folder)
+    marker = {
+        "name": scenario.name,
+        "scenario": scenario.to_dict(),
+        "folder": scenario.folder,
+        "command": command,
+        "version": __version__,
+    }
     with claimed(out, marker, fresh=fresh) as directory:
         cells = scenario.cells()
         distinct = {cell_key(cell) for cell in cells}

@@ -129,7 +129,7 @@ def _so_far(directory: RunDirectory) -> Scenario | str:
     if version != __version__:  # keys hash the version: what another one left is not found
         return f"fedsim {version} began it, where this is fedsim {__version__}"
     try:
-        scenario = scenarios.parse(marker["scenario"], rehearsed=False)
+        scenario = scenarios.parse(marker["scenario"], rehearsed=False, folder=marker.get("folder"))
         for cell in scenario.cells():
             cell.work()  # reads the user's own files
     except (BadInput, KeyError, OSError) as error:

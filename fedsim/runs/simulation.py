@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.files import write_json
-from fedsim.paths import USER_PATH
+from fedsim.paths import told
 from fedsim.runs.directory import RunDirectory
 
 POLL_SECONDS = 0.2
@@ -39,7 +39,7 @@ def simulate(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", USER_PATH: os.environ.get(USER_PATH, os.getcwd())},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **told()},
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
             try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import defenses
 from fedsim import data, models
+from fedsim.paths import look_beside
 from fedsim.scenario.schema import Scenario
 
 _OWN_FILES = {"npz", "folder"}
@@ -86,6 +87,9 @@ class Cell:
             work["start"] = start
         if source["name"] in _OWN_FILES:
             work["content"] = data.load(source).fingerprint
+        if (factory := scenario.model.spec().get("factory")) is not None:
+            look_beside(scenario.folder)
+            work["source"] = models.source(factory)
         return work
 
     def setting(self, round: int) -> dict[str, Any]:

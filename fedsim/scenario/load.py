@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.paths import look_beside
 from fedsim.scenario.bundled import find
 from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_path, from_mapping, parse_path, read
 from fedsim.scenario.normalise import write_out
@@ -32,16 +33,24 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = (), *, rehearsed: 
         BadInput: one line with file, line, column and key (or the option), and what would be accepted.
     """
     path = find(path_or_name)
-    return _finish(read(path), overrides, path.parent, rehearsed)
+    return _finish(read(path), overrides, path.parent.absolute(), rehearsed)
 
 
-def parse(data: Mapping[str, Any], overrides: Sequence[str] = (), *, rehearsed: bool = True) -> Scenario:
-    """Validate a scenario given as nested dictionaries, of the form that the YAML file has. Raises BadInput."""
-    return _finish(from_mapping(data), overrides, Path(), rehearsed)
+def parse(
+    data: Mapping[str, Any], overrides: Sequence[str] = (), *, rehearsed: bool = True, folder: str | None = None
+) -> Scenario:
+    """Validate a scenario given as nested dictionaries, of the form that the YAML file has. Raises BadInput.
+
+    Args:
+        folder: where its file would lie: what relative paths start from, and where a factory is looked for; None is the
+            working directory.
+    """
+    return _finish(from_mapping(data), overrides, Path(folder or "").absolute(), rehearsed)
 
 
 def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed: bool) -> Scenario:
     write_out(document.data)
+    look_beside(home)
     _resolve_paths(document.data, home)
     for option in overrides:
         document.override(option)
@@ -55,6 +64,8 @@ def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed:
     except Problem as problem:
         raise document.explain(problem) from None
     scenario._variants = variants
+    for one in (scenario, *(variant for _, variant in variants)):
+        one._folder = str(home)
     return scenario
 
 

@@ -49,7 +49,8 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
     spec = cell.model_spec()
     shape = dataset.input_shape
     try:
-        _try(json.dumps(spec, sort_keys=True), shape, len(dataset.classes), json.dumps(cell.working_defense()))
+        code = models.source(spec["factory"]) if "factory" in spec else ""
+        _try(json.dumps(spec, sort_keys=True), code, shape, len(dataset.classes), json.dumps(cell.working_defense()))
     except BadInput as error:
         raise _problem(error, ("model",), spec) from None
     except ValueError as error:
@@ -57,7 +58,7 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
 
 
 @lru_cache(maxsize=256)
-def _try(model: str, shape: tuple[int, int, int], classes: int, working: str) -> None:
+def _try(model: str, code: str, shape: tuple[int, int, int], classes: int, working: str) -> None:
     built = models.build(json.loads(model), input_shape=shape, classes=classes, seed=0)
     defenses.compose(json.loads(working)).on_model(built)
 

@@ -212,6 +212,12 @@ class Scenario(Block):
     """Further axes: a dotted key and its values, e.g. `model.name: [mlp, lenet]`; all combinations are run."""
 
     _variants: tuple[tuple[dict[str, Any], Scenario], ...] = PrivateAttr(default=())
+    _folder: str | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> str | None:
+        """Where the scenario's file lies, and a factory's module may lie too; None for one that was made in Python."""
+        return self._folder
 
     def cells(self) -> list[Cell]:
         """Every combination of the axes, nested in this order: sweep, seed, defense."""

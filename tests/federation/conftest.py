@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from federation_cells import BASE, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
 
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.simulation import simulate
+
+OWN_NET = """\
+from torch import nn
+def make(input_shape, classes):
+    width = int(open("width.txt").read())
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, width), nn.Sigmoid(), nn.Linear(width, classes))
+"""
+"""A user's model that reads a file by a path relative to the directory in which the command was started."""
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +37,11 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "refused": work(model={"name": "no_such_model"}),
         "utility": work(utility={"rounds": 8, "local": {"batch_size": 32, "steps": 5, "learning_rate": 0.5}}),
         "dirichlet": work(data={**BASE["data"], "partition": {"kind": "dirichlet", "alpha": 1.0}}),
+        "factory": work(model={"factory": "fed_net:make"}),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),
     }
-    with cluster() as address:
+    (directory.path / "fed_net.py").write_text(OWN_NET)
+    (directory.path / "width.txt").write_text("16")
+    with contextlib.chdir(directory.path), cluster() as address:
         simulate(directory, cells, address=address, on_done=lambda count: None)
     return directory

@@ -88,6 +88,13 @@ def test_a_cell_that_fails_says_why_and_spares_the_others(simulated):
     assert simulated.cell("first").exists()
 
 
+def test_a_users_model_is_found_by_clients_and_reads_what_lies_in_the_users_directory(simulated):
+    assert not simulated.cell_error("factory").exists()
+    assert read_json(simulated.cell("factory") / "cell.json")["faults"] == []
+    for seen in _seen(simulated, "factory"):
+        assert sorted(tuple(value.shape) for value in seen.update.values()) == [(10,), (10, 16), (16,), (16, 784)]
+
+
 def test_utility_is_the_accuracy_of_an_unattacked_training(simulated):
     summary = read_json(simulated.cell("utility") / "cell.json")
     assert summary["utility"] > 0.3  # chance is 0.1
