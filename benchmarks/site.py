@@ -22,8 +22,11 @@ import numpy as np
 from attacks import ThreatModel
 from fedsim.files import write_bytes, write_json
 from fedsim.reporting import site
-from fedsim.reporting.entries import Entry, Picture, read
+from fedsim.reporting.entries import read
+from fedsim.reporting.entry import FORMAT, Cost, Entry, Picture, digest
 from fedsim.reporting.entry_pictures import sprite_of
+from fedsim.scoring import intervals
+from fedsim.table import LEAKED_PSNR
 
 DATASETS, MODELS, RATES, BATCHES = ("mnist", "cifar10", "digits", "faces"), ("mlp", "lenet", "resnet", "vit"), 5, (1, 8)
 ATTACKS = ("inverting_gradients", "dropout_inversion", "cut", "dlg", "well_informed", "null_mean", "null_random")
@@ -50,12 +53,15 @@ def made_up(directory: Path, count: int) -> None:
 def _content(
     scenario: int, dataset: str, model: str, rate: float, batch: int, attack: str, middle: float
 ) -> dict[str, Any]:
-    width = 3.0
-    psnr = {"value": middle, "low": middle - width, "high": middle + width}
+    scores = [middle + offset for offset in (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0)]
+    low, high = intervals.of_median(scores)
+    psnr = {"value": middle, "low": low, "high": high}
+    leaked = float(np.mean([score > LEAKED_PSNR for score in scores]))
+    definition = {"name": f"made-up-{scenario}"}
     share = {"value": 0.5, "low": 0.3, "high": 0.7}
     defense = f"dropout(p={rate:g})" if rate else "none"
     return {
-        "format": 1,
+        "format": FORMAT,
         "setting": {
             "label": f"{dataset} · {model}",
             "dataset": dataset,
@@ -64,6 +70,12 @@ def _content(
             "batch_size": batch,
             "local_steps": 1,
             "update_kind": "gradient" if batch == 1 else "delta",
+            "conditions": {
+                "data": {"name": dataset},
+                "model": {"name": model, "width": 512, "dropout": 0.0},
+                "federation": {"local": {"batch_size": batch, "steps": 1}},
+                "round": 1,
+            },
         },
         "defense": {
             "label": defense,
@@ -82,21 +94,45 @@ def _content(
             "ssim": share,
             "lpips": share,
             "mask_accuracy": share if rate else None,
-            "leaked_psnr": share,
+            "leaked_psnr": {"value": leaked, "low": 0.0, "high": 1.0},
             "leaked_ssim": share,
             "bit_exact": share,
             "label_accuracy": 1.0,
+            "level": intervals.level(len(scores)),
+            "coverage": 1.0,
+            "chosen_psnr": None,
         },
-        "cost": {"iterations": 2000.0, "seconds": 3.5, "utility": 0.9 - rate / 20, "epsilon": None, "delta": None},
-        "victims": {"images": 32, "not_applicable": 0, "failed": 0, "reason": None, "stages": None},
+        "cost": {
+            **dict.fromkeys(Cost.model_fields),
+            "iterations": 2000.0,
+            "seconds": 3.5,
+            "utility": 0.9 - rate / 20,
+        },
+        "victims": {
+            "attacked": len(scores),
+            "answered": len(scores),
+            "clients": len(scores),
+            "not_applicable": 0,
+            "failed": 0,
+            "reason": None,
+            "stages": None,
+            "values": [
+                {"seed": 0, "round": 1, "client": client, "sample": 0, "psnr": score, "answered": True}
+                for client, score in enumerate(scores)
+            ],
+        },
         "source": {
             "scenario": f"made-up-{scenario}",
-            "scenario_hash": f"{scenario:016x}",
+            "scenario_hash": digest(definition),
+            "definition": definition,
+            "salt": None,
             "seeds": [0, 1],
             "command": f"fedsim run made-up-{scenario}",
             "fedsim_version": "0.1.0",
             "hardware": ["cpu"],
+            "environments": [],
         },
+        "verified": [],
         "picture": None,
     }
 

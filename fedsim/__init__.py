@@ -18,9 +18,9 @@ import defenses
 from fedsim.version import __version__
 
 if TYPE_CHECKING:
-    from fedsim.api import Run, results, run
+    from fedsim.api import Run, results, run, verify
 
-__all__ = ["Run", "__version__", "results", "run"]
+__all__ = ["Run", "__version__", "results", "run", "verify"]
 
 
 def _check_neighbours() -> None:
@@ -40,7 +40,7 @@ _check_neighbours()
 
 def __getattr__(name: str) -> Any:
     """What runs and reads runs is loaded when it is asked for: `import fedsim` stays light."""
-    if name in ("run", "results", "Run"):
+    if name in ("run", "results", "verify", "Run"):
         from fedsim import api
 
         return getattr(api, name)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import secrets
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -11,13 +15,15 @@ import numpy as np
 import polars as pl
 
 from fedsim import scenario as scenarios
+from fedsim.errors import BadInput
 from fedsim.files import write_text
+from fedsim.reporting import entries, mlflow_log, paper, verification
 from fedsim.reporting import figures as grids
 from fedsim.reporting import leaderboard as boards
-from fedsim.reporting import mlflow_log, paper
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
-from fedsim.runs import losses, reading
+from fedsim.reporting.entry import Entry
+from fedsim.runs import losses, reading, repeat
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute
 from fedsim.runs.progress import View
@@ -74,6 +80,71 @@ def results(runs: Sequence[str | Path]) -> pl.DataFrame:
     """
     paths = {Path(path).resolve(): Path(path) for path in runs}.values()
     return queries.together({path: Run(path).results for path in paths})
+
+
+def verify(
+    entry: str | Path,
+    *,
+    victims: int = 4,
+    out: str | Path | None = None,
+    set: Sequence[str] = (),
+    allow_factory: bool = False,
+    write: bool = False,
+    view: View | None = None,
+) -> verification.Finding:
+    """Repeat some victims of an entry of the leaderboard through the whole pipeline, and compare.
+
+    A seed is drawn among those that the entry lists, and of it so many clients; the first clients up to the last one
+    drawn are attacked and compared, since a round's clients are attacked in this order.
+
+    Args:
+        entry: its JSON file.
+        victims: how many clients to draw.
+        out: the repetition's run directory; a temporary one if None.
+        set: overrides, for files that lie elsewhere here.
+        allow_factory: import the code that a model of the entry's author needs.
+        write: append the outcome to the entry's file.
+
+    Raises:
+        fedsim.errors.BadInput: the file is no entry, or its scenario cannot be repeated here.
+    """
+    path = Path(entry)
+    try:
+        claimed = entries.read_one(path)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
+    seed, clients = _drawn(claimed, victims)
+    part = repeat.Part(
+        definition=claimed.source.definition,
+        setting=claimed.setting.conditions,
+        defense=claimed.defense.parts,
+        attack=claimed.attack.name,
+        params=claimed.attack.params,
+        seed=seed,
+        clients=clients,
+    )
+    try:
+        again = repeat.repetition(part, set, allow_factory=allow_factory)
+        with tempfile.TemporaryDirectory(prefix="fedsim-verify-") as temporary:
+            directory = Path(out) if out is not None else Path(temporary) / again.scenario.name
+            execute(again.scenario, directory, command=f"fedsim verify {path.name}", view=view)
+            rows = Run(directory).results
+        finding = verification.compare(claimed, rows, together=again.together, formerly=again.formerly)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    if write:
+        outcome = finding.verification(datetime.now(UTC).date().isoformat())
+        entries.write(path.parent, claimed.model_copy(update={"verified": [*claimed.verified, outcome]}))
+    return finding
+
+
+def _drawn(claimed: Entry, victims: int) -> tuple[int, int]:
+    """A seed, and how many of its first clients to attack: up to the last of those drawn at random."""
+    values = claimed.victims.values
+    seed = secrets.choice(sorted({value.seed for value in values}))
+    clients = sorted({value.client for value in values if value.seed == seed})
+    drawn = random.SystemRandom().sample(clients, min(victims, len(clients)))
+    return seed, max(drawn) + 1
 
 
 @dataclass(frozen=True)

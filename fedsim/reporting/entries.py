@@ -1,226 +1,64 @@
 """Entries of the public leaderboard: one JSON file for each attack on each model under each defense.
 
-An entry is one row of `fedsim.reporting.leaderboard.build`, with where it comes from and a small picture beside it. Its
+An entry is one row of `fedsim.reporting.leaderboard.build`, with all that repeats it and a small picture beside it. Its
 file is named after what it is about and a hash of that, so that a run submitted again replaces its own entries. Entries
 come in by pull requests: whatever is read here is checked, and shown as text.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import polars as pl
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationError
 
-from attacks import ThreatModel
 from fedsim.errors import BadInput
-from fedsim.files import key_of, write_bytes, write_json
+from fedsim.files import write_bytes, write_json
 from fedsim.reporting import entry_pictures
+from fedsim.reporting.entry import (
+    FORMAT,
+    LONGEST,
+    MOST_VALUES,
+    Attack,
+    Cost,
+    Defense,
+    Entry,
+    Estimate,
+    Picture,
+    Scores,
+    Setting,
+    Source,
+    Value,
+    Victims,
+    digest,
+)
 from fedsim.reporting.gallery import Pictures
 from fedsim.reporting.leaderboard import ROW, THREAT, build, labelled
+from fedsim.scoring.summary import counted
 
 DIRECTORY = Path("leaderboard") / "entries"
-FORMAT: Literal[1] = 1
 _LARGEST_FILE = 1 << 18
-_LONGEST = 4000  # characters
-_THREAT_MODEL = TypeAdapter(ThreatModel)
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Prose = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-Params = dict[Name, JsonValue]
+_ESTIMATES = ("psnr", "ssim", "lpips", "mask_accuracy", "leaked_psnr", "leaked_ssim", "bit_exact")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Estimate(_Part):
-    """A value and the ends of its 95 % interval, which one image alone does not have."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Estimate:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("an interval has two ends")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError("the interval's low end is above its high end")
-        return self
-
-
-class Setting(_Part):
-    """What was trained, on what, and what clients sent."""
-
-    label: Name
-    dataset: Name
-    model: Name
-    params: Params
-    batch_size: Annotated[int, Field(ge=1)]
-    local_steps: Annotated[int, Field(ge=1)]
-    update_kind: Literal["gradient", "delta"] | None
-
-
-class Defense(_Part):
-    """The defense's parts with their parameters, and the effective dropout rate of the model."""
-
-    label: Name
-    parts: Annotated[list[Params], Field(max_length=20)]
-    dropout: Share | None
-
-    @field_validator("parts")
-    @classmethod
-    def _named(cls, parts: list[Params]) -> list[Params]:
-        if not all(isinstance(part.get("name"), str) and part["name"] for part in parts):
-            raise ValueError("each part of a defense has a name")
-        return parts
-
-    @property
-    def name(self) -> str:
-        """The names of its parts, without their parameters."""
-        return " + ".join(str(part["name"]) for part in self.parts) or "none"
-
-
-class Attack(_Part):
-    """The attack; an oracle was given what no real server has, a floor never looks at the update."""
-
-    label: Name
-    name: Name
-    params: Params
-    role: Literal["attack", "oracle", "floor"]
-
-
-class Scores(_Part):
-    """Medians over images, and shares of them; PSNR in dB is capped at 100."""
-
-    psnr: Estimate | None
-    ssim: Estimate | None
-    lpips: Estimate | None
-    mask_accuracy: Estimate | None
-    leaked_psnr: Estimate | None
-    leaked_ssim: Estimate | None
-    bit_exact: Estimate | None
-    label_accuracy: Share | None
-
-
-class Cost(_Part):
-    """What the attack and the defense cost: seconds are per victim, utility is test accuracy."""
-
-    iterations: Amount | None
-    seconds: Amount | None
-    utility: Share | None
-    epsilon: Amount | Literal["infinite"] | None
-    delta: Share | None
-
-
-class Victims(_Part):
-    """How many images the scores are of, what happened to the others, and which cascade stages answered."""
-
-    images: Annotated[int, Field(ge=1)]
-    not_applicable: Count
-    failed: Count
-    reason: Prose | None
-    stages: Prose | None
-
-
-class Source(_Part):
-    """The run that the entry comes from."""
-
-    scenario: Name
-    scenario_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-    seeds: Annotated[list[int], Field(min_length=1, max_length=1000)]
-    command: Prose
-    fedsim_version: Name
-    hardware: Annotated[list[Name], Field(max_length=20)]
-
-
-class Picture(_Part):
-    """A PNG beside the entry: a column for each victim, originals above reconstructions; tiles are [width, height]."""
-
-    file: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*\.png$", max_length=200)]
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    tile: tuple[
-        Annotated[int, Field(ge=1, le=entry_pictures.LARGEST)], Annotated[int, Field(ge=1, le=entry_pictures.LARGEST)]
-    ]
-    psnr: Annotated[list[float | None], Field(min_length=1, max_length=entry_pictures.VICTIMS)]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the whole, in pixels."""
-        return self.tile[0] * len(self.psnr), self.tile[1] * 2
-
-
-class Entry(_Part):
-    """One JSON file of the leaderboard."""
-
-    format: Literal[1]
-    setting: Setting
-    defense: Defense
-    attack: Attack
-    threat_model: dict[Name, Name]
-    scores: Scores
-    cost: Cost
-    victims: Victims
-    source: Source
-    picture: Picture | None
-
-    @field_validator("threat_model")
-    @classmethod
-    def _known(cls, fields: dict[str, str]) -> dict[str, str]:
-        names = {column.removeprefix("threat_") for column in THREAT}
-        if fields.keys() != names:
-            raise ValueError(f"its fields are {', '.join(sorted(names))}")
-        _THREAT_MODEL.validate_python(fields)
-        return fields
-
-    @property
-    def stem(self) -> str:
-        """The name of the entry's files: readable, and made unique by a hash of what the entry is about."""
-        about = {
-            "scenario": [self.source.scenario, self.source.scenario_hash],
-            "setting": self.setting.model_dump(mode="json", exclude={"label"}),
-            "defense": [self.defense.model_dump(mode="json", exclude={"label"})],
-            "attack": self.attack.model_dump(mode="json", include={"name", "params"}),
-            "threat_model": self.threat_model,
-        }
-        words = (self.source.scenario, self.setting.model, self.defense.label, self.attack.name)
-        return "--".join([*(slug(word)[:32] for word in words), key_of(about)[:8]])
-
-
-def slug(text: str) -> str:
-    """Lower-case letters, digits, `.`, `_` and `-`: what is safe as part of a file name and of an address."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.") or "x"
-
-
-def submit(directory: Path, results: pl.DataFrame, pictures: Pictures, marker: dict[str, Any]) -> list[Path]:
+def submit(
+    directory: Path, results: pl.DataFrame, pictures: Pictures, marker: dict[str, Any], *, salt: str | None = None
+) -> list[Path]:
     """Write the entries of a run, each whole or not at all; what an earlier submission of it left is replaced.
+
+    An entry whose scores are the former ones keeps its verifications.
 
     Args:
         directory: where entries lie; made if it is not there.
         results: rows of `fedsim.table.SCHEMA` of one run.
         pictures: where the pictures of a job are.
         marker: the run's marker: its `name`, `scenario` and `command`.
+        salt: the run's, if it was salted; from now on it is public.
 
     Returns:
         The JSON files.
@@ -229,7 +67,7 @@ def submit(directory: Path, results: pl.DataFrame, pictures: Pictures, marker: d
         BadInput: the run has no scored rows, or its names are longer than an entry takes; nothing was written.
     """
     try:
-        made = list(entries_of(results, pictures, marker))
+        made = list(entries_of(results, pictures, marker, salt=salt))
     except ValidationError as error:
         raise BadInput(f"the run {marker['name']!r} cannot be submitted: {_first_fault(error)}") from None
     if not made:
@@ -241,24 +79,43 @@ def submit(directory: Path, results: pl.DataFrame, pictures: Pictures, marker: d
             picture.unlink(missing_ok=True)
         else:
             write_bytes(picture, sprite.png)
-        path = directory / f"{entry.stem}.json"
-        write_json(path, entry.model_dump(mode="json"))
-        paths.append(path)
+        paths.append(write(directory, _with_verifications(directory, entry)))
     return paths
 
 
+def write(directory: Path, entry: Entry) -> Path:
+    """Write an entry's JSON file, in the place of a former one; returns its path."""
+    path = directory / f"{entry.stem}.json"
+    write_json(path, entry.model_dump(mode="json"))
+    return path
+
+
+def _with_verifications(directory: Path, entry: Entry) -> Entry:
+    """The entry with what was verified of the former one, if that says the same of the same victims."""
+    path = directory / f"{entry.stem}.json"
+    try:
+        former = read_one(path) if path.exists() else entry
+    except ValueError:
+        return entry
+    same = (former.scores, former.victims, former.source.salt) == (entry.scores, entry.victims, entry.source.salt)
+    return entry.model_copy(update={"verified": former.verified}) if same else entry
+
+
 def entries_of(
-    results: pl.DataFrame, pictures: Pictures, marker: dict[str, Any]
+    results: pl.DataFrame, pictures: Pictures, marker: dict[str, Any], *, salt: str | None = None
 ) -> Iterator[tuple[Entry, entry_pictures.Sprite | None]]:
-    """The run's entries with their pictures: one for each row of its leaderboard that has scores."""
+    """The run's entries with their pictures: one for each row of its leaderboard that has answers or failures."""
     board = build(results)
     if not (board["answered"] > 0).any():
         return
     drawn = entry_pictures.sprites(results, pictures)
-    sources = _sources(labelled(results), marker)
-    for row in board.filter(pl.col("answered") > 0).to_dicts():
+    rows = labelled(results).filter(~pl.col("development"))
+    origin = {"scenario": marker["name"], "definition": portable(marker["scenario"]), "command": marker["command"]}
+    parts = dict(counted(rows).group_by(ROW, maintain_order=True))
+    for row in board.filter((pl.col("n") > 0) & ((pl.col("answered") > 0) | (pl.col("failed") > 0))).to_dicts():
+        part = parts[tuple(row[name] for name in ROW)]
         sprite = drawn.get((row["setting_label"], row["defense_label"], row["attack_label"]))
-        entry = _entry(row, sources[tuple(row[name] for name in ROW)])
+        entry = _entry(row, _source(part, origin, salt), _values(part))
         if sprite is not None:
             picture = Picture(
                 file=f"{entry.stem}.png", sha256=sprite.sha256, tile=sprite.tile, psnr=[*map(_finite, sprite.psnr)]
@@ -267,24 +124,37 @@ def entries_of(
         yield entry, sprite
 
 
-def _sources(rows: pl.DataFrame, marker: dict[str, Any]) -> dict[tuple[object, ...], Source]:
-    """Where each row of the leaderboard comes from, by the values of `ROW`."""
-    scenario = json.dumps(marker["scenario"], sort_keys=True)
-    groups = rows.filter(pl.col("status") == "ok").group_by(ROW, maintain_order=True)
-    return {
-        key: Source(
-            scenario=marker["name"],
-            scenario_hash=hashlib.sha256(scenario.encode()).hexdigest()[:16],  # as Scenario.digest has it
-            seeds=sorted(part["seed"].unique()),
-            command=marker["command"],
-            fedsim_version=", ".join(sorted(part["fedsim_version"].drop_nulls().unique())) or "unknown",
-            hardware=sorted(part["device"].drop_nulls().unique()),
-        )
-        for key, part in groups
-    }
+_OWN_FILES = {"path", "checkpoint"}
 
 
-def _entry(row: dict[str, Any], source: Source) -> Entry:
+def portable(block: Any, key: str = "") -> Any:
+    """A scenario without the places of the user's own files: each is named by its last part alone."""
+    if isinstance(block, dict):
+        return {name: portable(value, name) for name, value in block.items()}
+    if isinstance(block, list):
+        return [portable(value, key) for value in block]
+    return Path(block).name if isinstance(block, str) and key.rpartition(".")[2] in _OWN_FILES else block
+
+
+def _source(part: pl.DataFrame, origin: dict[str, Any], salt: str | None) -> Source:
+    answers = part.filter("answered") if part["answered"].any() else part
+    return Source(
+        **origin,
+        scenario_hash=digest(origin["definition"]),
+        salt=salt,
+        seeds=sorted(part["seed"].unique()),
+        fedsim_version=", ".join(sorted(answers["fedsim_version"].drop_nulls().unique())) or "unknown",
+        hardware=sorted(answers["device"].drop_nulls().unique()),
+        environments=[json.loads(text) for text in sorted(answers["environment"].drop_nulls().unique())],
+    )
+
+
+def _values(part: pl.DataFrame) -> list[Value]:
+    victims = part.sort("seed", "round", "client", "sample").head(MOST_VALUES)
+    return [Value(**victim) for victim in victims.select(*Value.model_fields).to_dicts()]
+
+
+def _entry(row: dict[str, Any], source: Source, values: list[Value]) -> Entry:
     def estimate(name: str) -> Estimate | None:
         value = _finite(row[name])
         if value is None:
@@ -301,6 +171,7 @@ def _entry(row: dict[str, Any], source: Source) -> Entry:
             batch_size=row["batch_size"],
             local_steps=row["local_steps"],
             update_kind=row["update_kind"],
+            conditions=portable(json.loads(row["setting"])),
         ),
         defense=Defense(
             label=row["defense_label"], parts=json.loads(row["defense_params"]), dropout=_finite(row["dropout"])
@@ -309,25 +180,23 @@ def _entry(row: dict[str, Any], source: Source) -> Entry:
             label=row["attack_label"], name=row["attack"], params=json.loads(row["attack_params"]), role=row["role"]
         ),
         threat_model={name.removeprefix("threat_"): row[name] for name in THREAT},
-        scores=Scores(
-            **{name: estimate(name) for name in Scores.model_fields if name != "label_accuracy"},
-            label_accuracy=_finite(row["label_accuracy"]),
+        scores=Scores.model_validate(
+            {name: estimate(name) for name in _ESTIMATES}
+            | {name: _finite(row[name]) for name in Scores.model_fields if name not in _ESTIMATES}
         ),
         cost=Cost(
-            iterations=_finite(row["iterations"]),
-            seconds=_finite(row["seconds"]),
-            utility=_finite(row["utility"]),
+            **{name: _finite(row[name]) for name in Cost.model_fields if name not in ("epsilon", "of")},
             epsilon="infinite" if row["epsilon"] == math.inf else _finite(row["epsilon"]),
-            delta=_finite(row["delta"]),
+            of=json.loads(row["cost_of"]) if row["cost_of"] else None,
         ),
         victims=Victims(
-            images=row["n"],
-            not_applicable=row["not_applicable"],
-            failed=row["failed"],
-            reason=row["reason"][:_LONGEST] if row["reason"] else None,
-            stages=row["stages"],
+            attacked=row["n"],
+            **{name: row[name] for name in ("answered", "clients", "not_applicable", "failed", "stages")},
+            reason=row["reason"][:LONGEST] if row["reason"] else None,
+            values=values,
         ),
         source=source,
+        verified=[],
         picture=None,
     )
 
@@ -362,7 +231,7 @@ def read(directory: Path) -> Collection:
     for path in files:
         if path.suffix == ".json":
             try:
-                entry = _read(path)
+                entry = read_one(path)
             except ValueError as error:
                 problems.append(f"{path}: {error}")
                 continue
@@ -383,8 +252,8 @@ def read(directory: Path) -> Collection:
     return Collection(entries, problems)
 
 
-def _read(path: Path) -> Entry:
-    """One entry; raises ValueError with a reason of one line."""
+def read_one(path: Path) -> Entry:
+    """The entry in a file; raises ValueError with a reason of one line. Its picture is not looked at."""
     if not path.is_file() or path.is_symlink():
         raise ValueError("is no ordinary file")
     if path.stat().st_size > _LARGEST_FILE:

@@ -67,3 +67,8 @@ def points(loss: float | None, slack: float | None) -> str:
         return number(100 * loss, 0)
     digits = 0 if slack > 0.005 else 1
     return f"{number(100 * loss, digits)} ± {number(100 * slack, digits)}"
+
+
+def level_text(level: float) -> str:
+    """The level of an interval, `87.5 %`."""
+    return f"{100 * level:.3g} %"

@@ -166,7 +166,7 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
     """The results, each row once and in their order, with its role and the labels by which reports name it."""
     rows = _threat_of_failed(results).with_columns(
         setting_params=pl.col("model_params").map_elements(_without_dropout, return_dtype=pl.String),
-        defense_parts=pl.col("defense_params").map_elements(_parts, return_dtype=pl.String),
+        defense_parts=pl.col("defense_params").map_elements(parts_without_none, return_dtype=pl.String),
         setting=pl.col("setting").fill_null("{}"),
         development=pl.col("development").fill_null(value=False),
     )
@@ -177,7 +177,9 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(
         setting_label=_setting_labels(rows),
         defense_label=_defense_labels(rows),
-        informed=pl.Series([_informed(row) for row in rows.select("attack", "defense_parts", *THREAT).to_dicts()]),
+        informed=pl.Series(
+            [takes_into_account(row) for row in rows.select("attack", "defense_parts", *THREAT).to_dicts()]
+        ),
         stage=_each(rows, ["attack", "details"], _stage),
         attack_label=_named(rows, "attack", "attack_params") + _each(rows, grants, partial(_grants_text, grants)),
         role=pl.when(pl.col("attack").is_in([name for name in rows["attack"].unique() if is_floor(name)]))
@@ -378,12 +380,12 @@ def _threat_of_failed(results: pl.DataFrame) -> pl.DataFrame:
     ).select(results.columns)
 
 
-def _parts(params: str) -> str:
+def parts_without_none(params: str) -> str:
     """A defense's parts without `none`, which is no part: verdicts read parameters, never labels."""
     return json.dumps([part for part in json.loads(params) if part["name"] != "none"], sort_keys=True)
 
 
-def _informed(row: dict[str, Any]) -> bool:
+def takes_into_account(row: dict[str, Any]) -> bool:
     """Whether the attack takes every part of the defense into account, and was told what it needs for that."""
     return all(
         (grant := adapts_to(row["attack"]).get(part["name"], False)) is not False
@@ -432,12 +434,12 @@ def _grants_text(fields: list[str], *values: str) -> str:
 
 def _setting_labels(rows: pl.DataFrame) -> pl.Series:
     """`mnist · mlp`, and what else tells the settings apart."""
-    described = [_described(*values) for values in rows.select(SETTING).iter_rows()]
-    labels = setting_labels(described)
-    return pl.Series([labels[text] for text in described], dtype=pl.String)
+    texts = [described(*values) for values in rows.select(SETTING).iter_rows()]
+    labels = setting_labels(texts)
+    return pl.Series([labels[text] for text in texts], dtype=pl.String)
 
 
-def _described(setting: str, dataset: str, model: str, params: str, batch: int, steps: int, kind: str | None) -> str:
+def described(setting: str, dataset: str, model: str, params: str, batch: int, steps: int, kind: str | None) -> str:
     """The setting as JSON; the columns beside it stand in where rows were made without one."""
     block = json.loads(setting)
     if not block:

@@ -33,5 +33,6 @@ def environment() -> Environment:
         "rank_text": formats.rank_text,
         "accuracy": formats.accuracy,
         "points": formats.points,
+        "level_text": formats.level_text,
     }
     return made

@@ -14,7 +14,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ from defenses.registry import UnknownName
 from fedsim.errors import BadInput
 from fedsim.files import read_json, write_bytes, write_json, write_text
 from fedsim.reporting import prose
-from fedsim.reporting.entries import Entry, slug
+from fedsim.reporting.entry import Entry, Verification, slug
 from fedsim.reporting.leaderboard import THREAT
 from fedsim.reporting.pages import environment
 from fedsim.reporting.standings import AttackRow, Board, DefenseRow, board_of
+from fedsim.reporting.verdicts import IN_WORDS
 from fedsim.version import __version__
 
 MARKER = "fedsim-site.json"
 _OURS = re.compile(r"((pictures|entries)/)?[a-z0-9][a-z0-9._-]*")
 """Names of the files that a site has; a marker that names others is not believed."""
+_AT_FIRST = 50
+"""Rows of a table until all are asked for, as in site.js."""
 
 
 def write(target: Path, entries: dict[str, Entry], source: Path) -> Path:
@@ -105,8 +109,8 @@ def pages(entries: dict[str, Entry]) -> Iterator[tuple[str, str]]:
             kind=kind,
             title=title,
             version=__version__,
-            attacks=chosen,
-            defenses=worst,
+            attacks=_groups(chosen),
+            defenses=_groups(worst),
             rows=rows,
             filters=_filters(chosen, worst),
             threats=general,
@@ -146,6 +150,24 @@ def pages(entries: dict[str, Entry]) -> Iterator[tuple[str, str]]:
         yield address, page("defense", name, chosen, worst, about=about)
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Rows under one heading; `late` where it begins below the rows that a table first shows."""
+
+    label: str
+    note: str
+    rows: list[Any]
+    late: bool
+
+
+def _groups(rows: Sequence[AttackRow | DefenseRow]) -> list[_Group]:
+    """The rows by what they are ranked among, in their order."""
+    found: dict[str, _Group] = {}
+    for at, row in enumerate(rows):
+        found.setdefault(row.group, _Group(row.heading, row.note, [], at >= _AT_FIRST)).rows.append(row)
+    return list(found.values())
+
+
 class _Addresses:
     """The file names of pages: readable, and made unique by a number where two names would read alike."""
 
@@ -180,7 +202,7 @@ class _Rows:
     """The rows of the tables as HTML, each rendered once for all the pages that show it; and their data for sorting."""
 
     def __init__(self, board: Board, addresses: _Addresses) -> None:
-        module = environment().get_template("site/rows.html.j2").module
+        module = environment().get_template("site/rows.html.j2").make_module({"words": IN_WORDS})
         self._html: dict[str, Markup] = {}
         for row in board.attacks:
             self._html[row.stem] = module.attack_row(row, addresses)  # type: ignore[attr-defined]
@@ -195,12 +217,10 @@ class _Rows:
         details = {row.stem: _details(row) for row in [*chosen, *(row.strongest for row in worst)]}
         return {
             "attacks": [
-                {"facets": _facets(row), "role": row.entry.attack.role, "group": row.group, "values": row.values}
-                for row in chosen
+                {"facets": _facets(row), "role": row.entry.attack.role, "values": row.values} for row in chosen
             ],
             "defenses": [
-                {"facets": _facets(row.strongest), "role": "attack", "group": row.group, "values": row.values}
-                for row in worst
+                {"facets": _facets(row.strongest), "role": "attack", "values": row.values} for row in worst
             ],
             "entries": details,
         }
@@ -241,14 +261,28 @@ def _details(row: AttackRow) -> dict[str, Any]:
     picture = entry.picture
     return {
         "title": f"{row.attack_label} against {entry.defense.label}",
-        "setting": f"{row.setting_label} · {row.setting_note}",
+        "setting": " · ".join(filter(None, (row.setting_label, row.note))),
         "scenario": row.scenario_label,
         "command": entry.source.command,
+        "victims": _victims(entry),
+        "verified": "; ".join(map(_verification, entry.verified)) or "not yet",
         "parameters": ", ".join(f"{key} = {_plain(value)}" for key, value in entry.attack.params.items()) or "none",
         "origin": f"fedsim {entry.source.fedsim_version} on {', '.join(entry.source.hardware) or 'unknown hardware'}, "
         f"seeds {', '.join(map(str, entry.source.seeds))}",
         "picture": None if picture is None else {"file": picture.file, "tile": picture.tile, "psnr": picture.psnr},
     }  # fmt: skip
+
+
+def _victims(entry: Entry) -> str:
+    victims = entry.victims
+    counts = {"failed": victims.failed, "not applicable": victims.not_applicable}
+    why = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    reason = f" ({why}: {victims.reason})" if why and victims.reason else ""
+    return f"{victims.attacked} images of {victims.clients} clients, {victims.answered} answered{reason}"
+
+
+def _verification(one: Verification) -> str:
+    return f"{one.outcome} on {one.date}, {one.victims} victims, fedsim {one.fedsim_version}"
 
 
 def _plain(value: object) -> str:

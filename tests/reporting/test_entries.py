@@ -16,6 +16,7 @@ from fedsim import scenario as scenarios
 from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.reporting import entries
+from fedsim.reporting.entry import Cost, Entry, Scores
 from fedsim.reporting.leaderboard import THREAT, build
 
 ROOT = Path(__file__).parents[2]
@@ -50,24 +51,54 @@ def test_each_entry_has_the_numbers_of_its_row_of_the_leaderboard(submitted):
     assert len(found) == len(collection.entries) == len(board)
     for line in board:
         entry = found[line["setting_label"], line["defense_label"], line["attack_label"], line["threat_noise"]]
-        for name in entries.Scores.model_fields:
+        for name in Scores.model_fields:
             score = getattr(entry.scores, name)
-            if name == "label_accuracy":
+            if name in ("label_accuracy", "level", "coverage", "chosen_psnr"):
                 assert score == line[name]
             elif score is None:
                 assert line[name] is None
             else:
                 assert (score.value, score.low, score.high) == (line[name], line[f"{name}_low"], line[f"{name}_high"])
-        for name in entries.Cost.model_fields:
-            assert getattr(entry.cost, name) == line[name]
+        for name in Cost.model_fields:
+            assert getattr(entry.cost, name) == line["cost_of" if name == "of" else name]
         assert {f"threat_{name}": value for name, value in entry.threat_model.items()} == {n: line[n] for n in THREAT}
         assert entry.attack.role == line["role"]
         assert entry.attack.params == json.loads(line["attack_params"])
-        assert entry.victims.images == line["n"]
+        counts = entry.victims.attacked, entry.victims.answered, entry.victims.clients
+        assert counts == (line["n"], line["answered"], line["clients"])
         assert (entry.victims.failed, entry.victims.not_applicable) == (line["failed"], line["not_applicable"])
         assert entry.source.command == "fedsim run made-up"
         assert entry.source.seeds == [0]
         assert entry.source.hardware == ["cpu"]
+
+
+def test_the_users_files_are_named_and_not_where_they_lie(tmp_path):
+    scenario = {
+        "name": "own",
+        "data": {"name": "npz", "path": "/home/ann/secret/own.npz"},
+        "model": {"name": "mlp", "checkpoint": "/home/ann/w.safetensors"},
+        "sweep": {"data.path": ["/home/ann/a.npz", "/home/ann/b.npz"], "data": [{"path": "/home/ann/c.npz"}]},
+    }
+    [(entry, _)] = entries.entries_of(board_rows(cut=20.0), make_pictures, {**MARKER, "scenario": scenario})
+    assert "ann" not in entry.model_dump_json()
+    assert entry.source.definition["sweep"] == {"data.path": ["a.npz", "b.npz"], "data": [{"path": "c.npz"}]}
+
+
+def test_many_victims_are_listed_in_part():
+    rows = [row(client=client, psnr=20.0 + client / 100) for client in range(300)]
+    [(entry, _)] = entries.entries_of(table.frame(rows), make_pictures, MARKER)
+    assert (entry.victims.attacked, len(entry.victims.values)) == (300, 256)
+    assert Entry.model_validate_json(entry.model_dump_json()) == entry
+
+
+def test_images_without_an_answer_are_listed_with_the_score_that_counts():
+    rows = [row(attack="cut", client=client, psnr=30.0) for client in range(3)]
+    rows += [unscored(attack="cut", client=3, status="not_applicable", reason="x")]
+    rows += [row(attack="null_mean", client=client, psnr=12.0) for client in range(4)]
+    made = [entry for entry, _ in entries.entries_of(table.frame(rows), make_pictures, MARKER)]
+    cut = next(entry for entry in made if entry.attack.name == "cut")
+    assert [(value.psnr, value.answered) for value in cut.victims.values] == [(30.0, True)] * 3 + [(12.0, False)]
+    assert (cut.scores.coverage, cut.victims.answered, cut.scores.leaked_psnr.value) == (0.75, 3, 0.75)
 
 
 def test_the_hash_is_the_scenarios_digest():
@@ -93,14 +124,15 @@ def test_submitting_again_gives_the_same_files_and_replaces_them(submitted, tmp_
 
 def test_another_scenario_threat_model_or_parameter_has_another_file(lone):
     path, _ = lone
-    entry = entries.Entry.model_validate_json(path.read_bytes())
+    entry = Entry.model_validate_json(path.read_bytes())
     other = [
         entry.model_copy(update={"threat_model": {**entry.threat_model, "labels": "inferred"}}),
         entry.model_copy(update={"attack": entry.attack.model_copy(update={"params": {"iterations": 1}})}),
         entry.model_copy(update={"source": entry.source.model_copy(update={"scenario_hash": "0" * 16})}),
+        entry.model_copy(update={"setting": entry.setting.model_copy(update={"conditions": {"round": 2}})}),
         entry.model_copy(update={"defense": entry.defense.model_copy(update={"dropout": 0.5})}),
     ]
-    assert len({one.stem for one in [entry, *other]}) == 5
+    assert len({one.stem for one in [entry, *other]}) == 6
 
 
 @pytest.mark.parametrize(
@@ -133,7 +165,7 @@ def test_the_picture_holds_originals_above_reconstructions(submitted):
     assert pictures
     assert max(path.stat().st_size for path in pictures) < 12_000
     for path in pictures:
-        picture = entries.Entry.model_validate_json(path.with_suffix(".json").read_bytes()).picture
+        picture = Entry.model_validate_json(path.with_suffix(".json").read_bytes()).picture
         assert picture.tile == (28, 28)
         failed = "clip" in path.name  # one of its victims
         assert len(picture.psnr) == 6 or (failed and len(picture.psnr) == 5)
@@ -169,7 +201,7 @@ def _set(*where, to):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_set("format", to=2), "format 1"),
+        (_set("format", to=1), "no entry of format 2"),
         (_set("extra", to=1), "extra: Extra inputs are not permitted"),
         (_set("scores", "median", to=1.0), "scores.median"),
         (_set("scores", "psnr", "value", to=math.nan), "scores.psnr.value"),
@@ -178,7 +210,25 @@ def _set(*where, to):
         (_set("cost", "utility", to=1.5), "cost.utility"),
         (_set("scores", "psnr", "low", to=90.0), "low end is above"),
         (_set("scores", "psnr", "low", to=None), "two ends"),
-        (_set("victims", "images", to=0), "victims.images"),
+        (_set("victims", "attacked", to=0), "victims.attacked"),
+        (_set("scores", "psnr", "value", to=31.0), "scores.psnr: 31.0, where victims.values give"),
+        (_set("victims", "values", 0, "psnr", to=25.0), "scores.psnr"),
+        (_set("victims", "values", 0, "psnr", to=120.0), "victims.values.0.psnr"),
+        (_set("victims", "values", 0, "answered", to=False), "scores.leaked_psnr"),
+        (_set("victims", "values", 1, "client", to=0), "a victim stands there twice"),
+        (_set("victims", "attacked", to=4), "3 of 4 victims"),
+        (_set("victims", "failed", to=10**30), "victims.failed"),
+        (_set("victims", "values", 0, "seed", to=10**30), "victims.values.0.seed"),
+        (_set("setting", "conditions", to={"data": 3, "round": 1}), "conditions.data.name"),
+        (_set("setting", "conditions", to={"data": {"name": "mnist"}, "model": {"factory": "x"}}), "conditions.model"),
+        (_set("cost", "of", to={"same_form": False}), "names its share"),
+        (_set("scores", "level", to=0.95), "scores.level"),
+        (_set("scores", "coverage", to=0.5), "scores.coverage"),
+        (_set("attack", "name", to="well_informed"), "well_informed is an oracle"),
+        (_set("attack", "name", to="null_mean"), "null_mean is a floor"),
+        (_set("source", "definition", "seeds", to=[1]), "scenario_hash"),
+        (_set("source", "salt", to="../x"), "source.salt"),
+        (_set("verified", to=[{"outcome": "agrees"}]), "verified.0.date"),
         (_set("attack", "role", to="best"), "attack.role"),
         (_set("attack", "label", to="x" * 501), "attack.label"),
         (_set("attack", "label", to="a\nb"), "attack.label"),

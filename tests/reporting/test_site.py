@@ -1,5 +1,6 @@
 """The leaderboard's site: standings, complete pages, safe text, and what happens to bad input."""
 
+import html
 import json
 import re
 import sys
@@ -114,7 +115,21 @@ def test_the_index_shows_every_entry_with_its_numbers(built, folder):
         assert f"{psnr.value:.1f}" in rows[stem]
         assert f"{psnr.low:.1f}–{psnr.high:.1f}" in rows[stem]
         assert f"{100 * entry.scores.leaked_psnr.value:.0f} %" in rows[stem]
-        assert entry.defense.label in rows[stem]
+        assert f"{entry.victims.answered} of {entry.victims.attacked}" in rows[stem]
+
+
+def test_a_heading_names_the_setting_and_the_defense_of_the_rows_below_it(built, folder):
+    text = (built / "index.html").read_text()
+    collection = entries.read(folder).entries
+    seen = set()
+    table = text[text.index('data-board="attacks"') :].partition("</table>")[0]
+    for body in re.findall(r"<tbody.*?</tbody>", table, re.S):
+        [heading] = re.findall(r'<th scope="rowgroup" colspan="13">(.*?) <span', body)
+        stems = re.findall(r'data-stem="(.*?)"', body)
+        about = {(collection[stem].setting.label, collection[stem].defense.label) for stem in stems}
+        assert [html.escape(f"{setting} · {defense}") for setting, defense in about] == [heading]
+        seen.update(stems)
+    assert seen == collection.keys()
 
 
 def test_pages_show_their_own_entries_only(built, folder):
@@ -156,8 +171,8 @@ def test_a_defense_counts_by_the_strongest_attack_of_any_scenario_that_is_no_ora
     assert worst["none"].strongest.entry.source.scenario == "second"
     assert worst["none"].tried == 2
     assert worst["clip(norm=1.0)"].strongest.entry.attack.name == "dlg"
-    assert [(worst[name].rank, worst[name].tied) for name in ("clip(norm=1.0)", "none")] == [(1, False), (2, False)]
-    assert [one.strongest.entry.defense.label for one in board.defenses] == ["clip(norm=1.0)", "none"]
+    assert [one.standing for one in board.defenses] == ["undefended", "nothing to tell"]
+    assert [one.strongest.entry.defense.label for one in board.defenses] == ["none", "clip(norm=1.0)"]
 
 
 def test_attacks_are_ranked_within_setting_defense_and_threat_model_only(tmp_path):
@@ -170,8 +185,8 @@ def test_attacks_are_ranked_within_setting_defense_and_threat_model_only(tmp_pat
         ("here", "cut"): (1, True),
         ("here", "dropout_inversion"): (1, True),
         ("here", "dlg"): (3, False),
-        ("told", "cut"): (1, False),
-        ("larger", "cut"): (1, False),
+        ("told", "cut"): (None, False),  # of one
+        ("larger", "cut"): (None, False),
     }
     assert {row.threat_label for row in board.attacks} == {"labels known", "labels inferred"}
     assert len({one.group for one in board.defenses}) == 3
@@ -181,7 +196,7 @@ def test_equal_labels_of_different_scenarios_are_told_apart(tmp_path):
     wide = board_rows(cut=30.0).with_columns(model_params=pl.lit('{"width": 512}'))
     slim = board_rows(cut=30.0).with_columns(model_params=pl.lit('{"width": 64}'), attack_params=pl.lit('{"steps": 9}'))
     board = read_runs(tmp_path, ("wide", wide), ("slim", slim))
-    assert {row.setting_label for row in board.attacks} == {"mnist · mlp (width=512)", "mnist · mlp (width=64)"}
+    assert {row.setting_label for row in board.attacks} == {"mnist · mlp · width 512", "mnist · mlp · width 64"}
     assert {row.attack_label for row in board.attacks} == {"cut", "cut (steps=9)"}
 
 

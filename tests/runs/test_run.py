@@ -15,7 +15,9 @@ import pytest
 
 import fedsim
 from fedsim import table
+from fedsim.reporting import entries
 from fedsim.runs.cluster import check_address
+from fedsim.runs.directory import RunDirectory
 
 VICTIM = ["cell", "defense", "attack", "attack_params", "seed", "round", "client", "sample"]
 
@@ -57,6 +59,31 @@ def test_pictures_are_the_ones_the_rows_were_scored_on(run):
 def test_report_and_leaderboard_are_written(run, tmp_path):
     assert run.report(tmp_path / "page.html").read_text().startswith("<!doctype html>".upper()[:2])
     assert run.leaderboard().height > 0
+
+
+def test_an_entry_of_the_run_is_repeated_and_a_forged_one_is_found_out(run, tmp_path):
+    marker = RunDirectory(run.path).marker()
+    paths = entries.submit(tmp_path / "entries", run.results, run.pictures, marker)
+    [path] = [path for path in paths if "dropout-p-0.25--dropout_inversion" in path.name]
+    finding = fedsim.verify(path, victims=2, out=tmp_path / "again", write=True)
+    assert (finding.outcome, finding.differences) == ("agrees", ())
+    assert [victim.repeated for victim in finding.victims] == [victim.recorded.psnr for victim in finding.victims]
+    entry = entries.read_one(path)
+    assert [(one.outcome, one.victims) for one in entry.verified] == [("agrees", 2)]
+
+    def shifted(block, *names):
+        return block.model_copy(update={name: getattr(block, name) + 1.0 for name in names})
+
+    forged = entry.model_copy(
+        update={
+            "scores": entry.scores.model_copy(update={"psnr": shifted(entry.scores.psnr, "value", "low", "high")}),
+            "victims": entry.victims.model_copy(
+                update={"values": [shifted(value, "psnr") for value in entry.victims.values]}
+            ),
+        }
+    )
+    path = entries.write(tmp_path / "entries", forged)
+    assert fedsim.verify(path, victims=2, out=tmp_path / "again").outcome == "differs"  # from what was repeated above
 
 
 def test_a_finished_run_returns_at_once_and_does_nothing_twice(run):

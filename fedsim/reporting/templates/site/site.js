@@ -9,10 +9,16 @@ const boards = [...document.querySelectorAll(".ranking")].map(makeBoard);
 
 function makeBoard(section) {
   const name = section.dataset.board;
-  const body = section.querySelector("tbody");
-  const board = {name, body, count: section.querySelector(".count"), more: section.querySelector(".more"), by: 0, down: false, all: false};
-  board.rows = [...body.rows].map((row, at) => ({...data[name][at], row, at, text: row.textContent.toLowerCase()}));
-  board.order = board.rows;
+  const board = {name, count: section.querySelector(".count"), more: section.querySelector(".more"), by: 0, down: false, all: false};
+  let at = 0;
+  board.groups = [...section.querySelectorAll("tbody")].map(body => {
+    const [head, ...rows] = body.rows;
+    const heading = head.textContent.toLowerCase();
+    body.classList.remove("late");
+    return {body, head, rows: rows.map(row => ({...data[name][at], row, at: at++, text: `${heading} ${row.textContent.toLowerCase()}`}))};
+  });
+  board.rows = board.groups.flatMap(group => group.rows);
+  for (const group of board.groups) group.order = group.rows;
   board.heads = [...section.querySelectorAll("thead th")].slice(1);
   board.heads.forEach((head, at) => {
     const button = document.createElement("button");
@@ -25,7 +31,8 @@ function makeBoard(section) {
   return board;
 }
 
-// Columns count from 1; 0 is the order in which the table came. Numbers begin at the high end, except ranks.
+// Rows are sorted under their heading: numbers of different settings do not compare. Columns count from 1; 0 is the order in
+// which the table came. Numbers begin at the high end, except ranks.
 function sort(board, column) {
   const upFirst = column === 1 || typeof board.rows.find(r => r.values[column - 1] !== null)?.values[column - 1] === "string";
   if (board.by !== column) setOrder(board, column, !upFirst);
@@ -37,13 +44,15 @@ function setOrder(board, column, down) {
   board.by = column;
   board.down = down;
   const sign = down ? -1 : 1;
-  const former = board.order;
-  board.order = column === 0 ? board.rows : board.rows.toSorted((a, b) => {
-    const x = a.values[column - 1], y = b.values[column - 1];
-    if (x === null || y === null) return (x === null) - (y === null) || a.at - b.at;
-    return sign * (typeof x === "number" ? x - y : compare(x, y)) || a.at - b.at;
-  });
-  if (board.order !== former) board.body.append(...board.order.map(r => r.row));
+  for (const group of board.groups) {
+    const former = group.order;
+    group.order = column === 0 ? group.rows : group.rows.toSorted((a, b) => {
+      const x = a.values[column - 1], y = b.values[column - 1];
+      if (x === null || y === null) return (x === null) - (y === null) || a.at - b.at;
+      return sign * (typeof x === "number" ? x - y : compare(x, y)) || a.at - b.at;
+    });
+    if (group.order.some((row, at) => row !== former[at])) group.body.append(...group.order.map(r => r.row));
+  }
   board.heads.forEach((head, at) => {
     if (at + 1 === column) head.setAttribute("aria-sort", down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
@@ -55,12 +64,17 @@ function show() {
   const words = form.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
   const roles = {attack: true, oracle: form.elements.oracle.checked, floor: form.elements.floor.checked};
   for (const board of boards) {
-    const fits = board.order.filter(r => roles[r.role] && chosen.every((value, at) => !value || r.facets[at] === value)
-      && words.every(word => r.text.includes(word)));
-    const shown = board.all ? fits : fits.slice(0, AT_FIRST);
-    shown.forEach((r, at) => r.row.classList.toggle("begins", board.by === 0 && at > 0 && r.group !== shown[at - 1].group));
-    const visible = new Set(shown);
-    for (const r of board.rows) if (r.row.hidden === visible.has(r)) r.row.hidden = !r.row.hidden;
+    const fits = board.groups.flatMap(group => group.order).filter(r => roles[r.role]
+      && chosen.every((value, at) => !value || r.facets[at] === value) && words.every(word => r.text.includes(word)));
+    const visible = new Set(board.all ? fits : fits.slice(0, AT_FIRST));
+    for (const group of board.groups) {
+      let some = false;
+      for (const r of group.rows) {
+        some ||= visible.has(r);
+        if (r.row.hidden === visible.has(r)) r.row.hidden = !r.row.hidden;
+      }
+      if (group.body.hidden === some) group.body.hidden = !some;
+    }
     board.count.textContent = `${fits.length.toLocaleString("en")} of ${board.rows.length.toLocaleString("en")}`;
     board.more.hidden = fits.length <= AT_FIRST;
     board.more.textContent = board.all ? `Show the first ${AT_FIRST}` : `Show all ${fits.length.toLocaleString("en")}`;

@@ -1,0 +1,140 @@
+"""Repeat a part of somebody's scenario: one attack on some clients of one cell, through the whole pipeline.
+
+The scenario comes from a stranger. It is validated like any other, and more is refused before anything of it is used: a
+`factory`, which is code of theirs to import, and files, which are named by where they lay on their machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim import scenario as scenarios
+from fedsim.errors import BadInput
+from fedsim.runs.jobs import attack_specs
+from fedsim.scenario import Cell, Scenario
+from fedsim.scenario.document import KeyPath, Problem, format_path, parse_path
+
+_FILES = ("path", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is to be repeated.
+
+    Args:
+        definition: the whole scenario, as `Scenario.to_dict` gives it; files may stand there by name alone.
+        setting: the cell's, as `Cell.setting` gives it; files by name alone. It holds the round.
+        defense: the defense's parts in full.
+        attack: its name.
+        params: the attack's parameters in full.
+        seed: which federation.
+        clients: the first so many are attacked.
+    """
+
+    definition: Mapping[str, Any]
+    setting: Mapping[str, Any]
+    defense: Sequence[Mapping[str, Any]]
+    attack: str
+    params: Mapping[str, Any]
+    seed: int
+    clients: int
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A scenario of one cell and one attack; `together` and `formerly` say how many victims are attacked at once."""
+
+    scenario: Scenario
+    together: int
+    formerly: int
+
+
+def repetition(part: Part, overrides: Sequence[str] = (), *, allow_factory: bool = False) -> Repetition:
+    """The scenario narrowed to a part of it; the federation itself is left as it was.
+
+    Args:
+        overrides: `a.b=value` options, for files that lie elsewhere here.
+        allow_factory: import the model's factory.
+
+    Raises:
+        BadInput: the scenario is not valid, has no such part, or needs what was not allowed.
+    """
+    definition = {**copy.deepcopy(dict(part.definition)), "seeds": [part.seed]}
+    _refuse(definition, overrides, allow_factory)
+    whole = scenarios.parse(definition, overrides, rehearsed=False)
+    cell, round = _cell(whole, part)
+    spec = _attack(cell, part)
+    count, chunk = cell.scenario.victims.clients, cell.scenario.engine.chunk
+    clients = min(part.clients, count)
+    if clients > chunk:  # the last chunk whole, too: what is attacked at once changes the last digits
+        clients = min(math.ceil(clients / chunk) * chunk, count)
+    narrow = cell.scenario.to_dict() | {
+        "defenses": [list(cell.defense)],
+        "attacks": [spec],
+        "victims": {"rounds": [round], "clients": clients, "development": 0},
+        "utility": None,
+    }
+    return Repetition(scenarios.parse(narrow), min(clients, chunk), min(count, chunk))
+
+
+def _refuse(definition: dict[str, Any], overrides: Sequence[str], allow_factory: bool) -> None:
+    given = [_target(option) for option in overrides]
+    for path, value in _leaves(definition):
+        named = tuple(part for part in path if isinstance(part, str))  # an item of a list belongs to the list's key
+        key = named[-1].rpartition(".")[2]
+        if value is None or any(path[: len(target)] == target for target in given):
+            continue
+        if key == "factory" and not allow_factory:
+            raise BadInput(
+                f"its scenario names the factory {value!r}, which is code to import; read it, then give --allow-factory"
+            )
+        if key in _FILES:
+            raise BadInput(f"its scenario reads the file {value!r}; say where it is by --set {format_path(named)}=FILE")
+
+
+def _leaves(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path, node
+
+
+def _target(option: str) -> KeyPath:
+    try:
+        return parse_path(option.partition("=")[0].strip())
+    except Problem:
+        return ()
+
+
+def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
+    wanted = _comparable(part.setting)
+    for cell in whole.cells():
+        for round in cell.scenario.victims.rounds:
+            if list(cell.defense) == list(part.defense) and _comparable(cell.setting(round)) == wanted:
+                return cell, round
+    raise BadInput(
+        "its scenario has no federation of the entry's setting and defense here: it is of another version of fedsim, "
+        "its files have another content, or one of the two was changed"
+    )
+
+
+def _comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting without the names of files: their content says which they are."""
+    plain = copy.deepcopy(dict(setting))
+    for block in (plain.get("data"), (plain.get("start") or {}).get("checkpoint")):
+        if isinstance(block, dict):
+            block.pop("path", None)
+    return plain
+
+
+def _attack(cell: Cell, part: Part) -> dict[str, Any]:
+    wanted = {**part.params, "name": part.attack}
+    for spec in attack_specs(cell.scenario):
+        if spec == wanted:
+            return spec
+    raise BadInput(f"its scenario has no attack {part.attack!r} with the entry's parameters")

@@ -1,0 +1,149 @@
+"""A stranger's scenario narrowed to one cell and attack: what stays as it was, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fedsim.errors import BadInput
+from fedsim.reporting.entries import portable
+from fedsim.runs.jobs import attack_specs
+from fedsim.runs.repeat import Part, repetition
+from fedsim.scenario import load, parse
+
+SMALL = {
+    "name": "small",
+    "seeds": [0, 3],
+    "data": "mnist",
+    "model": {"name": "mlp", "width": 8},
+    "federation": {"clients": 9, "rounds": 2},
+    "victims": {"rounds": [1, 2], "clients": 9, "development": 2},
+    "attacks": [{"name": "inverting_gradients", "iterations": 7}, {"name": "dlg", "iterations": 8}],
+    "defenses": ["none", ["clip", {"name": "dropout", "p": 0.25}]],
+    "utility": {"rounds": 1},
+    "sweep": {"model.name": ["mlp", "lenet"], "federation.local.batch_size": [1, 2]},
+}
+
+
+def part_of(scenario, *, cell=-1, round=2, clients=3, **changed):
+    chosen = scenario.cells()[cell]
+    spec = attack_specs(chosen.scenario)[0]
+    content = {
+        "definition": portable(json.loads(json.dumps(scenario.to_dict()))),
+        "setting": portable(json.loads(json.dumps(chosen.setting(round)))),
+        "defense": list(chosen.defense),
+        "attack": spec["name"],
+        "params": {key: value for key, value in spec.items() if key != "name"},
+        "seed": chosen.seed,
+        "clients": clients,
+    }
+    return Part(**{**content, **changed})
+
+
+def swept():
+    data = {key: value for key, value in SMALL.items() if key != "model"}
+    return parse({**data, "model": {"name": "mlp"}}, rehearsed=False)
+
+
+def test_only_the_part_is_left_and_the_federation_is_the_same():
+    scenario = swept()
+    original = scenario.cells()[-1]
+    again = repetition(part_of(scenario)).scenario
+    [cell] = again.cells()
+    assert (cell.seed, cell.defense, cell.scenario.victims.rounds) == (3, original.defense, (2,))
+    assert (again.victims.clients, again.victims.development, again.utility) == (3, 0, None)
+    assert [spec["name"] for spec in again.attack_specs()] == ["inverting_gradients"]
+    ours, theirs = cell.work(), original.work()
+    for key in ("victims", "utility"):
+        ours.pop(key), theirs.pop(key)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("chunk", "clients", "attacked", "at_once"),
+    [
+        (64, 3, 3, (3, 9)),
+        (64, 9, 9, (9, 9)),
+        (64, 50, 9, (9, 9)),
+        (2, 1, 1, (1, 2)),
+        (2, 3, 4, (2, 2)),
+        (4, 9, 9, (4, 4)),
+    ],
+)
+def test_victims_are_attacked_in_the_groups_that_they_were_attacked_in(chunk, clients, attacked, at_once):
+    scenario = parse({**SMALL, "sweep": {}, "engine": {"chunk": chunk}}, rehearsed=False)
+    again = repetition(part_of(scenario, clients=clients))
+    assert again.scenario.victims.clients == attacked
+    assert (again.together, again.formerly) == at_once
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"setting": {}}, "no federation of the entry's setting"),
+        ({"defense": [{"name": "none"}, {"name": "none"}]}, "no federation of the entry's setting"),
+        ({"params": {"iterations": 9}}, "no attack 'inverting_gradients' with"),
+        ({"attack": "cut"}, "no attack 'cut'"),
+        ({"definition": {"name": "x"}}, "attacks"),
+        ({"definition": {"name": "x", "data": [], "attacks": {}, "sweep": 3}}, r"attacks|data|sweep"),
+        ({"definition": {"name": 3, "federation": [], "victims": 4, "attacks": [[]]}}, r"attacks|name|victims"),
+    ],
+)
+def test_what_the_scenario_does_not_have_is_refused_in_one_line(changed, said):
+    with pytest.raises(BadInput, match=said) as refusal:
+        repetition(part_of(swept(), **changed))
+    assert "\n" not in str(refusal.value)
+
+
+FACTORY = "evil:build"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"model": {"factory": FACTORY}},
+        {"sweep": {"model.factory": [FACTORY]}},
+        {"sweep": {"model": [{"factory": FACTORY}]}},
+    ],
+)
+def test_a_strangers_code_is_named_and_not_imported(tmp_path, monkeypatch, place):
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    definition = {**SMALL, "sweep": {}, **place}
+    with pytest.raises(BadInput, match=r"factory 'evil:build'.*--allow-factory"):
+        repetition(part_of(swept(), definition=definition))
+
+
+def test_a_strangers_code_is_imported_where_that_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    part = part_of(parse({**SMALL, "sweep": {}, "model": {"factory": FACTORY}}, rehearsed=False))
+    with pytest.raises(BadInput, match="imported"):
+        repetition(part, allow_factory=True)
+
+
+def test_files_are_taken_from_where_they_are_said_to_be_and_only_with_the_same_content(tmp_path, monkeypatch):
+    def pixels(seed):
+        return {"x": np.random.default_rng(seed).integers(0, 255, (60, 8, 8), np.uint8), "y": np.arange(60) % 3}
+
+    np.savez(tmp_path / "own.npz", **pixels(0))
+    np.savez(tmp_path / "other.npz", **pixels(1))
+    small = {**SMALL, "sweep": {}, "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}
+    part = part_of(parse(small, rehearsed=False))
+    assert str(tmp_path) not in json.dumps([part.definition, part.setting])
+    monkeypatch.chdir(tmp_path)  # a file of this name is not yet the stranger's
+    with pytest.raises(BadInput, match=r"reads the file 'own.npz'; say where it is by --set data.path=FILE"):
+        repetition(part)
+    (tmp_path / "mine.npz").write_bytes((tmp_path / "own.npz").read_bytes())
+    assert repetition(part, ["data.path=mine.npz"]).scenario.data.path == str(tmp_path / "mine.npz")
+    with pytest.raises(BadInput, match="another content"):
+        repetition(part, ["data.path=other.npz"])
+
+
+def test_bundled_scenarios_are_found_again_in_their_own_definitions():
+    for name in ("smoke", "quickstart"):
+        scenario = load(name, rehearsed=False)
+        for cell in range(len(scenario.cells())):
+            assert repetition(part_of(scenario, cell=cell, round=1)).scenario.seeds == (scenario.cells()[cell].seed,)
