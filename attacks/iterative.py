@@ -32,7 +32,7 @@ from attacks.recording import VICTIMS, Recorder, both
 from attacks.seeds import generator_for
 from attacks.step import Layout
 from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of
-from attacks.updates import attacker_copy, examples, observed_gradient, trained_part
+from attacks.updates import attacker_copy, examples, observed_gradient, out_of_memory, trained_part
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class IterativeAttack(Attack):
         try:
             return self._attack_at_once(group, threat_model, model, seed, progress)
         except RuntimeError as fault:
-            if len(group) == 1 or not _out_of_memory(fault):
+            if len(group) == 1 or not out_of_memory(fault):
                 raise
         half = -(-len(group) // 2)
         log.warning("%s: %d victims do not fit into memory; %d at once", self.name, len(group), half)
@@ -170,15 +170,18 @@ class IterativeAttack(Attack):
         repeated = _stack([one for one in known for _ in range(self.restarts)], like)
         observed = _stack([victim.update for victim in attacked for _ in range(self.restarts)], like)
         first, layout = attacked[0], Layout(start, composition.unknowns)
-        evaluator = choose(
-            setting.model,
-            composition.objective,
-            observed,
-            {**repeated, **layout.guess(layout.pack(start))},
-            list(start),
-            local=first.observation.local,
-            kind=first.kind,
-        )
+        try:
+            evaluator = choose(
+                setting.model,
+                composition.objective,
+                observed,
+                {**repeated, **layout.guess(layout.pack(start))},
+                list(start),
+                local=first.observation.local,
+                kind=first.kind,
+            )
+        except NotApplicable as reason:
+            return results | {victim.index: reason for victim in attacked}
         recorder = Recorder(
             every=self.record_every,
             iterations=self.iterations,
@@ -272,14 +275,10 @@ class _Victim:
         )
 
 
-def _out_of_memory(fault: RuntimeError) -> bool:
-    """CUDA has an exception for it; the processor's allocator has only words."""
-    return isinstance(fault, torch.OutOfMemoryError) or "can't allocate memory" in str(fault)
-
-
 def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Setting:
     observation = victim.observation
-    twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
+    example = torch.zeros(victim.images, *observation.input_shape)
+    twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode, example=example)
     trains = threat_model.client_mode == "train"
     return Setting(
         model=twin,

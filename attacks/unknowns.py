@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from attacks.base import NotApplicable
 from defenses.stochastic import StochasticLayer, set_stochastic, stochastic_layers
@@ -160,7 +161,7 @@ def noise_inputs(model: nn.Module, images: int, input_shape: tuple[int, int, int
     """Which stochastic layers draw when a batch of `images` passes in train mode, and the input shape (B, ...) of each.
 
     Raises:
-        NotApplicable: a stochastic layer that is called more than once; one noise cannot stand for several draws.
+        NotApplicable: a stochastic layer that draws more than once; one noise cannot stand for several draws.
     """
     shapes: dict[str, list[torch.Size]] = {path: [] for path in stochastic_layers(model)}
     drew: set[str] = set()
@@ -176,7 +177,8 @@ def noise_inputs(model: nn.Module, images: int, input_shape: tuple[int, int, int
     set_stochastic(model, True)
     like = next(model.parameters())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        model(torch.zeros(images, *input_shape, dtype=like.dtype, device=like.device))
+        own = {name: value.clone() for name, value in model.named_buffers()}  # a forward pass may count in them
+        functional_call(model, own, (torch.zeros(images, *input_shape, dtype=like.dtype, device=like.device),))
     set_stochastic(model, False)
     for layer in layers.values():
         layer._observer = None

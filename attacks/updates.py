@@ -7,7 +7,8 @@ is a pure function of tensors, so that `torch.func` can differentiate it and `vm
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -17,13 +18,20 @@ from torch.func import functional_call, grad
 from torch.nn import functional as F
 
 from attacks.base import NotApplicable
+from attacks.kernels import by_formula, start_recurrences
 from attacks.observation import LocalTraining, Observation
-from defenses.stochastic import Inexplicit, convert, set_stochastic, stochastic_layers
+from defenses.stochastic import Inexplicit, convert, refuse_hidden, set_stochastic, stochastic_layers
 
 Tensors = Mapping[str, Tensor]
 
 
-def attacker_copy(model: nn.Module, state: Tensors, *, client_mode: Literal["train", "eval"] = "train") -> nn.Module:
+def attacker_copy(
+    model: nn.Module,
+    state: Tensors,
+    *,
+    client_mode: Literal["train", "eval"] = "train",
+    example: Tensor | None = None,
+) -> nn.Module:
     """A copy of the model that computes what the client computes, without drawing anything.
 
     In train mode its stochastic layers pass their input through unless a noise is substituted, and batch norm uses the
@@ -31,9 +39,13 @@ def attacker_copy(model: nn.Module, state: Tensors, *, client_mode: Literal["tra
     batch norm uses the observed running statistics. Parameters do not require gradients: attacks differentiate
     functionally.
 
+    Args:
+        example: an input (B, ...). With it, one forward pass looks for randomness that no stochastic layer holds.
+
     Raises:
         ValueError: the state does not fit the model.
-        NotApplicable: the model is random in a way that no noise can be substituted for.
+        NotApplicable: the model is random in a way that no noise can be substituted for, or, with `example`, its
+            forward pass fails.
     """
     try:
         twin = convert(copy.deepcopy(model))
@@ -43,12 +55,51 @@ def attacker_copy(model: nn.Module, state: Tensors, *, client_mode: Literal["tra
     twin.requires_grad_(False)
     twin.train(client_mode == "train")
     set_stochastic(twin, False)
+    start_recurrences(twin)
     if client_mode == "train":
         for module in twin.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.track_running_stats = False
                 module.running_mean = module.running_var = module.num_batches_tracked = None
+    if example is not None:
+        with replayed("attacked"):
+            refuse_hidden(twin, example.to(next(twin.parameters())))
     return twin
+
+
+@contextmanager
+def replayed(what: str) -> Iterator[None]:
+    """Around the calls of anybody's model: what it raises is a reason not to attack it.
+
+    Raises:
+        NotApplicable: any other error, with its first line; but memory that ran out is no property of the model.
+    """
+    try:
+        yield
+    except NotApplicable:
+        raise
+    except Inexplicit as reason:
+        raise NotApplicable(str(reason)) from reason
+    except Exception as fault:
+        if out_of_memory(fault):
+            raise
+        first = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
+        known = next((why for words, why in _KNOWN.items() if words in str(fault)), first[:200])
+        raise NotApplicable(f"the model cannot be {what}: {known}") from fault
+
+
+_KNOWN = {
+    "data-dependent control flow": "its forward pass looks at values (.item(), or a branch on them)",
+    "saved tensor hooks": "it uses gradient checkpointing, or other hooks on saved tensors",
+    "setup_context staticmethod": "it uses an autograd.Function without setup_context, as reentrant checkpointing does",
+    "use_reentrant=True": "it uses reentrant gradient checkpointing",
+}
+"""Long messages of torch, by some of their words, in short."""
+
+
+def out_of_memory(fault: Exception) -> bool:
+    """CUDA has an exception for it; the processor's allocator has only words."""
+    return isinstance(fault, torch.OutOfMemoryError) or "can't allocate memory" in str(fault)
 
 
 def load_state(model: nn.Module, state: Tensors) -> None:
@@ -88,8 +139,12 @@ def gradient(
     substituted = {f"{path}.noise": value for path, value in (noise or {}).items()}
     _check_names(model, parameters, buffers, noise or {})
 
+    state = {**dict(model.named_buffers()), **buffers}
+
     def loss(parameters: Tensors) -> Tensor:
-        logits = functional_call(model, {**buffers, **parameters, **substituted}, (images,))
+        own = {name: value.clone() for name, value in state.items()}  # a forward pass may count in them
+        with by_formula(model):
+            logits = functional_call(model, {**own, **parameters, **substituted}, (images,))
         return F.cross_entropy(logits, labels)
 
     return dict(grad(loss)(dict(parameters)))

@@ -26,7 +26,7 @@ from attacks.closed_form.certify import outside
 from attacks.closed_form.patches import PatchEmbedding, patch_embedding
 from attacks.closed_form.tokens import solve
 from attacks.seeds import generator_for
-from attacks.updates import lacks
+from attacks.updates import lacks, replayed
 from defenses.stochastic import set_stochastic
 
 CERTAIN = 0.01
@@ -149,7 +149,8 @@ def _probe(
     names = [name for name, entered in calls if z is not None and torch.equal(entered, z)]
     parameters = dict(model.named_parameters())
     leaves = [parameters[name] for name in (embedding.positions, *names)]
-    positions, *gradients = torch.autograd.grad(logits, leaves, random, allow_unused=True)
+    with replayed("watched"):
+        positions, *gradients = torch.autograd.grad(logits, leaves, random, allow_unused=True)
     model.requires_grad_(False)
     used: dict[str, tuple[Tensor, Tensor]] = {
         name: (parameters[name], g) for name, g in zip(names, gradients, strict=True) if g is not None

@@ -24,7 +24,7 @@ from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
 from attacks.closed_form.masks import Masks
 from attacks.labels import infer_labels
-from attacks.updates import gradient
+from attacks.updates import gradient, replayed
 
 _GRID = 24  # lengths of a sign, over three decades below the length of the longest image
 _VALLEYS = 3
@@ -95,15 +95,14 @@ def find_length(puzzle: Puzzle, direction: Tensor, masks: Masks) -> Length:
 def mismatch(puzzle: Puzzle, image: Tensor, masks: Masks) -> float | None:
     """The distance of the simulated update of an image (1, C, H, W) from the observed one, both as unit vectors.
 
-    None where it cannot be known: a mask was not read, or the label is not to be had.
+    None where it cannot be known: a mask was not read, the label is not to be had, or the model cannot be replayed.
     """
     if masks.unread:
         return None
     try:
-        labels = _labels(puzzle)
+        return float(_Match(puzzle, image.double(), _labels(puzzle), masks).difference(1.0).norm())
     except NotApplicable:
         return None
-    return float(_Match(puzzle, image.double(), labels, masks).difference(1.0).norm())
 
 
 def _longest(puzzle: Puzzle) -> float:
@@ -149,7 +148,8 @@ class _Match:
         return torch.cat([(simulated[name] - value).flatten() for name, value in self.observed.items()])
 
     def _simulate(self, length: float) -> dict[str, Tensor]:
-        found = gradient(self.model, self.parameters, {}, length * self.direction, self.labels, self.noise)
+        with replayed("replayed"):
+            found = gradient(self.model, self.parameters, {}, length * self.direction, self.labels, self.noise)
         norm = _norm(found) or 1.0
         return {name: value.div_(norm) for name, value in found.items()}
 

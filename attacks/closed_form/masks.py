@@ -60,11 +60,11 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
     Raises:
         NotApplicable: a batch, or several local steps: their masks lie over each other.
     """
-    if local_steps(observation) != 1 or observation.batch_size not in (None, 1):
-        raise NotApplicable("masks are read off the update of one image in one step, not of a batch")
     drawing = _drawing(model, observation.input_shape)
     if not drawing:
         return Masks({}, {}, {}, frozenset())
+    if local_steps(observation) != 1 or observation.batch_size not in (None, 1):
+        raise NotApplicable("masks are read off the update of one image in one step, not of a batch")
     layers = stochastic_layers(model)
     quiet = watch(model, layers, observation.input_shape, draw=False)
     read: dict[str, Tensor] = {}

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
 from attacks.seeds import generator_for
-from attacks.updates import lacks
+from attacks.updates import lacks, replayed
 from defenses.stochastic import StochasticLayer
 
 
@@ -76,7 +76,8 @@ def patch_embedding(puzzle: Puzzle) -> PatchEmbedding:
             update lacks what is needed.
     """
     watch = _Watch(puzzle.given_model, puzzle.observation.input_shape)
-    watch.run()
+    with replayed("watched"):
+        watch.run()
     names, pixels = puzzle.names, watch.pixels()
     positions, axis, rows = watch.positions()
     if watch.between and puzzle.threat_model.client_mode == "train":

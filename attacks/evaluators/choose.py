@@ -15,6 +15,7 @@ from attacks.evaluators.rules import Unfit
 from attacks.objectives import Objective
 from attacks.observation import LocalTraining
 from attacks.unknowns import Guess
+from attacks.updates import replayed
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +35,24 @@ def choose(
     Ghost matching assumes that examples do not meet inside the model, and that weights are used by their own layers
     only. No inspection of modules can show that, so its answer is compared once with the general evaluator's. It works
     on factors of the gradients, in the model's precision, so that it cannot serve an exact objective.
+
+    Raises:
+        NotApplicable: the general evaluator cannot serve the model either.
     """
+    general = General(model, objective, observed, local=local, kind=kind)
+    with replayed("replayed"):
+        true = General(model, objective, _first(observed), local=local, kind=kind)(_first(example), unknowns)
     if kind != "gradient" or objective.exact:
-        return General(model, objective, observed, local=local, kind=kind)
+        return general
     try:
         ghost = Ghost(model, objective, observed, example)
-        fits = _agrees(ghost, General(model, objective, _first(observed)), example, unknowns)
+        fits = _agrees(ghost(example, unknowns), true, unknowns)
     except (Unfit, RuntimeError) as reason:  # what a model does with a larger batch cannot be foreseen
         log.info("ghost matching does not fit the model (%s); the general evaluator is used", reason)
-        return General(model, objective, observed)
+        return general
     if not fits:
         log.info("ghost matching disagrees with autograd on this model; the general evaluator is used")
-        return General(model, objective, observed)
+        return general
     return ghost
 
 
@@ -54,8 +61,10 @@ def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value[:2] for name, value in values.items()}
 
 
-def _agrees(ghost: Ghost, general: General, example: Guess, unknowns: Sequence[str]) -> bool:
-    losses, gradients = ghost(example, unknowns)
-    true_losses, true_gradients = general(_first(example), unknowns)
+Answer = tuple[Tensor, dict[str, Tensor]]
+
+
+def _agrees(found: Answer, true: Answer, unknowns: Sequence[str]) -> bool:
+    (losses, gradients), (true_losses, true_gradients) = found, true
     pairs = [(losses[:2], true_losses), *((gradients[name][:2], true_gradients[name]) for name in unknowns)]
     return all(bool((found - true).norm() <= 1e-3 * true.norm()) for found, true in pairs)

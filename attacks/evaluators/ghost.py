@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from attacks.evaluators.base import Evaluator
 from attacks.evaluators.rules import Apart, Outer, Unfit, rule_for
+from attacks.kernels import by_formula
 from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
 
@@ -101,7 +102,9 @@ class Ghost(Evaluator):
         }
         substituted = {name: self._bare[name] + tap for name, tap in bare_taps.items()}
         substituted |= {f"{path}.noise": noise.flatten(0, 1) for path, noise in noise_of(guess).items()}
-        with self._taps(problems, batch) as calls:
+        buffers = {name: value.clone() for name, value in self._model.named_buffers()}  # it may count in them
+        substituted = {**buffers, **substituted}
+        with self._taps(problems, batch) as calls, by_formula(self._model):
             logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
             loss = F.cross_entropy(logits, labels.flatten(0, 1), reduction="sum") / batch
             for path, layer_calls in calls.items():
@@ -132,6 +135,8 @@ class Ghost(Evaluator):
             def add_tap(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
                 if len(inputs) != 1:
                     raise Unfit(f"{path} is called with {len(inputs)} positional inputs")
+                if not isinstance(output, Tensor):
+                    raise Unfit(f"{path} returns a {type(output).__name__}")
                 entering = inputs[0]
                 if self._is_shared(path, entering, problems * batch):
                     entering, output = _spread(entering, output, problems * batch)

@@ -23,7 +23,7 @@ from attacks.objectives import Cosine
 from attacks.observation import Observation, ThreatModel
 from attacks.priors import DropRate, Prior, TotalVariation
 from attacks.unknowns import Images, Noise, Setting, Unknown
-from attacks.updates import attacker_copy, trained_part
+from attacks.updates import attacker_copy, local_steps, trained_part
 
 
 @register("mask_readout")
@@ -96,6 +96,8 @@ def _reading(observation: Observation, threat_model: ThreatModel, model: nn.Modu
     observation = trained_part(observation, model)
     twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
     masks = read_masks(twin, observation)
+    if local_steps(observation) != 1 or observation.batch_size not in (None, 1):
+        raise NotApplicable("it takes one image in one step, not a batch")
     if masks.unread and not masks.read:
         raise NotApplicable(f"no mask can be read: {next(iter(masks.unread.values()))}")
     return masks

@@ -1,6 +1,6 @@
 """Layers whose randomness is explicit: it can be sampled, recorded, replayed, and optimised by an attacker."""
 
-from defenses.stochastic.convert import Inexplicit, convert
+from defenses.stochastic.convert import Inexplicit, check_explicit, convert, refuse_hidden
 from defenses.stochastic.dropout import Dropout, FeatureDropout
 from defenses.stochastic.layer import StochasticLayer, record, set_stochastic, stochastic_layers
 
@@ -9,8 +9,10 @@ __all__ = [
     "FeatureDropout",
     "Inexplicit",
     "StochasticLayer",
+    "check_explicit",
     "convert",
     "record",
+    "refuse_hidden",
     "set_stochastic",
     "stochastic_layers",
 ]

@@ -7,7 +7,6 @@ known to draw, and, given an example input, in every operation of one forward pa
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -18,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from defenses.stochastic.dropout import Dropout, FeatureDropout
-from defenses.stochastic.layer import StochasticLayer
+from defenses.stochastic.layer import StochasticLayer, record
 
 _EXPLICIT: dict[type[nn.Module], type[Dropout]] = {
     nn.Dropout: Dropout,
@@ -35,6 +34,8 @@ class Inexplicit(ValueError):
 def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     """Replace every `nn.Dropout`, `Dropout1d`, `2d` and `3d` by an explicit layer of the same rate and mode, in place.
 
+    So are subclasses that leave their `forward` as it is.
+
     Args:
         model: any module; a model that is itself a dropout layer is replaced, so use the returned one.
         example: an input (B, ...). With it, one forward pass in training mode looks for all other randomness; B of at
@@ -48,23 +49,33 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
             one layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
     """
     _refuse_shared(model)
-    for path, module in list(model.named_modules()):
-        _refuse_hidden(path, module)
-        if type(module) in _EXPLICIT:
-            layer = _explicit(path, module)
+    layers: dict[int, Dropout] = {}  # one that stands in several places, and draws nothing, goes on doing so
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        _refuse_known(path, module)
+        explicit = _counterpart(module)
+        if explicit is not None:
+            layer = layers.setdefault(id(module), _explicit(path, module, explicit))
             if not path:
                 model = layer
             else:
                 parent, _, child = path.rpartition(".")
                 model.get_submodule(parent)._modules[child] = layer
     if example is not None:
-        _probe(model, example)
+        check_explicit(model, example)
     return model
 
 
-def _explicit(path: str, module: nn.Module) -> Dropout:
+def _counterpart(module: nn.Module) -> type[Dropout] | None:
+    """Our layer of the same meaning; None for other modules, and for a dropout that computes something of its own."""
+    for known, ours in _EXPLICIT.items():
+        if isinstance(module, known) and type(module).forward is known.forward:
+            return ours
+    return None
+
+
+def _explicit(path: str, module: nn.Module, kind: type[Dropout]) -> Dropout:
     try:
-        return _EXPLICIT[type(module)](cast(float, module.p)).train(module.training)
+        return kind(cast(float, module.p)).train(module.training)
     except ValueError as error:
         raise Inexplicit(f"{_named(path, module)}: {error}") from error
 
@@ -72,13 +83,14 @@ def _explicit(path: str, module: nn.Module) -> Dropout:
 def _refuse_shared(model: nn.Module) -> None:
     first: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, StochasticLayer | _DropoutNd) and first.setdefault(id(module), path) != path:
+        draws = isinstance(module, StochasticLayer | _DropoutNd) and getattr(module, "p", 1) > 0
+        if draws and first.setdefault(id(module), path) != path:
             raise Inexplicit(
                 f"{_named(path, module)} is the same layer as {first[id(module)]!r}; each place needs its own"
             )
 
 
-def _refuse_hidden(path: str, module: nn.Module) -> None:
+def _refuse_known(path: str, module: nn.Module) -> None:
     """Refuse the modules of torch that are known to draw inside, and dropout of a kind that we have no layer for."""
     if isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
         raise Inexplicit(
@@ -87,7 +99,13 @@ def _refuse_hidden(path: str, module: nn.Module) -> None:
         )
     if isinstance(module, nn.RReLU):
         raise Inexplicit(f"{_named(path, module)} draws random slopes; use a deterministic activation")
-    if isinstance(module, _DropoutNd) and type(module) not in _EXPLICIT and module.p > 0:
+    if isinstance(module, _DropoutNd) and _counterpart(module) is None and module.p > 0:
+        base = next((kind for kind in _EXPLICIT if isinstance(module, kind)), None)
+        if base is not None:
+            raise Inexplicit(
+                f"{_named(path, module)} overrides the forward of nn.{base.__name__}: what it draws is not known; "
+                "derive it from a layer of defenses.stochastic"
+            )
         known = ", ".join(f"nn.{kind.__name__}" for kind in _EXPLICIT)
         raise Inexplicit(f"{_named(path, module)} has no explicit counterpart; these have: {known}")
 
@@ -96,25 +114,35 @@ def _named(path: str, module: nn.Module) -> str:
     return f"module {path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
 
 
-def _probe(model: nn.Module, example: Tensor) -> None:
+def check_explicit(model: nn.Module, example: Tensor) -> None:
+    """Raise `Inexplicit` unless all randomness of one forward pass in training mode is in one draw of each layer."""
     modes = {module: module.training for module in model.modules()}
-    calls: Counter[str] = Counter()
-    stack: list[tuple[str, nn.Module]] = [("", model)]
-    device = [example.device] if example.device.type == "cuda" else []
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     try:
-        with torch.random.fork_rng(device), torch.no_grad(), _following(model, stack, calls), _Watch(stack):
-            torch.func.functional_call(model, buffers, (example,))  # batch norm writes to the copies
+        with record(model) as drawn:
+            refuse_hidden(model, example)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    for path, count in calls.items():
-        if count > 1:
+    for path, draws in drawn.items():
+        if len(draws) > 1:
             raise Inexplicit(
-                f"{_named(path, model.get_submodule(path))} is called {count} times in one forward pass; each "
+                f"{_named(path, model.get_submodule(path))} is called {len(draws)} times in one forward pass; each "
                 "call needs a layer of its own"
             )
+
+
+def refuse_hidden(model: nn.Module, example: Tensor) -> None:
+    """Pass an example (B, ...) through a model in the mode that it is in, and leave it as it was.
+
+    Raises:
+        Inexplicit: random numbers are drawn outside of stochastic layers.
+    """
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    device = [example.device] if example.device.type == "cuda" else []
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng(device), torch.no_grad(), _following(model, stack), _Watch(stack):
+        torch.func.functional_call(model, buffers, (example,))  # batch norm writes to the copies
 
 
 class _Watch(TorchDispatchMode):
@@ -145,13 +173,12 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _following(model: nn.Module, stack: list[tuple[str, nn.Module]], calls: Counter[str]) -> Iterator[None]:
-    """Keep the stack of running modules, and count the calls of stochastic layers."""
+def _following(model: nn.Module, stack: list[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Keep the stack of running modules."""
 
     def entering(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:
             stack.append((path, module))
-            calls[path] += isinstance(module, StochasticLayer)
 
         return hook
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from defenses.registry import parameters as _constructor_parameters
-from defenses.stochastic import Dropout, convert, stochastic_layers
+from defenses.stochastic import Dropout, check_explicit, convert, stochastic_layers
 from fedsim.errors import BadInput
 from fedsim.models import factory
 from fedsim.models.lenet import LeNet
@@ -63,11 +63,14 @@ def build(
         raise BadInput(f"{label}: returned {type(model).__name__}, not a torch.nn.Module")
     model.train()
     example = _example(model, input_shape)
-    with explained(f"{label}, tried on images of shape {tuple(example.shape)}", Exception):
-        model = convert(model, example)
-        _check_logits(model, example, classes)
+    tried = f"{label}, tried on images of shape {tuple(example.shape)}"
+    with explained(tried, Exception):
+        model = convert(model)
     if spec.get("dropout") is not None:
         _set_dropout(label, model, spec["dropout"])
+    with explained(tried, Exception):
+        check_explicit(model, example)  # at the rate that is set: a layer of rate 0 draws nothing, however often called
+        _check_logits(model, example, classes)
     return model
 
 

@@ -15,6 +15,7 @@ from defenses.stochastic import (
     Dropout,
     FeatureDropout,
     Inexplicit,
+    check_explicit,
     convert,
     record,
     set_stochastic,
@@ -172,6 +173,15 @@ class Twice(nn.Module):
         return self.drop(self.second(self.drop(self.first(x))))
 
 
+class Renamed(nn.Dropout2d):
+    """The same under another name."""
+
+
+class Overriding(nn.Dropout):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, training=True)
+
+
 class Gaussian(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.randn_like(x)
@@ -199,6 +209,10 @@ REFUSED = {
     "F.dropout": (lambda: nn.Sequential(nn.Linear(4, 4), Functional()), "'1' (Functional)"),
     "noise in a forward": (lambda: nn.Sequential(nn.Linear(4, 4), Gaussian()), "'1' (Gaussian)"),
     "called twice": (Twice, "'drop' (Dropout) is called 2 times"),
+    "an overridden forward": (
+        lambda: nn.Sequential(Overriding(0.5)),
+        "'0' (Overriding) overrides the forward of nn.Dropout",
+    ),
     "registered twice": (shared, "'3' (Dropout) is the same layer as '1'"),
     "multi-head attention": (lambda: attention(0.1), "'1.self_attn' (MultiheadAttention)"),
     "fused attention": (lambda: FusedAttention(0.1), "FusedAttention"),
@@ -215,6 +229,23 @@ def test_randomness_that_cannot_be_made_explicit_is_refused_by_name(make, named)
         convert(make(), torch.randn(2, 3, 4))
     assert named in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_subclass_that_computes_the_same_is_converted():
+    model = convert(nn.Sequential(nn.Conv2d(1, 2, 3), Renamed(0.5)), torch.randn(2, 1, 5, 5))
+    assert type(model[1]) is FeatureDropout
+    assert model[1].p == 0.5
+
+
+def test_a_layer_that_draws_nothing_may_stand_and_be_called_anywhere():
+    model = Twice()
+    model.again, model.drop.p = model.drop, 0.0
+    convert(model, torch.randn(2, 4))
+    assert isinstance(model.drop, Dropout)
+    assert model.again is model.drop
+    model.drop.p = 0.5  # the rate is set: now it would draw twice
+    with pytest.raises(Inexplicit, match="is called 2 times"):
+        check_explicit(model, torch.randn(2, 4))
 
 
 @pytest.mark.parametrize("make", [lambda: attention(0.0), lambda: FusedAttention(0.0), lambda: nn.AlphaDropout(0.0)])

@@ -186,6 +186,17 @@ def factories(tmp_path, monkeypatch):
         def hidden(input_shape, classes):
             return nn.Sequential(nn.Flatten(), Hidden(48, classes))
 
+        class Twice(nn.Module):
+            def __init__(self, classes):
+                super().__init__()
+                self.head, self.drop = nn.Linear(48, classes), nn.Dropout(0.0)
+
+            def forward(self, x):
+                return self.drop(self.head(self.drop(x.flatten(1))))
+
+        def twice(input_shape, classes):
+            return Twice(classes)
+
         def no_module(input_shape, classes):
             return lambda images: images
 
@@ -209,6 +220,7 @@ def test_a_users_factory():
     assert effective_dropout(from_factory({"factory": "users_models:good", "dropout": 0.75})) == 0.75
     assert effective_dropout(from_factory({"factory": "users_models:good", "dropout": None})) == 0.25
     assert effective_dropout(from_factory({"factory": "users_models:without_dropout", "dropout": 0.0})) == 0
+    assert effective_dropout(from_factory({"factory": "users_models:twice"})) == 0
 
 
 @pytest.mark.usefixtures("factories")
@@ -237,6 +249,7 @@ def test_a_users_factory():
         ({"factory": "users_models:narrow"}, "returned shape (2, 4), not logits of shape (2, 5)"),
         ({"factory": "users_models:misfit"}, "tried on images of shape (2, 3, 4, 4): mat1 and mat2"),
         ({"factory": "users_models:hidden"}, "module '1' (Hidden) draws random numbers"),
+        ({"factory": "users_models:twice", "dropout": 0.5}, "module 'drop' (Dropout) is called 2 times"),
         ({"factory": "users_models:without_dropout", "dropout": 0.5}, "has no dropout layer"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v}" for k, v in value.items()) or "empty",
