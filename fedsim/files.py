@@ -17,7 +17,11 @@ from torch import Tensor
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside the target and rename: a reader sees the old file or the new one."""
+    """Write to a temporary name beside the target and rename: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: with the target as its file name, e.g. on a full disk; nothing is left then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
@@ -25,8 +29,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

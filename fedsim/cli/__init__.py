@@ -1,6 +1,7 @@
 """The command line; thin: each command calls the Python API and prints. One file for each group of commands.
 
-Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job failed or a file could not be read or
+written, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ def main() -> None:
             warnings.showwarning = _say_cautions_once(warnings.showwarning)
             app()
     except FedsimError as error:
-        err.print(f"fedsim: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"fedsim: {error}", style="red", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, no permission: nothing is half written, and a traceback would explain less
+        where = f"{error.filename}: " if error.filename is not None else ""
+        err.print(f"fedsim: {where}{error.strerror or error}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(FedsimError.exit_code)
 
 
 def _say_cautions_once(otherwise: Callable[..., None]) -> Callable[..., None]:
@@ -56,6 +61,6 @@ def _say_cautions_once(otherwise: Callable[..., None]) -> Callable[..., None]:
             otherwise(message, category, *rest, **further)
         elif str(message) not in said:
             said.add(str(message))
-            err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            err.print(f"warning: {message}", style="yellow", highlight=False, soft_wrap=True)
 
     return show

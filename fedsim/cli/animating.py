@@ -44,4 +44,4 @@ def animate(
     key = animation.job_named(directory, job)
     target = to or run_directory / f"{key}-{victim}.gif"
     write_bytes(target, animation.gif(animation.emerging(directory, key, victim)))
-    out.print(str(target), markup=False, highlight=False, soft_wrap=True)
+    out.print(str(target), highlight=False, soft_wrap=True)

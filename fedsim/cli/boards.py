@@ -72,6 +72,6 @@ def _build(entries: Path, directory: Path) -> None:
     collection = read(entries)
     out.print(str(write(directory, collection.entries, entries)), highlight=False, soft_wrap=True)
     for problem in collection.problems:
-        err.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(problem, style="red", highlight=False, soft_wrap=True)
     if collection.problems:
         raise typer.Exit(1)

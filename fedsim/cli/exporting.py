@@ -44,7 +44,7 @@ def _hand_out(target: str, text: str, *, say: Console) -> None:
         sys.stdout.write(text)
         return
     write_text(Path(target), text)
-    say.print(target, highlight=False, markup=False, soft_wrap=True)
+    say.print(target, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -61,9 +61,9 @@ def figures(
 
     for drawn in Run(run_directory).figures(to, format=format, wide=wide):
         for file in drawn.files:
-            out.print(str(file), highlight=False, markup=False, soft_wrap=True)
+            out.print(str(file), highlight=False, soft_wrap=True)
         if not drawn.files:
-            err.print(f"no {drawn.name}: {drawn.why_not}", highlight=False, markup=False, soft_wrap=True)
+            err.print(f"no {drawn.name}: {drawn.why_not}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -50,7 +50,7 @@ def run(
 
         page = target / "live.html"
         view = Views(view, LivePage(page, report=target / "report.html"))
-        err.print(f"live     {page}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"live     {page}", style="dim", highlight=False, soft_wrap=True)
     try:
         done = api.run(
             loaded,
@@ -98,4 +98,4 @@ def _say_failures(done: Run) -> None:
 
     failed = done.results.filter(pl.col("status") == "failed").select("defense", "client", "reason").unique()
     for defense, client, reason in failed.sort("defense", "client").head(10).iter_rows():
-        err.print(f"failed: {defense}, client {client}: {reason}", style="red", markup=False, highlight=False)
+        err.print(f"failed: {defense}, client {client}: {reason}", style="red", highlight=False)

@@ -15,8 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Privacy attacks on federated learning: what can a server rebuild, and which defense stops it?",
 )
-out = Console() if sys.stdout.isatty() else Console(width=120)
-err = Console(stderr=True)
+# Paths and names are the user's: what looks like markup in them is not.
+out = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+err = Console(markup=False, emoji=False, stderr=True)
 
 ScenarioArgument = Annotated[str, typer.Argument(help="A scenario file, or the name of a bundled scenario.")]
 SetOption = Annotated[

@@ -6,7 +6,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from fedsim.cli.shell import ScenarioArgument, SetOption, app, out
 
@@ -27,7 +26,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
     from fedsim import scenario as scenarios
 
     loaded = scenarios.load(scenario, overrides or [])
-    out.print(f"{escape(str(scenario))}: ok, {len(loaded.cells())} cells", highlight=False, soft_wrap=True)
+    out.print(f"{scenario}: ok, {len(loaded.cells())} cells", highlight=False, soft_wrap=True)
 
 
 @app.command()

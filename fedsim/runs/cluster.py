@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, FedsimError
 from fedsim.paths import USER_PATH, telling
 
 _QUIET = {
@@ -21,6 +21,9 @@ _QUIET = {
 OBJECT_STORE_BYTES = 300_000_000
 """Flower's messages pass through it; models up to a few hundred MB spill to disk, which is slow but works."""
 
+_LONGEST_SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1"
+_SOCKET_BYTES = 103
+"""What the systems allow for the path of a socket, less the terminating zero: macOS 104 bytes, Linux 108."""
 
 ANSWER_SECONDS = 5
 
@@ -48,6 +51,7 @@ def cluster(address: str | None = None) -> Iterator[str]:
     os.environ.update(_QUIET)
     import ray  # after the environment is set, which Ray reads on import
 
+    sessions = _sessions_directory() if address is None else None
     with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
         with telling(), _in_directory(neutral):
             try:
@@ -59,6 +63,7 @@ def cluster(address: str | None = None) -> Iterator[str]:
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                         object_store_memory=OBJECT_STORE_BYTES,
+                        _temp_dir=sessions,
                     )
                 else:
                     ray.init(
@@ -69,10 +74,25 @@ def cluster(address: str | None = None) -> Iterator[str]:
                     )
             except ConnectionError as error:
                 raise BadInput(f"--ray-address {address}: no Ray cluster answers there ({error})") from None
+            except (OSError, RuntimeError, ValueError) as error:
+                raise FedsimError(f"Ray cannot be started: {' '.join(str(error).split())}") from error
         try:
             yield ray.get_runtime_context().gcs_address
         finally:
             ray.shutdown()
+
+
+def _sessions_directory() -> str:
+    """Where Ray keeps its sessions: the user's temporary directory, unless its path is too long for a socket's name."""
+    usual = tempfile.gettempdir()
+    for directory in (os.environ.get("RAY_TMPDIR", usual), usual, "/tmp"):
+        socket_path = os.path.join(os.path.abspath(directory), "ray", _LONGEST_SOCKET)
+        if len(os.fsencode(socket_path)) <= _SOCKET_BYTES and os.access(directory, os.W_OK | os.X_OK):
+            return os.path.join(os.path.abspath(directory), "ray")
+    raise BadInput(
+        f"TMPDIR {usual}: too long for the sockets that Ray keeps there, and /tmp cannot be written; set "
+        "RAY_TMPDIR to a short directory"
+    )
 
 
 @contextmanager

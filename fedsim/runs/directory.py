@@ -72,6 +72,21 @@ class RunDirectory:
 
 def check_owner(path: Path, name: str) -> None:
     """Refuse a directory that is not ours, or that belongs to a scenario of another name. Writes nothing."""
+    with _usable(path):
+        _check_owner(path, name)
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """A directory that the system refuses (no permission, a name too long, a full disk) is bad input."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"{path}: cannot be the run directory: {reason}; choose another --out") from None
+
+
+def _check_owner(path: Path, name: str) -> None:
     if not path.exists():
         return
     if not path.is_dir():
@@ -94,20 +109,26 @@ def claimed(path: Path, marker: dict[str, Any], *, fresh: bool) -> Iterator[RunD
         fresh: delete what an earlier run left.
     """
     check_owner(path, marker["name"])
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / f".{path.name}.lock")
+    new = not path.exists()
+    with _usable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.parent / f".{path.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BadInput(f"{path}: another fedsim is running here; wait for it, or choose another --out") from None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BadInput(f"{path}: another fedsim is running here; wait for it, or choose another --out") from None
-    try:
-        if fresh:
-            shutil.rmtree(path)
-            path.mkdir()
-        for folder in ("cells", "pretrained", "jobs", "scores"):
-            for leftover in (path / folder).glob(".tmp-*"):
-                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
-        write_json(path / MARKER, marker)
+        with _usable(path):
+            if fresh and not new:
+                shutil.rmtree(path)
+            path.mkdir(exist_ok=True)
+            for folder in ("cells", "pretrained", "jobs", "scores"):
+                for leftover in (path / folder).glob(".tmp-*"):
+                    shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
+            write_json(path / MARKER, marker)
         yield RunDirectory(path)
     finally:
+        if new and not (path / MARKER).exists():  # it could not even be begun: leave nothing behind
+            shutil.rmtree(path, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
+from fedsim import table
 from fedsim.files import key_of
 from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
@@ -155,7 +154,7 @@ def _score(directory: RunDirectory, work: _Work) -> Score:
         if not target.exists():
             metrics = cell.scenario.metrics
             score_job(directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=metrics)
-    rows = pl.read_parquet(target / "rows.parquet", columns=["psnr", "status"])
+    rows = table.read(target / "rows.parquet", ["psnr", "status"])
     median = rows["psnr"].median()
     statuses = set(rows["status"])
     status = next((known for known in ("ok", "not_applicable") if known in statuses), "failed")

@@ -21,7 +21,7 @@ from fedsim.runs.directory import MARKER, RunDirectory
 from fedsim.runs.jobs import cell_key, jobs_of
 from fedsim.runs.results import assemble, score_key
 from fedsim.scenario import Scenario
-from fedsim.table import SCHEMA
+from fedsim.table import SCHEMA, read
 from fedsim.version import __version__
 
 
@@ -104,7 +104,7 @@ def pictures(directory: RunDirectory, job: str) -> tuple[np.ndarray, np.ndarray]
 def read_table(path: Path) -> pl.DataFrame:
     """A results file; raises BadInput where it is damaged or of another version."""
     try:
-        table = pl.read_parquet(path)
+        table = read(path)
     except (pl.exceptions.PolarsError, OSError):
         raise BadInput(
             f"{path}: damaged; it should be the Parquet table that `fedsim run` wrote: run it again"

@@ -62,7 +62,7 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
         score = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
         error = error_file(directory, job)
         if score.exists():
-            yield pl.read_parquet(score).with_columns(chosen_on, observed=True)
+            yield table.read(score).with_columns(chosen_on, observed=True)
         elif error.exists():
             faults = [(job.spec["round"], client, read_json(error)["reason"]) for client in job.spec["clients"]]
             failed = table.frame(list(_failed(cell, faults, [job.spec["attack"]])))
