@@ -13,6 +13,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    suggest_commands=False,  # click does; twice is once too often
     help="Privacy attacks on federated learning: what can a server rebuild, and which defense stops it?",
 )
 # Paths and names are the user's: what looks like markup in them is not.
