@@ -113,6 +113,8 @@ def verify(
         claimed = entries.read_one(path)
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
+    if claimed.source.salt is not None:
+        raise BadInput(f"{path}: its run was salted, which this version of fedsim cannot repeat")
     seed, clients = _drawn(claimed, victims)
     part = repeat.Part(
         definition=claimed.source.definition,

@@ -270,9 +270,13 @@ def read_one(path: Path) -> Entry:
 
 
 def _first_fault(error: ValidationError) -> str:
-    faults = error.errors(include_url=False, include_input=False)
-    if any(fault["loc"] == ("format",) for fault in faults):
-        return f"is no entry of format {FORMAT}; another version of fedsim wrote it, or another program"
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        if fault["loc"] == ("format",):
+            former = fault["input"] if fault["type"] == "literal_error" and isinstance(fault["input"], int) else None
+            if former is not None and former < FORMAT:
+                return f"is no entry of format {FORMAT} but of format {former}, no longer read: submit its run again"
+            return f"is no entry of format {FORMAT}; another version of fedsim wrote it, or another program"
     first = faults[0]
     where = ".".join(str(step) for step in first["loc"])
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

@@ -319,7 +319,7 @@ def _about(get: Callable[[str], type], name: str) -> str:
         summary = (inspect.getdoc(get(name)) or "").split("\n\n")[0]
     except UnknownName:
         return ""
-    return " ".join(summary.split()).rstrip(".:") + "." if summary else ""
+    return " ".join(summary.replace("`", "").split()).rstrip(".:") + "." if summary else ""
 
 
 def _json(data: dict[str, Any]) -> Markup:

@@ -201,7 +201,9 @@ def _set(*where, to):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_set("format", to=1), "no entry of format 2"),
+        (_set("format", to=1), "no entry of format 2 but of format 1, no longer read: submit its run again"),
+        (_set("format", to=3), "no entry of format 2; another version"),
+        (_set("format", to="2"), "no entry of format 2; another"),
         (_set("extra", to=1), "extra: Extra inputs are not permitted"),
         (_set("scores", "median", to=1.0), "scores.median"),
         (_set("scores", "psnr", "value", to=math.nan), "scores.psnr.value"),

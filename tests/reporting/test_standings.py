@@ -50,9 +50,12 @@ def test_defenses_are_ranked_if_they_are_better_than_none_and_tied_among_themsel
 
 def test_a_defense_that_is_tied_with_none_or_leaks_most_images_has_no_rank():
     tied = victims(CLIP, 58, spread=10)
-    board = standings(victims(NONE, 60), tied, victims(NOISE, 30), victims(PRUNE, 70))
+    board = standings(
+        victims(NONE, 60), tied, victims(NOISE, 30), victims(PRUNE, 70), victims([*CLIP, *NOISE], 25)
+    )
     assert said(board) == {
         "none": (None, False, "undefended"),
+        "clip + gaussian_noise": (None, False, "lower than none"),
         "gaussian_noise": (None, False, "lower than none"),
         "clip": (None, False, "tied with none"),
         "prune": (None, False, "higher than none"),
