@@ -15,8 +15,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fedsim import truth
-from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
+from fedsim.federation.round import client_round
 from fedsim.paths import USER_PATH
 
 app = ClientApp()
@@ -42,26 +42,16 @@ def train_round(message: Message, context: Context) -> Message:
     client = int(context.node_config["partition-id"])
     device = torch.device("cuda" if plan.federation["resources"]["gpus"] > 0 else "cpu")
 
-    pixels, labels = plan.batch(client, round)
     model = plan.model()
-    state = message.content.array_records["arrays"].to_torch_state_dict()
-    model.load_state_dict(state)
-    result = train(
-        model.to(device),
-        plan.dataset.normalise(pixels).to(device, plan.dtype),
-        labels.to(device),
-        local=plan.local,
-        defense=plan.defense(),
-        seed=plan.seed,
-        client=client,
-        round=round,
-    )
+    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    turn = client_round(plan, model, client=client, round=round, device=device)
+    result = turn.result
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "arrays": ArrayRecord({name: value.cpu() for name, value in result.arrays.items()}),
-        "metrics": MetricRecord({"num-examples": len(labels)}),
+        "metrics": MetricRecord({"num-examples": len(turn.labels)}),
     }
     if plan.attacked(round):
         noise = {path: drawn.cpu() for path, drawn in result.noise.items()}
-        envelope = truth.pack(truth.Truth(pixels, labels, noise, result.loss))
+        envelope = truth.pack(truth.Truth(turn.pixels, turn.labels, noise, result.loss))
         records[TRUTH] = ConfigRecord({"safetensors": envelope})
     return Message(RecordDict(records), reply_to=message)

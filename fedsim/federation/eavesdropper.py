@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsim.federation.client import TRUTH
+from fedsim.federation.round import implied_weights
 from fedsim.random import seed_for
 from fedsim.truth import Truth, unpack
 
@@ -101,7 +102,8 @@ class Eavesdropper(Strategy):
             truth = None if envelope is None else unpack(envelope["safetensors"])  # type: ignore[arg-type]
             self._on_capture(Capture(server_round, client, self._sent, received, examples), truth)
             if self._share == "gradient":
-                reply.content["arrays"] = ArrayRecord(self._implied_weights(received))
+                implied = implied_weights(self._sent, received, self._trained, self._learning_rate)
+                reply.content["arrays"] = ArrayRecord(implied)
             usable.append(reply)
         arrays, metrics = self.strategy.aggregate_train(server_round, usable)
         return self._restored(arrays), metrics
@@ -130,12 +132,6 @@ class Eavesdropper(Strategy):
             if value.is_floating_point() and not torch.isfinite(value).all():
                 return f"{name} holds NaN or infinity"
         return None
-
-    def _implied_weights(self, received: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: self._sent[name] - self._learning_rate * value if name in self._trained else value
-            for name, value in received.items()
-        }
 
     def _restored(self, arrays: ArrayRecord | None) -> ArrayRecord | None:
         """The aggregate in the model's own dtypes, its frozen entries as they were sent.

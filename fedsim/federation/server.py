@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks import LocalTraining, Observation
 from fedsim import observations, truth
+from fedsim.federation import cost
+from fedsim.federation.accuracy import accuracy
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import initial_state
+from fedsim.federation.workers import Measurement
 from fedsim.files import whole_directory, write_json
 from fedsim.models import effective_dropout, entries
 from fedsim.paths import USER_PATH, told
@@ -27,12 +28,12 @@ from fedsim.truth import Truth
 PUBLIC_IMAGES = 256
 
 
-def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path, store: Path) -> None:
+def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path, store: Path, measured: Measurement) -> None:
     """Train one cell and leave its directory at `target`, whole or not at all.
 
     The directory holds what `fedsim.observations` and `fedsim.truth` describe, and `cell.json`: the work, the test
-    accuracy before the first round and after each, the utility, the privacy spent, and the clients that failed with
-    their reasons. `store` keeps the pretrained states.
+    accuracy before the first round and after each, the utility and the privacy spent with the training that they are
+    of, and the clients that failed with their reasons. `store` keeps the pretrained states.
     """
     plan = Plan(work)
     with whole_directory(target) as directory:
@@ -44,7 +45,10 @@ def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path, store: Path)
             "accuracy": accuracies,
             "dropout": effective_dropout(plan.client_model()),
             "faults": recorder.faults,
-            **_utility(grid, plan, start),
+            "test_images": len(plan.dataset.test_labels),
+            "cost_of": cost.describe(plan),
+            **cost.privacy(plan),
+            **measured.result(),
         }
         _save_public(plan, directory)
         write_json(directory / "cell.json", summary)
@@ -139,7 +143,7 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, T
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         model.load_state_dict(arrays.to_torch_state_dict())
-        accuracies.append(accuracy(model, plan))
+        accuracies.append(accuracy(model, plan.dataset))
         return None
 
     strategy.start(
@@ -150,50 +154,6 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, T
         evaluate_fn=evaluate,
     )
     return accuracies
-
-
-def _utility(grid: OrderedGrid, plan: Plan, start: dict[str, Tensor]) -> dict[str, Any]:
-    """The final accuracy of the unattacked training that the `utility` block asks for, and the privacy spent.
-
-    Without such a block, the utility is null and the privacy is that of the attacked rounds.
-    """
-    spent, utility = plan, None
-    if plan.work["utility"] is not None:
-        block = plan.work["utility"]
-        work = copy.deepcopy(plan.work)
-        work["federation"]["rounds"] = block["rounds"]
-        work["federation"]["local"] |= block["local"]
-        if work["federation"]["local"]["steps"] > 1:
-            work["federation"]["local"]["share"] = "weights"
-        work["victims"] = {"rounds": [], "clients": 0}
-        spent = Plan(work)
-        utility = _train(grid, spent, Recorder(spent, Path()), start)[-1]
-    accounting = plan.defense().accounting(
-        steps=spent.federation["rounds"] * spent.local["steps"],
-        batch_size=spent.local["batch_size"],
-        examples=min(len(part) for part in plan.partition()),
-    )
-    return {
-        "utility": utility,
-        "epsilon": accounting.epsilon if accounting else None,
-        "delta": accounting.delta if accounting else None,
-        "accounting_note": accounting.note if accounting else "",
-    }
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, plan: Plan) -> float | None:
-    """Top-1 accuracy on the data set's test part, in evaluation mode; None if it has no test part."""
-    dataset = plan.dataset
-    if len(dataset.test_labels) == 0:
-        return None
-    model.eval()
-    correct = 0
-    for pixels, labels in zip(dataset.test_images.split(250), dataset.test_labels.split(250), strict=True):
-        scores = model(dataset.normalise(pixels).to(plan.dtype))
-        correct += int((scores.argmax(1) == labels).sum())
-    share = correct / len(dataset.test_labels)
-    return share if math.isfinite(share) else None
 
 
 def _save_public(plan: Plan, directory: Path) -> None:

@@ -16,6 +16,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from flwr.simulation import run_simulation
 from fedsim.federation.client import app as client_app
 from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.server import run_cell
+from fedsim.federation.workers import Measurement, workers
 from fedsim.files import read_json, write_json
 
 DEADLINE = 900.0
@@ -60,15 +63,27 @@ def _server_app(cells: list[dict[str, Any]], clients: int, store: Path) -> Serve
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         ordered = OrderedGrid(grid, nodes=clients, deadline=DEADLINE)
-        for cell in cells:
-            target = Path(cell["target"])
-            try:
-                run_cell(ordered, cell["work"], target, store)
-            except Exception as error:  # one cell's fault costs its own rows only
-                traceback.print_exc()
-                write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})
+        measurements: dict[str, Measurement] = {}
+        with workers([cell["work"] for cell in cells], store) as at_hand:
+            for cell in cells:
+                with _reported(Path(cell["target"])):
+                    measurements[cell["target"]] = at_hand.begin(cell["work"])
+            for cell in cells:
+                if cell["target"] in measurements:
+                    with _reported(Path(cell["target"])):
+                        run_cell(ordered, cell["work"], Path(cell["target"]), store, measurements[cell["target"]])
 
     return app
+
+
+@contextmanager
+def _reported(target: Path) -> Iterator[None]:
+    """One cell's fault costs its own rows only."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})
 
 
 def _one_line(error: Exception) -> str:

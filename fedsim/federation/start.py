@@ -50,6 +50,7 @@ def pretrained_file(work: dict[str, Any], store: Path) -> Path:
     spec = {
         "data": {key: value for key, value in work["data"].items() if key != "partition"},
         "content": work.get("content"),
+        "source": work.get("source"),
         "model": _undefended(work),
         "pretrain": work["start"]["pretrain"],
         "seed": work["seed"],
@@ -67,7 +68,7 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
         classes=len(dataset.classes),
         seed=seed_for(plan.seed, "weights"),
     )
-    train(
+    diverged = train(
         model,
         dataset,
         steps=block["steps"] if steps is None else steps,
@@ -75,6 +76,8 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
         learning_rate=block["learning_rate"],
         seed=plan.seed,
     )
+    if diverged is not None:
+        raise RuntimeError(f"pretraining diverged in step {diverged}; lower model.pretrain.learning_rate")
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
@@ -83,10 +86,15 @@ def _undefended(work: dict[str, Any]) -> dict[str, Any]:
     return {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
 
 
-def train(model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
+def train(
+    model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int
+) -> int | None:
     """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics.
 
     Neither the batches nor the masks depend on the number of steps: a longer training passes through a shorter one.
+
+    Returns:
+        the step in which the model ceased to be finite, where the training ends; None if it never did.
     """
     batches = _batches(len(dataset.train_labels), batch_size, rng_for(seed, "pretrain batches"))
     optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate)
@@ -100,7 +108,8 @@ def train(model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, le
             loss.backward()
             optimiser.step()
             if not all(value.isfinite().all() for value in model.state_dict().values()):
-                raise RuntimeError(f"pretraining diverged in step {step}; lower model.pretrain.learning_rate")
+                return step
+    return None
 
 
 def _batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -56,6 +56,18 @@ class Cell:
             return {"checkpoint": {"path": start["checkpoint"], "content": models.fingerprint(start["checkpoint"])}}
         return {}
 
+    def utility(self) -> dict[str, Any] | None:
+        """The `utility` block, what it leaves open filled in from `federation.local` and the model's own dropout."""
+        if self.scenario.utility is None:
+            return None
+        block = self.scenario.utility.model_dump(mode="json")
+        local = self.scenario.federation.local
+        attacked = {"steps": local.steps, "learning_rate": local.learning_rate}
+        block["local"] |= {key: value for key, value in attacked.items() if block["local"][key] is None}
+        if block["reachable"] is not None:
+            block["reachable"]["dropout"] = self.scenario.model.spec()["dropout"]
+        return block
+
     def state_before(self, round: int) -> str:
         """What the global model is when it is sent in a round, as the table has it."""
         if round > 1:
@@ -81,7 +93,7 @@ class Cell:
             "defense": list(self.working_defense()),
             "seed": self.seed,
             "victims": scenario.victims.model_dump(mode="json"),
-            "utility": scenario.utility.model_dump(mode="json") if scenario.utility else None,
+            "utility": self.utility(),
         }
         if start := self.start():
             work["start"] = start

@@ -141,8 +141,19 @@ class Victims(Block):
 
 
 class UtilityLocal(Block):
+    """What is null is as in `federation.local`: the defense then acts on what it acts on in the attacked rounds."""
+
     batch_size: Count = 32
-    steps: Count = 5
+    steps: Count | None = None
+    """Clients that share gradients share weights instead where this is more than 1."""
+    learning_rate: Positive | None = None
+
+
+class Reachable(Block):
+    """Central training of the model without a defense, for what it reaches: plain SGD, once for all defenses."""
+
+    steps: Count = 1000
+    batch_size: Count = 32
     learning_rate: Positive = 0.1
 
 
@@ -151,6 +162,8 @@ class Utility(Block):
 
     rounds: Count
     local: UtilityLocal = UtilityLocal()
+    reachable: Reachable | None = Reachable()
+    """The column `utility_reachable`; null leaves it empty."""
 
 
 class Record(Block):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from federation_cells import BASE, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
+from federation_cells import BASE, UTILITY, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
 
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
@@ -35,7 +35,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "other-seed": work(seed=1),
         "exploding": work({"learning_rate": 1e38, "share": "weights", "steps": 3}),
         "refused": work(model={"name": "no_such_model"}),
-        "utility": work(utility={"rounds": 8, "local": {"batch_size": 32, "steps": 5, "learning_rate": 0.5}}),
+        "utility": work(defense=[{"name": "clip", "norm": 0.5}], utility=UTILITY),
         "dirichlet": work(data={**BASE["data"], "partition": {"kind": "dirichlet", "alpha": 1.0}}),
         "factory": work(model={"factory": "fed_net:make"}),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),

@@ -27,6 +27,12 @@ BASE = {
     "utility": None,
 }
 
+UTILITY = {
+    "rounds": 40,
+    "local": {"batch_size": 32, "steps": 1, "learning_rate": 0.5},
+    "reachable": {"steps": 60, "batch_size": 32, "learning_rate": 0.5, "dropout": 0.0},
+}
+
 PHOTOS = {"name": "photos", "path": None, "image_size": 32, "test_fraction": 0.2, "partition": {"kind": "iid"}}
 
 MODELS = {

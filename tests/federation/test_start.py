@@ -8,8 +8,8 @@ import pytest
 import torch
 from federation_cells import BASE, MODELS, PHOTOS, TRAINED, checkpoint, work
 
+from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
-from fedsim.federation.server import accuracy
 from fedsim.federation.start import initial_state, pretrained, pretrained_file
 from fedsim.files import read_json, read_tensors
 from fedsim.reporting import leaderboard
@@ -32,7 +32,7 @@ def _equal(left, right):
 def _accuracy(plan: Plan, state) -> float:
     model = plan.model()
     model.load_state_dict(state)
-    return accuracy(model, plan)
+    return accuracy(model, plan.dataset)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("mlp", (0, 40, 160)), ("lenet", (0, 40, 240)), ("vit", (0, 10, 60))])
@@ -72,7 +72,8 @@ def test_what_it_is_made_of_does_change_them(tmp_path):
         _pretrained(20, model={**BASE["model"], "activation": "relu"}),
         _pretrained(20, data={**BASE["data"], "image_size": 20}),
     ]
-    assert len({pretrained_file(plan.work, tmp_path) for plan in plans}) == len(plans)
+    edited = _pretrained(20, source="0123")  # the user's own model function, changed since
+    assert len({pretrained_file(plan.work, tmp_path) for plan in [*plans, edited]}) == len(plans) + 1
     states = [pretrained(plan) for plan in plans]
     for state in states[1:]:
         assert not _equal(states[0], state)
@@ -146,7 +147,7 @@ def test_every_defense_is_attacked_on_the_same_pretrained_weights(simulated):
     states = [read_tensors(folder / "observations" / "round_1.state.safetensors") for folder in folders]
     assert _equal(states[0], states[1])
     assert _equal(states[0], states[2])
-    [kept] = simulated.pretrained.iterdir()
+    [kept] = simulated.pretrained.glob("*.safetensors")
     assert _equal(read_tensors(kept), states[0])
     assert [read_json(folder / "cell.json")["dropout"] for folder in folders] == [0.5, 0.75, 0.5]
 

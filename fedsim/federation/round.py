@@ -1,0 +1,50 @@
+"""One client's round of a plan: its batch, its model, its local training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.federation.local import LocalResult, train
+from fedsim.federation.plan import Plan
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a client trained on and what it made of it.
+
+    Args:
+        pixels: uint8 (steps * batch_size, C, H, W).
+        labels: (steps * batch_size,).
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    result: LocalResult
+
+
+def client_round(plan: Plan, model: nn.Module, *, client: int, round: int, device: torch.device) -> Turn:
+    """Train `model`, which holds the weights that the server sent, for one round of one client."""
+    pixels, labels = plan.batch(client, round)
+    result = train(
+        model.to(device),
+        plan.dataset.normalise(pixels).to(device, plan.dtype),
+        labels.to(device),
+        local=plan.local,
+        defense=plan.defense(),
+        seed=plan.seed,
+        client=client,
+        round=round,
+    )
+    return Turn(pixels, labels, result)
+
+
+def implied_weights(
+    sent: dict[str, Tensor], received: dict[str, Tensor], trained: frozenset[str], learning_rate: float
+) -> dict[str, Tensor]:
+    """The weights that one step along a client's gradient gives; what was not trained as it is."""
+    return {
+        name: sent[name] - learning_rate * value if name in trained else value for name, value in received.items()
+    }

@@ -1,0 +1,67 @@
+"""A federation that nobody listens to: the same clients and the same averaging, round after round in one process.
+
+Flower's transport takes a tenth of a second or more a round, whatever the clients do in it. A training that is not
+attacked sends nothing that anybody has to see, so it goes without; what it comes to is what Flower's would.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import torch
+from torch import Tensor
+
+from fedsim.federation.plan import Plan
+from fedsim.federation.round import client_round, implied_weights
+from fedsim.models import entries
+from fedsim.random import seed_for
+
+Tensors = dict[str, Tensor]
+
+
+def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
+    """The global state after all rounds of a plan from the state `start`, by federated averaging.
+
+    A reply that holds NaN or infinity is left out, as the eavesdropper does.
+    """
+    fresh, trains = plan.model(), plan.client_model()
+    trained, frozen = frozenset(entries.trained(trains)), entries.frozen(trains)
+    state = start
+    for round in range(1, plan.federation["rounds"] + 1):
+        replies: list[Tensors] = []
+        for client in _drawn(plan, round):
+            model = copy.deepcopy(fresh)
+            model.load_state_dict(state)
+            turn = client_round(plan, model, client=client, round=round, device=device)
+            reply = {name: value.cpu() for name, value in turn.result.arrays.items()}
+            if not all(value.isfinite().all() for value in reply.values()):
+                continue
+            if plan.local["share"] == "gradient":
+                reply = implied_weights(state, reply, trained, plan.local["learning_rate"])
+            replies.append(reply)
+        if replies:
+            state = _mean(replies) | {name: state[name] for name in frozen}
+    return state
+
+
+def _drawn(plan: Plan, round: int) -> list[int]:
+    """The clients of a round, in partition order: those that Flower's strategy draws."""
+    draw = random.Random(seed_for(plan.seed, "sampling", round=round))
+    return sorted(draw.sample(range(plan.federation["clients"]), plan.federation["clients_per_round"]))
+
+
+def _mean(replies: list[Tensors]) -> Tensors:
+    """All clients train on equally many images, so that all weigh the same. In the order and precision of Flower's."""
+    weight = 1 / len(replies)
+    mean: Tensors = {}
+    for name, first in replies[0].items():
+        total = _weighted(first, weight)
+        for reply in replies[1:]:
+            total = total + _weighted(reply[name], weight)
+        mean[name] = total.to(first.dtype)
+    return mean
+
+
+def _weighted(value: Tensor, weight: float) -> Tensor:
+    return (value if value.is_floating_point() else value.double()) * weight

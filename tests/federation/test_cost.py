@@ -1,0 +1,157 @@
+"""Accuracy and privacy of a cell are of one training, which is described; it is the attacked one's kind by default."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from federation_cells import UTILITY, work
+
+from fedsim.federation import cost
+from fedsim.federation.accuracy import accuracy
+from fedsim.federation.plan import Plan
+from fedsim.files import read_json
+from fedsim.scenario import parse
+
+DP = [{"name": "dp_sgd", "noise_multiplier": 1.5, "max_grad_norm": 1.0}]
+
+
+def _utility(**local) -> dict:
+    return {**UTILITY, "local": {**UTILITY["local"], **local}}
+
+
+def _cell(utility: dict, **keys):
+    named = {"name": "cost", "data": "mnist", "model": {"name": "mlp", "width": 8}, "attacks": [], **keys}
+    return parse({**named, "utility": utility}, rehearsed=False).cells()[0]
+
+
+@pytest.mark.parametrize(
+    ("local", "steps", "rate"),
+    [({}, 1, 0.1), ({"learning_rate": 0.3}, 1, 0.3), ({"share": "weights", "steps": 4, "learning_rate": 0.3}, 4, 0.3)],
+)
+def test_by_default_the_defense_acts_on_what_it_acts_on_in_the_attacked_rounds(local, steps, rate):
+    plan = Plan(_cell({"rounds": 3}, federation={"local": local}).work())
+    trained = cost.training_of(plan)
+    assert trained.local["share"] == local.get("share", "gradient")
+    assert (trained.local["steps"], trained.local["learning_rate"], trained.local["batch_size"]) == (steps, rate, 32)
+    assert cost.describe(plan) == {
+        "rounds": 3,
+        "clients": 4,
+        "clients_per_round": 4,
+        "share": local.get("share", "gradient"),
+        "batch_size": 32,
+        "steps": steps,
+        "learning_rate": rate,
+        "same_form": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("attacked", "utility", "same"),
+    [
+        ({}, {"steps": 1, "learning_rate": 0.9}, True),  # a gradient is what it is at any learning rate
+        ({}, {"steps": 5}, False),
+        ({"share": "weights", "steps": 5}, {"steps": 5, "learning_rate": 0.1}, True),
+        ({"share": "weights", "steps": 5}, {"steps": 4, "learning_rate": 0.1}, False),
+        ({"share": "weights", "steps": 5}, {"steps": 5, "learning_rate": 0.2}, False),
+    ],
+)
+def test_another_form_of_sharing_is_said(attacked, utility, same):
+    described = cost.describe(Plan(work(attacked, utility=_utility(**utility))))
+    assert described["same_form"] is same
+    assert described["share"] == ("weights" if utility["steps"] > 1 or attacked else "gradient")
+
+
+def test_without_a_utility_block_the_costs_are_of_the_attacked_rounds():
+    described = cost.describe(Plan(work()))
+    assert described == {
+        "rounds": 2, "clients": 3, "clients_per_round": 2, "share": "gradient", "batch_size": 2, "steps": 1,
+        "learning_rate": 0.1, "same_form": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("local", "utility", "steps", "batch_size"),
+    [({}, None, 2, 2), ({"share": "weights", "steps": 3}, None, 6, 2), ({}, _utility(steps=5), 200, 32)],
+)
+def test_epsilon_is_of_the_training_that_is_described(local, utility, steps, batch_size):
+    from opacus.accountants import RDPAccountant
+
+    partition = {"kind": "dirichlet", "alpha": 1.0}
+    described = work(local, defense=DP, utility=utility)
+    described["data"]["partition"] = partition
+    plan = Plan(described)
+    sizes = [len(part) for part in plan.partition()]
+    assert max(sizes) > 1.2 * min(sizes)
+    accountant = RDPAccountant()
+    accountant.history = [(1.5, batch_size / min(sizes), steps)]
+    assert cost.privacy(plan)["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    stated = cost.describe(plan)
+    assert (stated["rounds"] * stated["steps"], stated["batch_size"]) == (steps, batch_size)
+
+
+def test_a_cell_says_what_its_costs_are_of(simulated):
+    summary = read_json(simulated.cell("utility") / "cell.json")
+    plan = Plan(summary["work"])
+    assert summary["cost_of"] == cost.describe(plan)
+    assert summary["test_images"] == 1000
+    start = plan.model().state_dict()
+    assert summary["utility"] == pytest.approx(cost.utility(plan.work, start), abs=0.005)
+    assert summary["utility_reachable"] == pytest.approx(cost.reachable(plan.work, start), abs=0.005)
+    first = read_json(simulated.cell("first") / "cell.json")
+    assert first["utility"] is first["utility_reachable"] is None
+
+
+def test_the_defense_acts_in_the_utility_training():
+    start = Plan(work()).model().state_dict()
+    free, bound, drowned = (
+        cost.utility(work(defense=defense, utility=UTILITY), start)
+        for defense in ([], [{"name": "clip", "norm": 0.02}], [{"name": "gaussian_noise", "std": 1.0}])
+    )
+    assert free > 0.45
+    assert bound < 0.3
+    assert drowned < 0.3
+
+
+def test_what_is_reachable_depends_on_neither_defense_nor_federation():
+    plain = work(utility=UTILITY)
+    same = [
+        work(utility=UTILITY, defense=[{"name": "gaussian_noise", "std": 9.0}]),
+        work({"batch_size": 1}, utility=UTILITY),
+        work(utility={**UTILITY, "rounds": 1}, model={**plain["model"], "dropout": 0.75}),  # as a `dropout` defense
+    ]
+    other = [
+        work(utility=UTILITY, seed=1),
+        work(utility=UTILITY, source="0123"),
+        work(utility=UTILITY, model={**plain["model"], "width": 16}),
+        *(work(utility={**UTILITY, "reachable": {**UTILITY["reachable"], key: value}})
+          for key, value in (("steps", 61), ("batch_size", 16), ("learning_rate", 0.4), ("dropout", 0.5))),
+    ]  # fmt: skip
+    assert {cost.reachable_key(described) for described in same} == {cost.reachable_key(plain)}
+    assert len({cost.reachable_key(described) for described in [plain, *other]}) == 1 + len(other)
+    start = Plan(plain).model().state_dict()
+    reached = cost.reachable(plain, start)
+    assert reached > 0.45  # chance is 0.1
+    assert all(cost.reachable(described, start) == reached for described in same)
+
+
+def test_the_models_own_dropout_is_what_reaches():
+    own = {"name": "mlp", "width": 8, "dropout": 0.25}
+    defended = _cell({"rounds": 1}, model=own, defenses=[{"name": "dropout", "p": 0.9}])
+    assert defended.work()["model"]["dropout"] == 0.9
+    assert defended.work()["utility"]["reachable"]["dropout"] == 0.25
+    assert _cell({"rounds": 1, "reachable": None}).work()["utility"]["reachable"] is None
+
+
+def test_a_training_that_diverges_reaches_nothing():
+    wild = {**UTILITY, "reachable": {**UTILITY["reachable"], "learning_rate": 1e38}}
+    assert cost.reachable(work(utility=wild), Plan(work()).model().state_dict()) is None
+
+
+def test_accuracy_is_that_of_the_model_in_evaluation_mode():
+    plan = Plan(work(model={"name": "mlp", "dropout": 0.9, "width": 32}))
+    dataset, model = plan.dataset, plan.model().train()
+    still = Plan(work(model={"name": "mlp", "dropout": 0.0, "width": 32})).model()
+    with torch.no_grad():
+        scores = still(dataset.normalise(dataset.test_images))
+    expected = float((scores.argmax(1) == dataset.test_labels).double().mean())
+    assert accuracy(model, dataset) == pytest.approx(expected, abs=1e-9)
