@@ -31,7 +31,5 @@ class Clip(Defense):
         self.norm = norm
 
     def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
-        length = float(global_norm(update))
-        if length <= self.norm:
-            return update
-        return {name: value * (self.norm / length) for name, value in update.items()}
+        scale = self.norm / global_norm(update).clamp(min=self.norm)  # no branch: it must hold under torch.func
+        return {name: value * scale.to(value.dtype) for name, value in update.items()}

@@ -22,9 +22,11 @@ from rich.text import Text
 import attacks
 from attacks import NotApplicable, Observation, ThreatModel
 from fedsim import models, observations
+from fedsim.federation.cost import training_of
 from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import pretrained, pretrained_file
+from fedsim.federation.unattacked import final_state
 from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
@@ -37,6 +39,7 @@ CELL_SECONDS = 2.0
 """One small cell in a simulation that runs already; large models take longer."""
 PROBES = (2, 12)
 PRETRAIN_PROBES = (1, 4)
+UTILITY_PROBES = (1, 3)
 
 
 def plan_table(scenario: Scenario, out: Path) -> Group:
@@ -46,6 +49,7 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
     table = Table("cell", "model", "data", "defense", "seed", "jobs", "attacks at most", title=scenario.name)
     seconds, jobs, trained, seen = 0.0, 0, 0, set()
     pretraining: dict[Path, float] = {}
+    unattacked = 0.0
     costs: dict[str, float] = {}
     for cell in scenario.cells():
         key = cell_key(cell)
@@ -64,6 +68,8 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
                 path = pretrained_file(work, directory.pretrained)
                 if path not in pretraining and not path.exists():
                     pretraining[path] = _pretraining(work)
+            if state == "new" and work["utility"] is not None:
+                unattacked += _unattacked(work)
         seen.add(key)
         name = work["model"].get("name") or work["model"]["factory"]
         if start := work.get("start"):
@@ -71,7 +77,8 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
         row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
         table.add_row(*row, str(chunks * len(specs)) if state != "shared" else "-", _duration(cost) if cost else "-")
     before = sum(pretraining.values())
-    total = START_SECONDS + CELL_SECONDS * trained + before + seconds / max(1, os.cpu_count() or 1)
+    processors = max(1, os.cpu_count() or 1)
+    total = START_SECONDS + before + max(CELL_SECONDS * trained, unattacked / processors) + seconds / processors
     total_work = f"{trained} cells to train, {jobs} attack jobs"
     if pretraining:
         total_work = f"{len(pretraining)} models to pretrain in about {_duration(before)}, {total_work}"
@@ -87,6 +94,19 @@ def _pretraining(work: dict[str, Any]) -> float:
         marks.append(time.perf_counter())
     few, more = (later - earlier for earlier, later in itertools.pairwise(marks))
     return few + max(0.0, more - few) / (PRETRAIN_PROBES[1] - PRETRAIN_PROBES[0]) * steps
+
+
+def _unattacked(work: dict[str, Any]) -> float:
+    """Seconds of the training that a `utility` block asks for, measured on its first rounds."""
+    plan = training_of(Plan(work))
+    rounds, start = plan.federation["rounds"], plan.model().state_dict()
+    marks = [time.perf_counter()]
+    for count in UTILITY_PROBES:
+        few = {**plan.federation, "rounds": min(count, rounds)}
+        final_state(Plan({**plan.work, "federation": few}), start, device=torch.device("cpu"))
+        marks.append(time.perf_counter())
+    one, more = (later - earlier for earlier, later in itertools.pairwise(marks))
+    return one + max(0.0, more - one) / (UTILITY_PROBES[1] - UTILITY_PROBES[0]) * rounds
 
 
 def _cost(cell: Cell, spec: dict[str, Any], known: dict[str, float]) -> float:
