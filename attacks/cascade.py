@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Progress, Reconstruction, create, get, names, register
-from attacks.closed_form.base import ClosedForm
+from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.iterative import IterativeAttack
 from attacks.observation import Observation, ThreatModel
+from attacks.rivals import kept_images
 from attacks.unknowns import NOISE
 
 FALLBACKS = ("cut", "mask_readout", "dropout_inversion")
@@ -25,8 +25,11 @@ class Cascade(Attack):
     """Try the closed forms, the strongest first; the first that is certain of all its images, by checks that need no
     truth, is the answer. Otherwise optimise, starting from what was learnt.
 
-    `details["stage"]` names the attack that answered, `details["declined"]` says why those before it did not. Images of
-    a batch that a closed form is certain of are kept, and stand in the place of the optimised images nearest to them.
+    `details["stage"]` names the attack that answered, `details["declined"]` says why the others did not.
+
+    An image that a closed form is certain of always stands, and an approximate one is not thrown away for an optimised
+    one that explains less (`attacks.rivals`). In a batch an image of a closed form competes with, and takes the place
+    of, the optimised image nearest to it.
 
     Args:
         iterations: at most this many, of the attack that optimises.
@@ -61,7 +64,8 @@ class Cascade(Attack):
             seen = [observations[index] for index in open_ones]
             attack.warm_start = _learnt({id(observations[index]): trials[index] for index in open_ones})
             for index, answer in zip(open_ones, attack.run(seen, threat_model, model, seed=seed, progress=progress)):
-                trials[index].note(name, answer)
+                puzzle = Puzzle.of(observations[index], threat_model, model) if trials[index].partial else None
+                trials[index].note(name, answer, puzzle)
             self.compile_seconds += attack.compile_seconds
         return [trial.result() for trial in trials]
 
@@ -72,25 +76,42 @@ class _Trial:
 
     Args:
         partial: the answer of the strongest closed form that was not certain of everything.
+        declined: why a stage did not answer, by its name.
     """
 
     declined: dict[str, str]
     answer: Reconstruction | None = None
     partial: Reconstruction | None = None
 
-    def note(self, name: str, answer: Reconstruction | NotApplicable) -> None:
-        """Take an optimised answer, or the reason why there is none."""
+    def note(self, name: str, answer: Reconstruction | NotApplicable, puzzle: Puzzle | None) -> None:
+        """Take an optimised answer, or the reason why there is none. `puzzle` is there if `partial` is."""
         if isinstance(answer, NotApplicable):
             self.declined[name] = str(answer)
+        elif self.partial is None or puzzle is None:
+            self.answer = replace(answer, details={**answer.details, "stage": name})
         else:
-            kept = _keep_certain(self.partial, answer) if self.partial is not None else answer
-            self.answer = replace(kept, details={**kept.details, "stage": name})
+            self.answer = self._better(name, answer, self.partial, puzzle)
+
+    def _better(
+        self, name: str, optimised: Reconstruction, partial: Reconstruction, puzzle: Puzzle
+    ) -> Reconstruction:
+        """The optimised images, with those of the closed form in the places of the ones that are worse."""
+        stage = partial.details["stage"]
+        kept = kept_images(partial, optimised, _closed_forms()[stage](), puzzle)
+        if len(kept) == len(optimised.images):  # nothing of the optimised answer is left
+            self.declined[name] = f"explains what {stage} solves no better than that does"
+            return replace(partial, iterations=optimised.iterations)
+        images, certain = optimised.images.clone(), [False] * len(optimised.images)
+        for place, index in kept.items():
+            images[place], certain[place] = partial.images[index].to(images), partial.details["certain"][index]
+        facts = {**optimised.details, "stage": name, "certain": certain, "kept": {stage: len(kept)} if kept else {}}
+        return replace(optimised, images=images, details=facts)
 
     def result(self) -> Reconstruction | NotApplicable:
-        if self.answer is not None:
-            return replace(self.answer, details={**self.answer.details, "declined": self.declined})
-        if self.partial is not None:  # nothing optimises here, e.g. labels are not granted: uncertain is all there is
-            return replace(self.partial, details={**self.partial.details, "declined": self.declined})
+        answer = self.answer or self.partial  # where nothing optimises, e.g. without labels: uncertain is all there is
+        if answer is not None:
+            declined = {name: reason for name, reason in self.declined.items() if name != answer.details["stage"]}
+            return replace(answer, details={**answer.details, "declined": declined})
         return NotApplicable("; ".join(f"{name}: {reason}" for name, reason in self.declined.items()))
 
 
@@ -128,15 +149,3 @@ def _learnt(trials: Mapping[int, _Trial]) -> Callable[[Observation], Mapping[str
         return {"images": partial.images, **noise}
 
     return start
-
-
-def _keep_certain(partial: Reconstruction, optimised: Reconstruction) -> Reconstruction:
-    """The optimised images, with those that are certain in the places of their nearest ones."""
-    images, free = optimised.images.clone(), list(range(len(optimised.images)))
-    certain = [False] * len(images)
-    for image, sure in zip(partial.images.to(images), partial.details["certain"]):
-        if sure and free:
-            distances = (images[free] - image).flatten(1).square().sum(1)
-            place = free.pop(int(torch.argmin(distances)))
-            images[place], certain[place] = image, True
-    return replace(optimised, images=images, details={**optimised.details, "certain": certain})

@@ -24,7 +24,7 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.patches import PatchEmbedding, patch_embedding
-from attacks.closed_form.tokens import solve
+from attacks.closed_form.tokens import Solution, solve
 from attacks.seeds import generator_for
 from attacks.updates import lacks, replayed
 from defenses.stochastic import set_stochastic
@@ -47,6 +47,27 @@ class April(ClosedForm):
         if puzzle.images != 1:
             size = "unknown size" if puzzle.images is None else f"{puzzle.images} images"
             raise NotApplicable(f"a batch of {size}, or several steps: it takes one image in one step")
+        embedding, solution = self._solution(puzzle)
+        if solution.noise > UNEXPLAINED:
+            raise NotApplicable(
+                "the update does not fit an attention right after the positions"
+                + (f": {solution.noise:.0%} of it is not explained" if solution.noise < float("inf") else " for sure")
+            )
+        return self._answer(puzzle, embedding, solution)
+
+    def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
+        embedding, solution = self._solution(puzzle)
+        weight, bias = puzzle.weight(embedding.weight).flatten(1), _bias_of(puzzle, embedding)
+        positions = embedding.of_patches(puzzle.weight(embedding.positions))
+        shares = []
+        for image in images:
+            rows = solution.rows.clone()  # a class token is not of the image
+            rows[embedding.rows] = embedding.patches(image.to(weight)) @ weight.T + bias + positions
+            shares.append(solution.unexplained(rows))
+        return torch.tensor(shares)
+
+    def _solution(self, puzzle: Puzzle) -> tuple[PatchEmbedding, Solution]:
+        """The embedding, and the system for the attention's input (M, D)."""
         embedding = patch_embedding(puzzle)
         tokens = embedding.of_all(puzzle.gradient(embedding.positions))
         if not tokens.any():
@@ -57,18 +78,11 @@ class April(ClosedForm):
             raise NotApplicable("the gradients of the self-attention's linear layers are zero")
         if (tokens == 0).all(1).any():
             raise NotApplicable("a token has no gradient: the attention's input is not determined")
-        solution = solve(tokens, right, epsilon=torch.finfo(puzzle.observation.update[embedding.positions].dtype).eps)
-        if solution.noise > UNEXPLAINED:
-            raise NotApplicable(
-                "the update does not fit an attention right after the positions"
-                + (f": {solution.noise:.0%} of it is not explained" if solution.noise < float("inf") else " for sure")
-            )
-        return self._answer(puzzle, embedding, solution.rows, solution.errors, solution.residual)
+        epsilon = torch.finfo(puzzle.observation.update[embedding.positions].dtype).eps
+        return embedding, solve(tokens, right, epsilon=epsilon)
 
-    def _answer(
-        self, puzzle: Puzzle, embedding: PatchEmbedding, z: Tensor, errors: Tensor, residual: float
-    ) -> Reconstruction:
-        """The image from the attention's input z (M, D), whose rows have these expected errors (M,)."""
+    def _answer(self, puzzle: Puzzle, embedding: PatchEmbedding, solution: Solution) -> Reconstruction:
+        """The image from the attention's input."""
         observation = puzzle.observation
         weight = puzzle.weight(embedding.weight).flatten(1)
         s = torch.linalg.svdvals(weight)
@@ -78,19 +92,30 @@ class April(ClosedForm):
                 f"the patch embedding of {weight.shape[1]} pixels in {weight.shape[0]} dimensions cannot be undone"
             )
         inverse = torch.linalg.pinv(weight)
-        embedded = z[embedding.rows] - embedding.of_patches(puzzle.weight(embedding.positions))
-        bias = f"{embedding.weight.removesuffix('weight')}bias"
-        if bias in observation.state:
-            embedded = embedded - puzzle.weight(bias)
+        embedded = solution.rows[embedding.rows] - embedding.of_patches(puzzle.weight(embedding.positions))
+        embedded = embedded - _bias_of(puzzle, embedding)
         image = embedding.image(embedded @ inverse.T, observation.input_shape)
         spread = float(inverse.norm()) / weight.shape[1] ** 0.5 * max(observation.std)
-        expected = float(errors[embedding.rows].square().mean().sqrt()) * spread
+        expected = float(solution.errors[embedding.rows].square().mean().sqrt()) * spread
         if expected >= max(observation.std):
             raise NotApplicable("the update is too noisy: the image is not expected to be better than the mean image")
         beyond = float(outside(image, observation))
         certain = expected <= CERTAIN and beyond <= 6 * CERTAIN
-        facts: dict[str, Any] = {"certain": [certain], "expected_error": expected, "outside": beyond}
-        return Reconstruction(images=image, loss=residual, details=facts)
+        facts: dict[str, Any] = {
+            "certain": [certain],
+            "determined": [True],
+            "tolerated": solution.tolerated,
+            "expected_error": expected,
+            "outside": beyond,
+        }
+        return Reconstruction(images=image, loss=solution.residual, details=facts)
+
+
+def _bias_of(puzzle: Puzzle, embedding: PatchEmbedding) -> Tensor:
+    """The patch embedding's bias, or 0."""
+    bias = f"{embedding.weight.removesuffix('weight')}bias"
+    present = bias in puzzle.observation.state
+    return puzzle.weight(bias) if present else puzzle.weight(embedding.weight).new_zeros(())
 
 
 def attention_inputs(puzzle: Puzzle, embedding: PatchEmbedding) -> list[str]:

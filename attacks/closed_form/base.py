@@ -5,8 +5,11 @@ system that was solved, and `details` says what the attack is sure of:
 
     stage     the attack's name
     certain   one bool an image: the checks of this closed form hold for it (rank, residual, zeros, pixel range)
+    determined   one bool an image: it is what the update says, up to noise; the others only fill places
+    tolerated   the share of the equations that the true image may leave unexplained, because of noise
 
 An image that is not certain may still be a good one, e.g. from a noised update; it is never called exact.
+`unexplained` compares it with what another attack has found.
 """
 
 from __future__ import annotations
@@ -39,6 +42,14 @@ class Puzzle:
     given_model: nn.Module
     steps: int
     images: int | None
+
+    @classmethod
+    def of(cls, observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Puzzle:
+        """Raises NotApplicable for an update that cannot be used, or whose local training is not granted."""
+        observation = trained_part(observation, model)
+        steps = local_steps(observation)
+        images = None if observation.batch_size is None else steps * observation.batch_size
+        return cls(observation, threat_model, model, steps, images)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -84,13 +95,18 @@ class ClosedForm(Attack):
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         """The answer, images in float64. Raises NotApplicable with the reason."""
 
+    @abstractmethod
+    def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
+        """The share of the equations that each of these images (B, C, H, W) leaves unexplained: (B,).
+
+        The equations hold whatever was drawn behind the layer that sees the images, and whatever their labels are. So
+        images are compared that come with masks, with other masks or with none. The true images leave the noise.
+        """
+
     def reconstruct(
         self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
     ) -> Reconstruction:
-        observation = trained_part(observation, model)
-        steps = local_steps(observation)
-        images = None if observation.batch_size is None else steps * observation.batch_size
-        puzzle = Puzzle(observation, threat_model, model, steps, images)
+        puzzle = Puzzle.of(observation, threat_model, model)
         try:
             answer = self.solve(puzzle, seed=seed)
         except torch.linalg.LinAlgError as fault:  # type: ignore[attr-defined]
@@ -98,7 +114,7 @@ class ClosedForm(Attack):
         if not torch.isfinite(answer.images).all():
             raise NotApplicable("the solution is not finite: the update does not determine the images")
         return replace(
-            answer, images=answer.images.to(_dtype(observation)), details={"stage": self.name, **answer.details}
+            answer, images=answer.images.to(_dtype(puzzle.observation)), details={"stage": self.name, **answer.details}
         )
 
 

@@ -15,3 +15,9 @@ def outside(images: Tensor, observation: Observation) -> Tensor:
     mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
     pixels = images * std + mean
     return (pixels - pixels.clamp(0, 1)).abs().flatten(1).amax(1)
+
+
+def in_range(images: Tensor, observation: Observation) -> Tensor:
+    """Images (B, C, H, W) in normalised units, clipped to the range of pixels."""
+    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
+    return images.clamp((0 - mean) / std, (1 - mean) / std)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
+from attacks.closed_form.masks import watch
 from attacks.updates import lacks
 
 
@@ -39,11 +40,11 @@ def first_linear(puzzle: Puzzle) -> FirstLinear:
     model, shape = puzzle.model, puzzle.observation.input_shape
     calls: list[tuple[str, nn.Module, Tensor]] = []
 
-    def watch(path: str) -> Any:
+    def note(path: str) -> Any:
         return lambda layer, inputs, output: calls.append((path, layer, inputs[0])) if inputs else None
 
     parametric = [(p, m) for p, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None]
-    handles = [layer.register_forward_hook(watch(path)) for path, layer in parametric]
+    handles = [layer.register_forward_hook(note(path)) for path, layer in parametric]
     like = next(model.parameters())
     probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(like)
     try:
@@ -66,3 +67,12 @@ def first_linear(puzzle: Puzzle) -> FirstLinear:
         raise NotApplicable(lacks(f"{prefix}weight"))
     bias = f"{prefix}bias"
     return FirstLinear(layer, f"{prefix}weight", bias if bias in puzzle.names else None)
+
+
+def random_input(puzzle: Puzzle, layer: FirstLinear) -> bool:
+    """Whether what a client draws changes what enters the layer."""
+    if not puzzle.model.training:
+        return False
+    shape, own = puzzle.observation.input_shape, {"": layer.layer}
+    quiet, drawn = (watch(puzzle.model, own, shape, draw=draw)[""][0][0] for draw in (False, True))
+    return not torch.equal(quiet, drawn)

@@ -20,12 +20,13 @@ from torch import Tensor
 from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
-from attacks.closed_form.first_layer import FirstLinear, first_linear
+from attacks.closed_form.first_layer import FirstLinear, first_linear, random_input
 from attacks.closed_form.length import find_length, mismatch
-from attacks.closed_form.masks import Masks, read_masks, watch
+from attacks.closed_form.masks import Masks, read_masks
 from defenses.stochastic import Dropout, stochastic_layers
 
 _EXACT = 1e-3  # the largest relative error of an image that is called certain
+_LENGTH = 0.01  # and of one whose contrast the update is taken to say
 _RANGE = 0.01  # and how far, in [0, 1] pixel units, it may leave the range of pixels
 
 
@@ -73,15 +74,18 @@ class FirstLinearInversion(ClosedForm):
         else:
             raise NotApplicable(f"takes one image, not a batch of {puzzle.images}: {layer.weight} has no bias")
 
-        random_input = _random_input(puzzle, layer)
+        input_dropped = random_input(puzzle, layer)
         in_range = float(outside(image, puzzle.observation)) <= _RANGE
-        certain = max(rank_residual, loss, error) <= _EXACT and in_range and not random_input
+        certain = max(rank_residual, loss, error) <= _EXACT and in_range and not input_dropped
         count = puzzle.images or 1
         details: dict[str, Any] = {
             "route": route,
             "rank_residual": rank_residual,
             "relative_error": error,
-            "input_dropped": random_input,
+            "input_dropped": input_dropped,
+            # dropped pixels are not in the update, nor is the contrast, where a simulation contradicts it
+            "determined": [not input_dropped and error <= max(_LENGTH, 10 * rank_residual)] + [False] * (count - 1),
+            "tolerated": rank_residual,
             # rank one of several images: they are all this one, or the others left no trace
             "certain": [certain] + [False] * (count - 1),
         }
@@ -92,6 +96,16 @@ class FirstLinearInversion(ClosedForm):
             noise=masks.read or None,
             details=details,
         )
+
+    def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
+        """Of `dL/dW = delta x^T` for any delta: the length of x does not enter it."""
+        return _share_left(puzzle.gradient(first_linear(puzzle).weight), images.flatten(1))
+
+
+def _share_left(weight: Tensor, vectors: Tensor) -> Tensor:
+    """How much of a matrix (units, inputs) each vector (B, inputs) leaves if it is of rank one along it: (B,)."""
+    unit = torch.nn.functional.normalize(vectors.to(weight), dim=1)
+    return torch.stack([(weight - torch.outer(weight @ v, v)).norm() for v in unit]) / weight.norm()
 
 
 def _leading(weight: Tensor) -> tuple[Tensor, float]:
@@ -113,15 +127,6 @@ def _unexplained(weight: Tensor, bias: Tensor, pixels: Tensor, layer: FirstLinea
     if 1 - residual**2 < min(4 / len(weight), 0.5):
         raise NotApplicable(f"the gradients of {layer.weight} and {layer.bias} do not belong together")
     return residual
-
-
-def _random_input(puzzle: Puzzle, layer: FirstLinear) -> bool:
-    """Whether what a client draws changes what enters the layer."""
-    if not puzzle.model.training:
-        return False
-    shape, own = puzzle.observation.input_shape, {"": layer.layer}
-    quiet, drawn = (watch(puzzle.model, own, shape, draw=draw)[""][0][0] for draw in (False, True))
-    return not torch.equal(quiet, drawn)
 
 
 def _kept_at_the_input(puzzle: Puzzle, layer: FirstLinear, masks: Masks) -> float:

@@ -26,17 +26,19 @@ from torch import Tensor
 
 from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
-from attacks.closed_form.certify import outside
+from attacks.closed_form.certify import in_range, outside
 from attacks.closed_form.dictionary import sparse_directions
-from attacks.closed_form.first_layer import FirstLinear, first_linear
+from attacks.closed_form.first_layer import FirstLinear, first_linear, random_input
+from attacks.closed_form.length import mismatch
 from attacks.closed_form.low_rank import LowRank, low_rank
-from attacks.closed_form.masks import watch
+from attacks.closed_form.masks import read_masks
 from attacks.closed_form.sparsity import Directions
 from attacks.observation import Observation
 from attacks.seeds import generator_for
 
 CERTAIN = 1e-3  # bound on the root mean squared error, in pixels of [0, 1], of an image called certain: 60 dB
 SAFETY = 10.0  # how much larger than estimated an error may be
+EXACT = 1e-3  # how far the simulated update of a single image may be off
 RANGE = 1e-2  # a certain image leaves the range of pixels by no more
 
 
@@ -49,7 +51,7 @@ class SparseDictionary(ClosedForm):
     image fills the range of pixels, and no image is called certain. Several local steps are one larger batch.
 
     The layer's weight and bias are taken to be scaled alike, as by a clipping of the whole update; where each was
-    clipped by itself, the contrast of the images is wrong.
+    clipped by itself, the contrast of the images is wrong, which only the update of a single image shows.
 
     An image whose gradient is below the rounding of the update leaves no trace; `details["below_floor"]` counts them,
     and the answer holds the mean image in their place.
@@ -69,11 +71,8 @@ class SparseDictionary(ClosedForm):
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         observation = puzzle.observation
         first = first_linear(puzzle)
-        columns = [puzzle.gradient(first.weight)]
-        if first.bias is not None:
-            columns.append(puzzle.gradient(first.bias)[:, None])
         generator = generator_for(seed, self.name, round=observation.round, client=observation.client)
-        space = low_rank(torch.cat(columns, 1), expected=puzzle.images, generator=generator)
+        space = _space(puzzle, first, generator)
         directions = sparse_directions(space, starts=self.starts, generator=generator)
         sure = int(directions.sure.sum())
         if sure == 0 and not (space.rank == 1 and puzzle.images == 1):
@@ -91,15 +90,20 @@ class SparseDictionary(ClosedForm):
             scale = _filling(first.image(rows, observation.input_shape), activity, observation)
         visible = scale.abs() > 0
         images = first.image(rows / torch.where(visible, scale, 1)[:, None], observation.input_shape)
+        determined = visible & directions.sure & (error < scale.abs())  # better than the mean image
         deviation = sum(observation.std) / len(observation.std)
         certain = visible & (deviation * error < CERTAIN * scale.abs()) & (outside(images, observation) <= RANGE)
-        doubt = _doubt(puzzle, first)
+        doubt = _doubt(puzzle, first, images)
         if doubt is not None:
             certain = torch.zeros_like(certain)
+            if first.bias is not None:  # without one directions are right, and the scales fair
+                determined = torch.zeros_like(determined)
         missing = max(0, (puzzle.images or 0) - len(images))
-        images = torch.cat([_in_range(images, observation), images.new_zeros(missing, *images.shape[1:])])
+        images = torch.cat([in_range(images, observation), images.new_zeros(missing, *images.shape[1:])])
         details = {
             "certain": certain.tolist() + [False] * missing,
+            "determined": determined.tolist() + [False] * missing,
+            "tolerated": space.residual,
             "rank": space.rank,
             "sure_directions": sure,
             "below_floor": missing,
@@ -109,16 +113,38 @@ class SparseDictionary(ClosedForm):
             details["reason"] = doubt
         return Reconstruction(images=images, loss=space.residual, details=details)
 
+    def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
+        """How far an image is from the space that the rows of dL/dW span, together with the noise of these.
 
-def _doubt(puzzle: Puzzle, first: FirstLinear) -> str | None:
+        Every mixture of the client's images lies in that space: it tells an image from what is none of theirs, and
+        where the closed form's images are determined they are no mixtures.
+        """
+        observation, first = puzzle.observation, first_linear(puzzle)
+        generator = generator_for(0, self.name, round=observation.round, client=observation.client)
+        space = _space(puzzle, first, generator)
+        basis = torch.linalg.qr(space.right[: images[0].numel()]).Q
+        unit = torch.nn.functional.normalize(images.flatten(1).to(basis), dim=1)
+        return ((unit - unit @ basis @ basis.T).square().sum(1) + space.residual**2).sqrt()
+
+
+def _space(puzzle: Puzzle, first: FirstLinear, generator: torch.Generator) -> LowRank:
+    """The low-rank part of [dL/dW, dL/db]."""
+    columns = [puzzle.gradient(first.weight)]
+    if first.bias is not None:
+        columns.append(puzzle.gradient(first.bias)[:, None])
+    return low_rank(torch.cat(columns, 1), expected=puzzle.images, generator=generator)
+
+
+def _doubt(puzzle: Puzzle, first: FirstLinear, images: Tensor) -> str | None:
     """Why no image of this model is certain, whatever the zeros say; None if there is no such reason."""
     if first.bias is None:
         return "the first layer has no bias: the images' directions are determined, their scales are not"
-    if puzzle.model.training:
-        shape, own = puzzle.observation.input_shape, {"": first.layer}
-        quiet, drawn = (watch(puzzle.model, own, shape, draw=draw)[""][0][0] for draw in (False, True))
-        if not torch.equal(quiet, drawn):
-            return "something random changes the images before the first layer: it stays in them"
+    if random_input(puzzle, first):
+        return "something random changes the images before the first layer: it stays in them"
+    if puzzle.images == 1:
+        off = mismatch(puzzle, images, read_masks(puzzle.model, puzzle.observation))
+        if off is not None and off > EXACT:
+            return f"a simulation of the update is off by {off:.1e}: weight and bias may be scaled differently"
     return None
 
 
@@ -157,9 +183,3 @@ def _filling(images: Tensor, activity: Tensor, observation: Observation) -> Tens
     steps = images * std * sign.view(-1, 1, 1, 1)
     black, white = mean.clamp_min(1e-3), (1 - mean).clamp_min(1e-3)  # a mean at the end of the range leaves no room
     return sign * torch.maximum(steps / white, -steps / black).flatten(1).amax(1)
-
-
-def _in_range(images: Tensor, observation: Observation) -> Tensor:
-    """Images (B, C, H, W) in normalised units, clipped to the range of pixels."""
-    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
-    return images.clamp((0 - mean) / std, (1 - mean) / std)

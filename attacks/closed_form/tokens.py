@@ -25,6 +25,10 @@ class Solution:
         residual: the relative residual.
         noise: the relative noise per equation which that residual means; infinite without equations to spare.
         condition: of the system.
+        ridge: what it was solved with.
+        tolerated: the share of S that the true X may leave. That is more than the noise in which least squares end,
+            since noise of G lets them explain what X does not: as much as the bias's equations are off by, whose
+            solution is known. An X of mere chance is never tolerated.
     """
 
     rows: Tensor
@@ -34,11 +38,35 @@ class Solution:
     residual: float
     noise: float
     condition: float
+    ridge: float
+    tolerated: float
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of that noise in an entry of S."""
+        return self.noise * float(self.weight.square().mean().sqrt())
+
+    @property
+    def best_ridge(self) -> float:
+        """The ridge that the noise asks for: with it each equation is best foretold from the others.
+
+        Generalised cross-validation (Golub, Heath and Wahba, Technometrics 1979).
+        """
+        _, s, right = torch.linalg.svd(self.tokens, full_matrices=False)
+        projected = (right @ self.weight).square().sum(1)
+        beyond = float(self.weight.square().sum() - projected.sum())
+        ridges = torch.logspace(-8, 1, 73, dtype=torch.float64, device=s.device)
+        kept = s.square() / (s.square() + (ridges[:, None] * s[0]).square())
+        left = beyond + ((1 - kept).square() * projected).sum(1)
+        return float(ridges[(left / (self.tokens.shape[1] - kept.sum(1)).square()).argmin()])
+
+    def unexplained(self, rows: Tensor) -> float:
+        """The share of S that rows (N, P) leave unexplained."""
+        return float((self.weight - self.tokens.T @ rows).norm() / self.weight.norm())
 
     def explained_by(self, rows: Tensor) -> bool:
         """Whether these rows (N, P) leave no more of the update unexplained than its noise, which is never white."""
-        left = self.weight - self.tokens.T @ rows
-        return self.noise < float("inf") and float(left.norm() / self.weight.norm()) <= 3 * self.noise
+        return self.noise < float("inf") and self.unexplained(rows) <= 3 * self.noise
 
 
 def solve(
@@ -49,7 +77,8 @@ def solve(
     Args:
         tokens: G (N, D).
         weight: S (D, P).
-        bias: (D,) the gradient of the shared layer's bias: a column whose solution is known.
+        bias: (D,) the gradient of the shared layer's bias: a column whose solution is known, and, by what it becomes,
+            the error of the others: also that which the noise of G itself makes, of which a residual says little.
         ridge: of the Tikhonov term `(ridge * s)^2 |X|^2`, s the largest singular value of G.
         epsilon: the precision of G, relative.
 
@@ -81,7 +110,11 @@ def solve(
         # of the noise that goes through, and, with a ridge, of what is left at 0
         variance = inverse.square().sum(1) * (noise * weight.norm()) ** 2 / (equations * weight.shape[1])
         errors[present] = (variance + (vt.T * (damping / (s.square() + damping))).square().sum(1)).sqrt()
-    if bias is not None and ridge == 0:
+    if bias is not None:
         ones = (inverse @ (orthogonal.T @ bias) - 1).square().mean().sqrt().expand(count)
         errors[present] = torch.where(errors[present].isinf(), ones, torch.maximum(errors[present], ones))
-    return Solution(rows, errors, tokens, weight, residual, noise, float(s[0] / s[-1]))
+    columns, size = weight.shape[1], float(weight.norm())
+    off = 0.0 if bias is None else float((bias - tokens.sum(0)).norm()) * columns**0.5 / size
+    chance = (1 + columns * (float(tokens.norm()) / size) ** 2) ** 0.5  # what standard normal numbers leave
+    tolerated = min(max(noise, off), chance / 2)
+    return Solution(rows, errors, tokens, weight, residual, noise, float(s[0] / s[-1]), ridge, tolerated)

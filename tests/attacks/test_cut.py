@@ -14,6 +14,7 @@ import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.evaluators import choose
 from attacks.head import Reading, find_head, read_head
+from attacks.matching.cut import UpstreamAndFeatures
 from attacks.objectives import Cosine
 from attacks.unknowns import NOISE, Setting, noise_inputs
 from attacks.updates import attacker_copy
@@ -152,6 +153,18 @@ def test_with_the_truth_in_its_place_the_loss_and_its_slope_vanish() -> None:
     moved, slopes = evaluator({**guess, "images": guess["images"] + 0.1}, ["images"])
     assert float(moved) > 1e-6
     assert float(slopes["images"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_loss_is_one_minus_cosine_before_the_head_and_half_the_features_squared_distance(bias: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = ([torch.randn(n, dtype=torch.float64) for n in (5, 7, 6, 3)[: 3 + bias]] for _ in range(2))
+    pairs = ((ours, theirs), (ours, ours), (theirs, theirs))
+    sums = [torch.stack([a @ b for a, b in zip(x, y)])[None] for x, y in pairs]
+    before = torch.cosine_similarity(torch.cat(ours[:2]), torch.cat(theirs[:2]), dim=0)
+    features = (ours[2] - theirs[2]).square().sum() / theirs[2].square().sum()
+    loss = UpstreamAndFeatures([0, 1], 2)(*sums)
+    torch.testing.assert_close(loss, (1 - before + features / 2)[None])
 
 
 def test_the_linear_loss_has_the_client_s_gradient() -> None:

@@ -251,6 +251,27 @@ def test_it_declines_with_a_reason() -> None:
         attack(model, observe(model, torch.rand(1, 1, 8, 8), torch.tensor([1]), classes=4))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_image_beyond_the_range_of_pixels_is_not_certain(bias: bool) -> None:
+    model, images, _ = tiny(bias=bias)
+    for scale, sure in ((1.0, True), (1.05, False)):
+        observation = observe(model, scale * images, torch.tensor([0]), mean=(0.5,), std=(0.5,), classes=4)
+        result = attack(model, observation)
+        assert psnr(result.images, scale * images, 0.5) >= 100
+        assert certain(result) == sure
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_image_is_certain_to_a_relative_error_of_a_thousandth(bias: bool) -> None:
+    """Noise that leaves the zeros of dropout, so that the masks are read."""
+    model, images, observation = tiny(bias=bias)
+    for noise, sure in ((1e-5, True), (3e-3, False)):
+        torch.manual_seed(0)
+        result = attack(model, changed(observation, lambda _, v, n=noise: v * (1 + n * torch.randn_like(v))))
+        assert psnr(result.images, images, 0.5) >= 20
+        assert certain(result) == sure
+
+
 def test_a_client_in_evaluation_mode_draws_nothing() -> None:
     torch.manual_seed(0)
     model = paper_mlp(dropout=0.5, inputs=64, width=64, classes=4)

@@ -246,6 +246,28 @@ def test_dropout_of_the_pixels_stays_in_the_images_and_is_said() -> None:
     assert "before the first layer" in result.details["reason"]
 
 
+def test_images_beyond_the_range_of_pixels_are_not_certain() -> None:
+    model = bundled()
+    images, labels = mnist(4)
+    for scale, sure in ((1.0, True), (1.1, False)):  # the digits' strokes are white
+        observation = observe(model, scale * images, labels, **GREY)
+        assert certain(attack(model, observation)).tolist() == [sure] * 4
+
+
+@pytest.mark.parametrize(("noise", "sure"), [(3e-5, True), (1e-3, False)])
+def test_images_are_certain_to_60_db(noise: float, sure: bool) -> None:
+    """Noise that leaves the zeros where they are: every direction is sure, and the error decides."""
+    torch.manual_seed(0)
+    model = bundled()
+    images, labels = mnist(4)
+    observation = observe(model, images, labels, **GREY)
+    update = {name: value * (1 + noise * torch.randn_like(value)) for name, value in observation.update.items()}
+    result = attack(model, replace(observation, update=update))
+    assert result.details["sure_directions"] == 4
+    assert certain(result).tolist() == [sure] * 4
+    assert (scores(result, images)[certain(result)] >= 60).all()
+
+
 def test_no_zeros_no_answer() -> None:
     images, labels = mnist(8)
     model = bundled(dropout=0.0)
