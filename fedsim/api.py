@@ -62,7 +62,7 @@ def run(
         >>> run.report().name
         'report.html'
     """
-    loaded = scenario if isinstance(scenario, Scenario) else scenarios.load(scenario, set)
+    loaded = scenario if isinstance(scenario, Scenario) else scenarios.load(scenario, set, here=ray_address is None)
     directory = Path(out) if out is not None else Path("runs") / loaded.name
     command = command or f"fedsim run {loaded.name}"
     execute(loaded, directory, command=command, fresh=fresh, ray_address=ray_address, view=view)

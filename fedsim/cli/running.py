@@ -36,7 +36,7 @@ def run(
     from fedsim.runs.progress import View, Views
     from fedsim.runs.terminal import TerminalView
 
-    loaded = scenarios.load(scenario, overrides or [])
+    loaded = scenarios.load(scenario, overrides or [], here=ray_address is None)
     target = directory or Path("runs") / loaded.name
     check_owner(target, loaded.name)
     if dry_run:

@@ -6,11 +6,12 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from fedsim.errors import BadInput, FedsimError
 from fedsim.paths import USER_PATH, telling
+from fedsim.scenario import Scenario
 
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -26,6 +27,7 @@ _SOCKET_BYTES = 103
 """What the systems allow for the path of a socket, less the terminating zero: macOS 104 bytes, Linux 108."""
 
 ANSWER_SECONDS = 5
+KINDS = ("CPU", "GPU")
 
 
 def check_address(address: str) -> None:
@@ -39,6 +41,22 @@ def check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except OSError as error:
         raise BadInput(f"--ray-address {address}: nothing answers there ({error.strerror or error})") from None
+
+
+def check_capacity(scenarios: Iterable[Scenario]) -> None:
+    """Raise BadInput if no machine of the attached Ray has what one client occupies; Ray would wait for ever."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for scenario in scenarios:
+        resources = scenario.federation.resources
+        if any(each.get("CPU", 0) >= resources.cpus and each.get("GPU", 0) >= resources.gpus for each in machines):
+            continue
+        most = " and ".join(f"{max((each.get(kind, 0) for each in machines), default=0):g} {kind}s" for kind in KINDS)
+        raise BadInput(
+            f"federation.resources: a client takes {resources.cpus} CPUs and {resources.gpus:g} GPUs, but no machine "
+            f"of the Ray cluster has that (at most {most})"
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fedsim import table
 from fedsim.files import key_of
 from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
-from fedsim.runs.cluster import check_address, cluster
+from fedsim.runs.cluster import check_address, check_capacity, cluster
 from fedsim.runs.directory import RunDirectory, claimed
 from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, jobs_of
 from fedsim.runs.progress import Label, Score, Stage, Tracker, View
@@ -36,10 +36,13 @@ def execute(
     (KeyboardInterrupt), it writes the table of what is finished and lets the interrupt through.
 
     Raises:
-        BadInput: `out` belongs to another scenario or is in use, or no Ray answers at the address. Nothing was written.
+        BadInput: `out` belongs to another scenario or is in use, no Ray answers at the
+            address, or its machines are too small for a client. Nothing was written.
     """
     if ray_address is not None:
         check_address(ray_address)
+        with cluster(ray_address):
+            check_capacity(cell.scenario for cell in scenario.cells())
     view = view or View()
     look_beside(scenario.folder)
     marker = {
@@ -75,6 +78,7 @@ def _bring_up_to_date(
         return
     view.say("starting Ray")
     with cluster(ray_address) as address:
+        check_capacity(cell.scenario for cell in cells)
         if works:
             tracker.train(len(works))
             simulate(directory, works, address=address, on_done=tracker.trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,18 @@ from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
 
 def check(scenario: Scenario) -> None:
     """Raise the first `Problem` of a scenario whose keys are valid one by one."""
-    for rule in (_seeds, _federation, _victims, _resources, _metrics, _attacks, _defenses, _start, _own_files):
+    for rule in (_seeds, _federation, _victims, _metrics, _attacks, _defenses, _start, _own_files):
         for path, message in rule(scenario):
             raise Problem(path, message)
+
+
+def check_machine(scenario: Scenario) -> None:
+    """Raise the first `Problem` of what a scenario asks of the machine it runs on: it would wait for more for ever.
+
+    On a Ray cluster that runs already only that cluster can say (`fedsim.runs.cluster.check_capacity`).
+    """
+    for path, message in _resources(scenario):
+        raise Problem(path, message)
 
 
 def _seeds(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
@@ -36,6 +46,9 @@ def _federation(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     if federation.clients_per_round > federation.clients:
         message = f"{federation.clients_per_round} clients a round, but there are only {federation.clients} clients"
         yield ("federation", "clients_per_round"), message
+    if federation.resources.gpus > 1 and not federation.resources.gpus.is_integer():
+        message = f"{federation.resources.gpus} GPUs; accepted: a part of one, or a whole number"
+        yield ("federation", "resources", "gpus"), message
     if local.share == "gradient" and local.steps != 1:
         message = f"share: gradient needs steps: 1, not {local.steps}; use share: weights for several local steps"
         yield ("federation", "local", "steps"), message
@@ -56,11 +69,15 @@ def _victims(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _resources(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
-    if torch.cuda.is_available():
-        return
-    if scenario.federation.resources.gpus > 0:
-        yield ("federation", "resources", "gpus"), "torch finds no GPU on this machine; accepted: 0"
-    if scenario.engine.device == "cuda":
+    resources, cpus = scenario.federation.resources, os.cpu_count() or 1
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resources.cpus > cpus:
+        message = f"{resources.cpus}, but this machine has {cpus}; accepted: 1 to {cpus}"
+        yield ("federation", "resources", "cpus"), message
+    if resources.gpus > gpus:
+        found = f"this machine has {gpus}" if gpus else "torch finds no GPU on this machine"
+        yield ("federation", "resources", "gpus"), f"{found}; accepted: {f'0 to {gpus}' if gpus else '0'}"
+    if gpus == 0 and scenario.engine.device == "cuda":
         yield ("engine", "device"), "torch finds no GPU on this machine; accepted: auto, cpu"
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsim.paths import look_beside
 from fedsim.scenario.bundled import find
+from fedsim.scenario.checks import check_machine
 from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_path, from_mapping, parse_path, read
 from fedsim.scenario.normalise import write_out
 from fedsim.scenario.rehearsal import rehearse
@@ -20,20 +21,26 @@ _MOST_VARIANTS = 1_000
 _FIXED = ("name", "description", "seeds", "defenses", "sweep")
 """What a sweep cannot vary: the run's identity, and what is an axis already."""
 
+Trial = Callable[[Scenario], None]
+"""What a valid scenario without a sweep must pass besides; raises `Problem`."""
 
-def load(path_or_name: str | Path, overrides: Sequence[str] = (), *, rehearsed: bool = True) -> Scenario:
+
+def load(
+    path_or_name: str | Path, overrides: Sequence[str] = (), *, rehearsed: bool = True, here: bool = True
+) -> Scenario:
     """Read and validate a scenario.
 
     Args:
         path_or_name: a YAML file, or the name of a bundled scenario.
         overrides: `a.b=value` options, values in YAML, list indices allowed; applied in order.
         rehearsed: load the data, build the models and try the defenses on them as well; see `rehearsal`.
+        here: it is to be run on this machine, which must have what the scenario asks for.
 
     Raises:
         BadInput: one line with file, line, column and key (or the option), and what would be accepted.
     """
     path = find(path_or_name)
-    return _finish(read(path), overrides, path.parent.absolute(), rehearsed)
+    return _finish(read(path), overrides, path.parent.absolute(), _trial(rehearsed, here))
 
 
 def parse(
@@ -45,10 +52,10 @@ def parse(
         folder: where its file would lie: what relative paths start from, and where a factory is looked for; None is the
             working directory.
     """
-    return _finish(from_mapping(data), overrides, Path(folder or "").absolute(), rehearsed)
+    return _finish(from_mapping(data), overrides, Path(folder or "").absolute(), _trial(rehearsed, here=True))
 
 
-def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed: bool) -> Scenario:
+def _finish(document: Document, overrides: Sequence[str], home: Path, trial: Trial) -> Scenario:
     write_out(document.data)
     look_beside(home)
     _resolve_paths(document.data, home)
@@ -58,15 +65,25 @@ def _finish(document: Document, overrides: Sequence[str], home: Path, rehearsed:
     _resolve_paths(document.data, Path())
     try:
         scenario = validate(document.data)
-        variants = _variants(document, scenario, rehearsed)
-        if rehearsed and not scenario.sweep:
-            rehearse(scenario)
+        variants = _variants(document, scenario, trial)
+        if not scenario.sweep:
+            trial(scenario)
     except Problem as problem:
         raise document.explain(problem) from None
     scenario._variants = variants
     for one in (scenario, *(variant for _, variant in variants)):
         one._folder = str(home)
     return scenario
+
+
+def _trial(rehearsed: bool, here: bool) -> Trial:
+    def trial(scenario: Scenario) -> None:
+        if rehearsed and here:
+            check_machine(scenario)
+        if rehearsed:
+            rehearse(scenario)
+
+    return trial
 
 
 def _resolve_paths(data: dict[str, Any], home: Path) -> None:
@@ -83,7 +100,7 @@ def _resolve(block: dict[str, Any], key: str, home: Path) -> None:
         block[key] = str((home / Path(block[key]).expanduser()).resolve())
 
 
-def _variants(document: Document, scenario: Scenario, rehearsed: bool) -> tuple[tuple[dict[str, Any], Scenario], ...]:
+def _variants(document: Document, scenario: Scenario, trial: Trial) -> tuple[tuple[dict[str, Any], Scenario], ...]:
     """For each combination of the sweep's values, the scenario that it makes, validated like any other."""
     if not scenario.sweep:
         return ()
@@ -91,7 +108,7 @@ def _variants(document: Document, scenario: Scenario, rehearsed: bool) -> tuple[
     count = math.prod(len(values) for values in scenario.sweep.values())
     if count > _MOST_VARIANTS:
         raise Problem(("sweep",), f"{count} combinations; at most {_MOST_VARIANTS} are accepted")
-    return tuple((values, _variant(document, values, paths, rehearsed)) for values in scenario.axes())
+    return tuple((values, _variant(document, values, paths, trial)) for values in scenario.axes())
 
 
 def _axis(key: str) -> KeyPath:
@@ -104,7 +121,7 @@ def _axis(key: str) -> KeyPath:
     return path
 
 
-def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], rehearsed: bool) -> Scenario:
+def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], trial: Trial) -> Scenario:
     data = copy.deepcopy(document.data)
     data.pop("sweep", None)
     for key, value in values.items():
@@ -116,8 +133,7 @@ def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, 
     _resolve_paths(data, Path(document.source).parent if document.source else Path())
     try:
         scenario = validate(data)
-        if rehearsed:
-            rehearse(scenario)
+        trial(scenario)
         return scenario
     except Problem as problem:
         raise _blamed(document, values, paths, problem) from None

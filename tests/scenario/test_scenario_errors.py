@@ -201,6 +201,26 @@ def test_a_gpu_where_there_is_none(file, monkeypatch):
     assert "engine.device=cuda: torch finds no GPU" in _message(file, "engine.device=cuda")
 
 
+def test_more_processors_than_there_are(file, monkeypatch):
+    """Ray would wait for them for ever."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    said = "resources.cpus=64: 64, but this machine has 2; accepted: 1 to 2"
+    assert said in _message(file, "federation.resources.cpus=64")
+    swept = _message(file, "sweep.federation.resources.cpus=[2, 3]")
+    assert "with federation.resources.cpus=3: federation.resources.cpus: 3, but this machine has 2" in swept
+    assert load(file, ["federation.resources.cpus=2"])
+    assert load(file, ["federation.resources.cpus=64"], here=False), "elsewhere there may be more"
+    assert load(file, ["federation.resources.cpus=64"], rehearsed=False), "a run's report is read on any machine"
+
+
+def test_gpus_beyond_those_there_are(file, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert load(file, ["federation.resources.gpus=0.5"])
+    assert "gpus=3: this machine has 2; accepted: 0 to 2" in _message(file, "federation.resources.gpus=3")
+    assert "gpus=1.5: 1.5 GPUs; accepted: a part of one, or a whole" in _message(file, "federation.resources.gpus=1.5")
+
+
 def test_own_data_are_looked_for_beside_the_file_and_tried(file, tmp_path):
     file.write_text(GOOD.replace("name: mnist", "name: npz\n  path: own.npz"))
     assert _message(file) == "mine.yaml:6:9: data.path: own.npz: no such file"
