@@ -18,6 +18,7 @@ from fedsim.data import Dataset
 from fedsim.errors import BadInput
 from fedsim.paths import admit_user_code
 from fedsim.random import seed_for
+from fedsim.scenario.batches import check_batches
 from fedsim.scenario.cells import Cell
 from fedsim.scenario.document import KeyPath, Problem, parse_path
 from fedsim.scenario.schema import Scenario
@@ -31,11 +32,14 @@ def rehearse(scenario: Scenario) -> None:
         _model(cell, dataset, ("defenses", i))
     if scenario.model.checkpoint is not None:
         _checkpoint(scenario, dataset)
+    divisions = []
     for seed in scenario.seeds:
         try:
-            _divide(dataset, scenario.data.partition.model_dump_json(), scenario.federation.clients, seed)
+            spec = scenario.data.partition.model_dump_json()
+            divisions.append(_divide(dataset, spec, scenario.federation.clients, seed))
         except BadInput as error:
             raise _problem(error, ("data", "partition")) from None
+    check_batches(scenario, divisions)
 
 
 def _data(scenario: Scenario) -> Dataset:
@@ -77,8 +81,10 @@ def _restore(model: str, shape: tuple[int, int, int], classes: int, path: str, c
 
 
 @lru_cache(maxsize=8)
-def _divide(dataset: Dataset, partition: str, clients: int, seed: int) -> None:
-    data.partition(dataset.train_labels, clients, json.loads(partition), seed_for(seed, "partition"))
+def _divide(dataset: Dataset, partition: str, clients: int, seed: int) -> list[int]:
+    """How many training images each client has."""
+    parts = data.partition(dataset.train_labels, clients, json.loads(partition), seed_for(seed, "partition"))
+    return [len(part) for part in parts]
 
 
 def _problem(error: Exception, path: KeyPath, spec: dict[str, Any] | None = None) -> Problem:
