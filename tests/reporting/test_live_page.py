@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from importlib.resources import files
 
 import pytest
 from made_up_run import HOSTILE
@@ -73,6 +75,16 @@ def test_it_is_rewritten_every_two_seconds_and_whenever_the_stage_changes(tmp_pa
     assert {path for _, path in written} == {tmp_path / "live.html"}
 
 
+def test_the_pages_own_style_takes_no_class_that_the_shared_style_has():
+    """Both stand in one page: a class of both has the rules of both."""
+    shared = (files("fedsim.reporting") / "templates" / "style.css").read_text()
+    template = (files("fedsim.reporting") / "templates" / "live.html.j2").read_text()
+    own = template.partition('{% include "style.css" %}')[2].partition("</style>")[0]
+    names = set(re.findall(r"(?:^|[},\s])\.([a-z]+)", own))
+    assert {"stage", "facts"} <= names
+    assert not names & set(re.findall(r"\.([a-z]+)", shared))
+
+
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
@@ -97,6 +109,12 @@ def test_from_disk_it_fits_asks_for_nothing_and_follows_the_run(browser, tmp_pat
     assert page.evaluate("window.hacked") is None
     assert page.locator("h1").inner_text() == HOSTILE
     assert not page.locator("#killed").is_visible()
+    assert page.locator(".stage").count() == 2
+    for bar in page.locator(".stage").all():
+        words = bar.locator("span")
+        assert bar.evaluate("e => getComputedStyle(e).backgroundColor") == "rgba(0, 0, 0, 0)", "it lies over its words"
+        for one in words.all():
+            assert one.bounding_box()["height"] <= bar.bounding_box()["height"] + 1
     view.show(_facts("finished", jobs=(16, 16), under_way=()))
     page.get_by_text("16 of 16 jobs").wait_for(timeout=15_000)  # nobody reloaded it
     assert page.get_by_role("link").get_attribute("href") == "report.html"
