@@ -28,15 +28,19 @@ def verify(
     from fedsim.reporting import verification
     from fedsim.runs.terminal import TerminalView
 
-    finding = api.verify(
-        entry,
-        victims=victims,
-        out=directory,
-        set=overrides or [],
-        allow_factory=allow_factory,
-        write=write,
-        view=TerminalView(err),
-    )
+    try:
+        finding = api.verify(
+            entry,
+            victims=victims,
+            out=directory,
+            set=overrides or [],
+            allow_factory=allow_factory,
+            write=write,
+            view=TerminalView(err),
+        )
+    except KeyboardInterrupt:
+        err.print("interrupted; with --out the same command goes on from there", style="yellow")
+        raise typer.Exit(130) from None
     out.print(verification.terminal(finding))
     if finding.outcome != "agrees":
         raise typer.Exit(1)

@@ -124,6 +124,17 @@ def test_the_outcome_is_written_if_asked_for(fedsim, path, repeated):
     assert entries.read(path.parent).problems == []
 
 
+def test_an_interrupt_has_its_exit_code_and_leaves_the_entry_alone(fedsim, path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "execute", interrupted)
+    before = path.read_bytes()
+    code, _, error = fedsim("verify", path, "--write")
+    assert (code, error.count("\n")) == (130, 1)
+    assert path.read_bytes() == before
+
+
 def test_what_is_refused_is_one_line_and_nothing_is_run(fedsim, path, repeated, tmp_path):
     asked = repeated(VALUES)
     old = tmp_path / "old.json"

@@ -138,7 +138,8 @@ def test_the_page_shows_verdicts_objections_ranges_and_verifications(tmp_path):
         "range, 87.5 %",
         "lower than none",
         "by range",
-        "agrees 2, other environment 1",
+        '<td class="text">agrees 2, other environment 1</td>',  # of the attack
+        "verified: agrees 2, other environment 1",  # of the defense's strongest attack
         "agrees on 2030-01-02, 3 victims, fedsim 9",
     ):
         assert text in page
