@@ -116,15 +116,7 @@ def verify(
     if claimed.source.salt is not None:
         raise BadInput(f"{path}: its run was salted, which this version of fedsim cannot repeat")
     seed, clients = _drawn(claimed, victims)
-    part = repeat.Part(
-        definition=claimed.source.definition,
-        setting=claimed.setting.conditions,
-        defense=claimed.defense.parts,
-        attack=claimed.attack.name,
-        params=claimed.attack.params,
-        seed=seed,
-        clients=clients,
-    )
+    part = verification.part_of(claimed, seed=seed, clients=clients)
     try:
         again = repeat.repetition(part, set, allow_factory=allow_factory)
         with tempfile.TemporaryDirectory(prefix="fedsim-verify-") as temporary:

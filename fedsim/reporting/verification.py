@@ -26,6 +26,7 @@ from rich.text import Text
 from fedsim.errors import BadInput
 from fedsim.reporting import formats as f
 from fedsim.reporting.entry import Entry, Value, Verification
+from fedsim.runs.repeat import Part
 from fedsim.scoring.summary import counted
 from fedsim.version import __version__
 
@@ -76,6 +77,19 @@ class Finding:
             fedsim_version=__version__,
             environment=self.environment,
         )
+
+
+def part_of(entry: Entry, *, seed: int, clients: int) -> Part:
+    """What is to be repeated of the entry's scenario, for the first so many clients of a seed."""
+    return Part(
+        definition=entry.source.definition,
+        setting=entry.setting.conditions,
+        defense=entry.defense.parts,
+        attack=entry.attack.name,
+        params=entry.attack.params,
+        seed=seed,
+        clients=clients,
+    )
 
 
 def compare(entry: Entry, rows: pl.DataFrame, *, together: int, formerly: int) -> Finding:

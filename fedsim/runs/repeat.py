@@ -14,6 +14,7 @@ from typing import Any
 
 from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
+from fedsim.files import key_of
 from fedsim.runs.jobs import attack_specs
 from fedsim.scenario import Cell, Scenario
 from fedsim.scenario.document import KeyPath, Problem, format_path, parse_path
@@ -112,24 +113,42 @@ def _target(option: str) -> KeyPath:
 
 
 def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
+    """The one cell, and round, of the part's setting and defense.
+
+    A key that the setting does not name is one that the version which wrote it did not have: here it has its default.
+    """
     wanted = _comparable(part.setting)
+    found: dict[str, tuple[Cell, int]] = {}
     for cell in whole.cells():
         for round in cell.scenario.victims.rounds:
-            if list(cell.defense) == list(part.defense) and _comparable(cell.setting(round)) == wanted:
-                return cell, round
-    raise BadInput(
-        "its scenario has no federation of the entry's setting and defense here: it is of another version of fedsim, "
-        "its files have another content, or one of the two was changed"
-    )
+            setting = _comparable(cell.setting(round))
+            if list(cell.defense) == list(part.defense) and "round" in wanted and _says(setting, wanted):
+                found.setdefault(key_of(setting), (cell, round))
+    if len(found) > 1:
+        raise BadInput(f"its scenario has {len(found)} federations of the entry's setting: it leaves out what parts them")
+    if not found:
+        raise BadInput(
+            "its scenario has no federation of the entry's setting and defense here: it is of another version of "
+            "fedsim, its files have another content, or one of the two was changed"
+        )
+    return next(iter(found.values()))
 
 
 def _comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
     """A setting without the names of files: their content says which they are."""
     plain = copy.deepcopy(dict(setting))
-    for block in (plain.get("data"), (plain.get("start") or {}).get("checkpoint")):
+    start = plain.get("start")
+    for block in (plain.get("data"), start.get("checkpoint") if isinstance(start, dict) else None):
         if isinstance(block, dict):
             block.pop("path", None)
     return plain
+
+
+def _says(whole: Any, wanted: Any) -> bool:
+    """Whether all that is wanted stands in the whole, with the same values."""
+    if isinstance(wanted, dict) and isinstance(whole, dict):
+        return all(key in whole and _says(whole[key], value) for key, value in wanted.items())
+    return bool(whole == wanted)
 
 
 def _attack(cell: Cell, part: Part) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A repetition against what an entry records: when it agrees, when it does not, and what else differs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from rich.console import Console
 from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.reporting import entries, verification
+from fedsim.runs.repeat import repetition
 from fedsim.version import __version__
 
 HERE = {"torch": "2.9", "processor": "AMD EPYC", "vector": "AVX512", "threads": 1}
@@ -119,6 +121,16 @@ def test_the_table_names_each_victim_and_what_differs(entry):
     assert "differs" not in lines[2]
     assert any(line.startswith("agrees: 8 of 9 victims within 0.1 dB; their median") for line in lines)
     assert "torch: 2.9; here 2.8" in lines[-1]
+
+
+def test_the_repositorys_entries_can_be_repeated_here():
+    collection = entries.read(Path(__file__).parents[2] / "leaderboard" / "entries").entries
+    first = {entry.source.scenario: entry for entry in collection.values()}
+    for entry in first.values():
+        seed = entry.victims.values[0].seed
+        again = repetition(verification.part_of(entry, seed=seed, clients=1))
+        [cell] = again.scenario.cells()
+        assert (list(cell.defense), cell.seed) == (entry.defense.parts, seed)
 
 
 def test_a_verification_stays_with_an_entry_until_its_numbers_change(tmp_path):

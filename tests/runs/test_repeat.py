@@ -79,10 +79,21 @@ def test_victims_are_attacked_in_the_groups_that_they_were_attacked_in(chunk, cl
     assert (again.together, again.formerly) == at_once
 
 
+def test_a_key_that_came_later_has_its_default():
+    scenario = swept()
+    setting = json.loads(json.dumps(scenario.cells()[-1].setting(2)))
+    del setting["federation"]["local"]["precision"], setting["engine"]
+    [cell] = repetition(part_of(scenario, setting=setting)).scenario.cells()
+    assert cell.model_spec() == scenario.cells()[-1].model_spec()
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"setting": {}}, "no federation of the entry's setting"),
+        ({"setting": {"round": 2}}, "4 federations of the entry's setting"),
+        ({"setting": {"round": 2, "start": 3}}, "no federation of the entry's setting"),
+        ({"setting": {"round": 2, "weather": "fine"}}, "no federation of the entry's setting"),
         ({"defense": [{"name": "none"}, {"name": "none"}]}, "no federation of the entry's setting"),
         ({"params": {"iterations": 9}}, "no attack 'inverting_gradients' with"),
         ({"attack": "cut"}, "no attack 'cut'"),
