@@ -43,6 +43,8 @@ class Reconstruction:
         labels: (B,) class indices, if the attack has an opinion.
         noise: the estimated noise (B, ...) by stochastic layer, in the order of `images`, if it estimated any.
         iterations: optimisation steps spent on this victim (on its best restart).
+        stopped: why an attack that optimises went no further: `converged`; `patience`, without improvement for so long;
+            `budget`, the iterations were used up; `not_finite`, the loss was no number any more. None for others.
         losses: the loss over the iterations, thinned, for plots.
         details: JSON-able facts, e.g. the stage that answered or a confidence.
         snapshots: what the attack was at on its way, if it was told to record.
@@ -53,6 +55,7 @@ class Reconstruction:
     labels: Tensor | None = None
     noise: Mapping[str, Tensor] | None = None
     iterations: int = 0
+    stopped: str | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     snapshots: Snapshots | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from attacks.base import Compile, Progress
 from attacks.evaluators import Evaluator
 from attacks.program import Program
-from attacks.step import Composition, Layout, Schedule, Step
+from attacks.step import Composition, Layout, Schedule, Step, Stopped
 from attacks.unknowns import Guess
 
 __all__ = ["Composition", "Schedule", "Solution", "Watch", "solve"]
@@ -35,6 +36,7 @@ class Solution:
         guess: by name, (N, ...), unknowns only.
         loss: (N,) float64; infinite where the loss was never finite.
         iterations: (N,) evaluations of the loss until the problem stopped.
+        stopped: per problem, why it went no further.
         curves: per problem, its loss over the iterations, thinned.
         compile_seconds: spent on compiling, not on iterations; 0 where nothing was compiled.
     """
@@ -42,6 +44,7 @@ class Solution:
     guess: dict[str, Tensor]
     loss: Tensor
     iterations: Tensor
+    stopped: list[Stopped]
     curves: list[list[tuple[int, float]]]
     compile_seconds: float
 
@@ -54,6 +57,8 @@ def solve(
     known: Guess,
     schedule: Schedule,
     *,
+    cold: Guess,
+    floor: Tensor,
     compile: Compile = "never",
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -64,15 +69,19 @@ def solve(
         evaluator: of these N problems and the composition's objective.
         start: what is optimised at first by name, (N, ...), on the device and in the dtype to work in.
         known: the rest of the guess, (N, ...).
+        cold: a random start, as `start`: what the data term is there says how far it has to fall.
+        floor: (N,) float64, the data term that rounding alone explains.
         compile: see `attacks.program`.
     """
     layout = Layout(start, composition.unknowns)
     step = Step(composition, evaluator, layout, schedule)
     program = Program(step, compile, schedule.iterations)
-    state, data, known = step.start(layout.pack(start)), evaluator.data, dict(known)
+    data, known, random = evaluator.data, dict(known), layout.guess(layout.pack(cold))
+    reference, _ = evaluator.compare(data, {**known, **random}, layout.names)
+    state, images = step.start(layout.pack(start), reference, floor), {"images": random["images"]}
     total, device = len(state["point"]), state["point"].device
     numbers = torch.arange(total, device=device)  # which problem each row is
-    final = {name: state[name].clone() for name in ("best", "best_loss", "iterations")}
+    final = {name: state[name].clone() for name in ("best", "best_loss", "iterations", "stopped")}
     curve: list[tuple[int, Tensor, Tensor, Tensor]] = []
     curve_every = max(1, schedule.iterations // CURVE_POINTS)
 
@@ -91,6 +100,9 @@ def solve(
         if (iteration + 1) % CHECK_EVERY == 0:
             if progress is not None and (iteration + 1) % (10 * CHECK_EVERY) == 0:
                 progress(iteration + 1, schedule.iterations, state["best_loss"].median().item())
+            if len(unsure := step.unsure(state).nonzero().flatten()):
+                again = step.measured(*(_rows(part, unsure) for part in (state, data, known, images)))
+                state = {name: value.index_copy(0, unsure, again[name]) for name, value in state.items()}
             left = state["running"].nonzero().flatten()
             if not len(left):
                 break
@@ -98,7 +110,8 @@ def solve(
                 finished = (~state["running"]).nonzero().flatten()
                 retire(finished)
                 kept = torch.cat([left, finished[: size - len(left)]])
-                numbers, state, data, known = (numbers[kept], *(_rows(part, kept) for part in (state, data, known)))
+                numbers = numbers[kept]
+                state, data, known, images = (_rows(part, kept) for part in (state, data, known, images))
     retire(torch.arange(len(numbers), device=device))
 
     losses, counts = final["best_loss"], final["iterations"]
@@ -108,7 +121,8 @@ def solve(
     for iteration, rows, running, values in curve:
         for number, value in zip(rows[running].tolist(), values[running].tolist()):
             curves[number].append((iteration, value))
-    return Solution(layout.guess(final["best"]), losses, counts, curves, program.compile_seconds)
+    stopped = [get_args(Stopped)[reason] for reason in final["stopped"].tolist()]
+    return Solution(layout.guess(final["best"]), losses, counts, stopped, curves, program.compile_seconds)
 
 
 def _rows(tensors: Guess, kept: Tensor) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from attacks.engine import Composition, Schedule, Solution, Watch, solve
 from attacks.evaluators import choose
 from attacks.labels import infer_labels
 from attacks.observation import Observation, ThreatModel
+from attacks.precision import floor, rounding
 from attacks.recording import VICTIMS, Recorder, both
 from attacks.seeds import generator_for
 from attacks.step import Layout
@@ -45,8 +46,9 @@ class IterativeAttack(Attack):
         iterations: at most this many.
         restarts: random starts per victim; the one with the lowest attack loss is the answer.
         learning_rate: at the start.
-        total_variation: weight of the smoothness prior.
-        tolerance: a total loss below it stops.
+        total_variation: weight of the smoothness prior, lower where the data term starts low (see `attacks.step`).
+        tolerance: a victim has converged when its data term, the loss without priors, has fallen to this share of what
+            it is at a random start and has settled, or when rounding explains what is left of it; 0: never.
         plateau: iterations without improvement after which the learning rate falls by 10.
         patience: iterations without improvement after which a victim is given up.
     """
@@ -57,7 +59,7 @@ class IterativeAttack(Attack):
     restarts: int = 1
     learning_rate: float = 0.1
     total_variation: float = 1e-5
-    tolerance: float = 1e-5
+    tolerance: float = 5e-6
     plateau: int = 800
     patience: int = 4_000
 
@@ -182,6 +184,11 @@ class IterativeAttack(Attack):
             )
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in attacked}
+        # one for all restarts of a victim, wherever they start, so that their losses can be compared
+        cold = [
+            _start(composition, seed, victim.observation, 0, {}) for victim in attacked for _ in range(self.restarts)
+        ]
+        roundings = [rounding(victim.observation) for victim in attacked for _ in range(self.restarts)]
         recorder = Recorder(
             every=self.record_every,
             iterations=self.iterations,
@@ -206,6 +213,8 @@ class IterativeAttack(Attack):
                 patience=self.patience,
                 tolerance=self.tolerance,
             ),
+            cold=_stack(cold, like),
+            floor=floor(composition.objective, setting.matched, observed, _stack(roundings, like)),
             compile=self.compile,
             progress=progress,
             watch=both(self.watch, recorder) if self.record_every else self.watch,
@@ -319,6 +328,7 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
         labels=guess["labels"].argmax(dim=-1) if "labels" in guess else victim.labels,
         noise=noise_of(guess) or None,
         iterations=int(solution.iterations[problem]),
+        stopped=solution.stopped[problem],
         losses=solution.curves[problem],
         details={"compiled": True} if solution.compile_seconds else {},
     )

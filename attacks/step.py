@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +18,15 @@ from attacks.objectives import Objective
 from attacks.optimisers import Adam, Optimiser, State
 from attacks.priors import Prior
 from attacks.unknowns import Guess, Unknown
+
+Stopped = Literal["budget", "converged", "patience", "not_finite"]
+"""Why a problem went no further; `state["stopped"]` counts them in this order."""
+
+SETTLED = 100
+"""Iterations in which the data term of a problem that goes on converging halves, or it has settled."""
+
+TYPICAL = 0.1
+"""The weights of priors are made for data terms that start above this, as cosines of gradients of unlike images do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +48,16 @@ class Schedule:
         learning_rate: at the start.
         plateau: after this many iterations without improvement the learning rate falls by a factor of 10.
         patience: after this many iterations without improvement a problem stops.
-        tolerance: a total loss below it stops a problem.
+        tolerance: a problem has converged when the data term of its best iterate, without the priors, is at most this
+            share of what it is at a random start and no longer halves in `SETTLED` iterations, or when it is as low as
+            its floor. At 0 none does.
     """
 
     iterations: int = 20_000
     learning_rate: float = 0.1
     plateau: int = 800
     patience: int = 4_000
-    tolerance: float = 1e-5
+    tolerance: float = 5e-6
 
 
 class Layout:
@@ -88,25 +100,60 @@ class Step:
         self._priors, self._optimiser = composition.priors, composition.optimiser
         self._evaluator, self._layout, self._schedule = evaluator, layout, schedule
 
-    def start(self, point: Tensor) -> State:
-        """The state before the first iteration, of problems at `point` (N, D)."""
+    def start(self, point: Tensor, reference: Tensor, floor: Tensor) -> State:
+        """The state before the first iteration, of problems at `point` (N, D).
+
+        Args:
+            reference: (N,) float64, the data term at a random start. What the priors weigh is in proportion to it where
+                it is below `TYPICAL`: on networks whose gradients point alike they would outweigh all there is to find.
+            floor: (N,) float64, the data term that rounding alone explains.
+        """
 
         def each(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.full((len(point),), value, dtype=dtype, device=point.device)
 
         return {
             "point": point,
+            "reference": reference,
+            "floor": floor,
             "rate": each(self._schedule.learning_rate),
             "plateau": each(torch.inf),  # the lowest loss, as the plateau rule counts improvements
             "bad": each(0, torch.int64),  # iterations without improvement since the rate last fell
             "stale": each(0, torch.int64),  # iterations without improvement
             "best": point.clone(),
             "best_loss": each(torch.inf),
+            "best_data": each(torch.inf),  # the data term of the best iterate
+            "measured": each(len(self._layout.names) == 1, torch.bool),  # whether the reference is that of images alone
+            "level": each(torch.inf),  # the same when it last halved
+            "settled": each(0, torch.int64),  # iterations since then
             "loss": each(torch.inf),
             "iterations": each(0, torch.int64),  # evaluations of the loss until the problem stopped
             "running": each(True, torch.bool),
+            "stopped": each(0, torch.int64),
             **self._optimiser.start(point),
         }
+
+    def unsure(self, state: State) -> Tensor:
+        """Which problems (N,) have come down far enough for their reference to be measured again."""
+        return state["running"] & ~state["measured"] & self._fallen(state)
+
+    def measured(self, state: State, data: Mapping[str, Tensor], known: Guess, images: Guess) -> State:
+        """The state with its reference measured again: at random images, but all else as it is found by now.
+
+        Wrong masks may be nearly all that the data term is made of at first; what the right ones leave of it is the
+        scale on which images are found.
+        """
+        guess = {**known, **self._layout.guess(state["best"]), **images}
+        found, _ = self._evaluator.compare(data, guess, self._layout.names)
+        reference = torch.fmin(state["reference"], found)
+        state = {**state, "measured": torch.ones_like(state["measured"])}
+        if not self._priors:
+            return {**state, "reference": reference}
+        penalty, _ = _penalties(self._priors, known, self._layout, state["best"])
+        loss = state["best_data"] + _weight(reference) * penalty
+        lower = _weight(reference) < _weight(state["reference"])
+        again = {name: torch.where(lower, loss, state[name]) for name in ("best_loss", "plateau")}
+        return {**state, **again, "reference": reference}
 
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
         """The state after one more iteration. data: the evaluator's; known: the rest of the guess."""
@@ -115,24 +162,50 @@ class Step:
             free = point.detach().requires_grad_()
             values = self._layout.guess(free)
         guess = {**known, **{name: value.detach() for name, value in values.items()}}
-        loss, slopes = self._evaluator.compare(data, guess, self._layout.names)
+        data_term, slopes = self._evaluator.compare(data, guess, self._layout.names)
         [gradient] = torch.autograd.grad([values[name] for name in slopes], [free], list(slopes.values()))
+        loss = data_term
         if self._priors:
             penalty, slope = _penalties(self._priors, known, self._layout, point)
-            loss, gradient = loss + penalty, gradient + slope
+            weight = _weight(state["reference"])
+            loss, gradient = loss + weight * penalty, gradient + weight.to(slope)[:, None] * slope
         improved = running & (loss < state["best_loss"])
         move, own = self._optimiser.move(state, self._layout.direct(gradient))
         after = {
             "point": self._layout.project(point + move),
             "best": torch.where(improved[:, None], point, state["best"]),
             "best_loss": torch.where(improved, loss, state["best_loss"]),
+            "best_data": torch.where(improved, data_term, state["best_data"]),
             "loss": loss,
             "iterations": state["iterations"] + running,
             **own,
             **slowed(state, loss, self._schedule),
         }
-        goes_on = (loss >= self._schedule.tolerance) & (after["stale"] < self._schedule.patience) & loss.isfinite()
-        return {**after, "running": running & goes_on}
+        after |= settling(state, after["best_data"])
+        stopped = self._verdict({**state, **after})
+        return {
+            **state,
+            **after,
+            "stopped": torch.where(running, stopped, state["stopped"]),
+            "running": running & (stopped == 0),
+        }
+
+    def _fallen(self, state: State) -> Tensor:
+        return state["best_data"] <= self._schedule.tolerance * state["reference"]
+
+    def _verdict(self, state: State) -> Tensor:
+        """Why each problem stops now, (N,) as places in `Stopped`; 0 where it goes on."""
+        settled = self._fallen(state) & state["measured"] & (state["settled"] >= SETTLED)
+        converged = (settled | (state["best_data"] <= state["floor"])) & (self._schedule.tolerance > 0)
+        reasons = get_args(Stopped)
+        why = torch.where(state["stale"] >= self._schedule.patience, reasons.index("patience"), 0)
+        why = torch.where(converged, reasons.index("converged"), why)
+        return torch.where(state["loss"].isfinite(), why, reasons.index("not_finite"))
+
+
+def _weight(reference: Tensor) -> Tensor:
+    """What the priors of problems whose data term is `reference` (N,) at a random start are multiplied by."""
+    return (reference / TYPICAL).clamp(0, 1)
 
 
 def slowed(state: State, loss: Tensor, schedule: Schedule) -> State:
@@ -149,6 +222,15 @@ def slowed(state: State, loss: Tensor, schedule: Schedule) -> State:
         "stale": torch.where(better, 0, state["stale"] + 1),
         "bad": torch.where(exhausted, 0, bad),
         "rate": torch.where(lower, 0.1 * state["rate"], state["rate"]),
+    }
+
+
+def settling(state: State, best: Tensor) -> State:
+    """How long each problem's best data term (N,) has not halved."""
+    halved = best < state["level"] / 2
+    return {
+        "level": torch.where(halved, best, state["level"]),
+        "settled": torch.where(halved, 0, state["settled"] + 1),
     }
 
 

@@ -70,7 +70,7 @@ class Ghost(Evaluator):
         with torch.enable_grad():
             parts = self._gradients(example)
         self._forms: dict[str, Form] = {}
-        self.data = {NORMS: torch.stack([observed[n].flatten(1).square().sum(1).double() for n in self._names], dim=1)}
+        self.data = {NORMS: torch.stack([observed[n].flatten(1).double().square().sum(1) for n in self._names], dim=1)}
         for name in self._names:
             self._forms[name], held = _prepare(parts[name], observed[name])
             self.data |= {f"{name}:{key}": value for key, value in held.items()}
@@ -183,38 +183,39 @@ def _spread(indices: Tensor, output: Tensor, examples: int) -> tuple[Tensor, Ten
 
 def _formed(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
     """A small parameter: its simulated gradient is formed. observed: (N, size)."""
-    formed = (part.formed() if isinstance(part, Outer) else part).flatten(1)
+    formed = (part.formed() if isinstance(part, Outer) else part).flatten(1).double()
     return (formed * observed).sum(1), formed.square().sum(1)
 
 
 def _dense(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
     """A large weight whose observed gradient has full rank. observed: (N, out, in)."""
     assert isinstance(part, Outer)
-    inner = (part.left * (part.right @ observed.transpose(1, 2))).sum((1, 2))
-    return inner, _gram_norm(part)
+    inner = (part.left * (part.right @ observed.transpose(1, 2))).double().sum((1, 2))
+    return inner, _gram_norm(part.left.double(), part.right.double())
 
 
 def _factored(part: Part, *, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """A large weight whose observed gradient is `left right^T`. left: (N, out, r); right: (N, in, r)."""
     assert isinstance(part, Outer)
-    inner = ((part.left @ left) * (part.right @ right)).sum((1, 2))
-    return inner, _gram_norm(part)
+    ours, theirs = part.left.double(), part.right.double()
+    inner = ((ours @ left) * (theirs @ right)).sum((1, 2))
+    return inner, _gram_norm(ours, theirs)
 
 
-def _gram_norm(part: Outer) -> Tensor:
-    if part.left.shape[1] == 1:
-        return part.left.square().sum((1, 2)) * part.right.square().sum((1, 2))
-    return ((part.left @ part.left.transpose(1, 2)) * (part.right @ part.right.transpose(1, 2))).sum((1, 2))
+def _gram_norm(left: Tensor, right: Tensor) -> Tensor:
+    if left.shape[1] == 1:
+        return left.square().sum((1, 2)) * right.square().sum((1, 2))
+    return ((left @ left.transpose(1, 2)) * (right @ right.transpose(1, 2))).sum((1, 2))
 
 
 def _prepare(part: Part, observed: Tensor) -> tuple[Form, dict[str, Tensor]]:
     """The cheapest way to compare this parameter's gradient, formed or by its factors, and what it needs to hold."""
     if not isinstance(part, Outer):
-        return _formed, {"observed": observed.flatten(1)}
+        return _formed, {"observed": observed.flatten(1).double()}
     problems, rows, out = part.left.shape
     width = part.right.shape[2]
     if rows * (out + width) >= out * width:
-        return _formed, {"observed": observed.flatten(1)}
+        return _formed, {"observed": observed.flatten(1).double()}
     matrix = observed.reshape(problems, out, width)
     factors = low_rank(matrix, rows)
     if factors is None or factors[0].shape[2] * (out + width) >= out * width:
@@ -241,4 +242,4 @@ def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     residual = (exact - left @ right.transpose(1, 2)).flatten(1).norm(dim=1)
     if (residual > 32 * rounding * exact.flatten(1).norm(dim=1)).any():
         return None
-    return left.to(matrix), right.contiguous().to(matrix)
+    return left, right.contiguous()

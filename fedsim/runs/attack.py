@@ -93,6 +93,7 @@ def _account(answer: Reconstruction | NotApplicable) -> dict[str, Any]:
         "status": "ok",
         "loss": None if math.isnan(answer.loss) else answer.loss,
         "iterations": answer.iterations,
+        "stopped": answer.stopped,
         "losses": answer.losses,
         "details": answer.details,
     }

@@ -118,7 +118,7 @@ def test_the_low_rank_factors_are_exact_or_refused() -> None:
     factors = low_rank(matrix, 4)
     assert factors is not None
     assert factors[0].shape == (3, 20, 2)
-    torch.testing.assert_close(factors[0] @ factors[1].transpose(1, 2), matrix, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((factors[0] @ factors[1].transpose(1, 2)).float(), matrix, rtol=1e-5, atol=1e-5)
     assert low_rank(matrix + 1e-3 * torch.randn(3, 20, 30), 4) is None
 
 

@@ -1,0 +1,49 @@
+"""How well a simulated update can match an observed one: as far as rounding lets it.
+
+An update has been rounded to the type that it travelled in, a weight delta to that of the *weights*, of which a small
+step changes the last digits only; and the simulation has errors of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from attacks.objectives import Objective
+from attacks.observation import Observation
+
+COMPUTED = 8
+"""Units in the last place by which a simulated gradient is wrong."""
+
+
+def rounding(observation: Observation) -> dict[str, Tensor]:
+    """The squared rounding error to expect of each parameter's update, 0-dim float64, once it is read as a gradient if
+    it can be: `observed_gradient` says when."""
+    eps = torch.finfo(getattr(torch, observation.precision)).eps  # a last place is eps / 2 to eps of a number
+    if observation.kind == "gradient":
+        return {name: eps**2 / 24 * value.double().square().sum() for name, value in observation.update.items()}
+    local = observation.local
+    per_step = local.learning_rate if local is not None and local.steps == 1 else 1.0
+    return {
+        name: (eps / per_step) ** 2 / 24 * (observation.state[name].double() + delta).square().sum()
+        for name, delta in observation.update.items()
+    }
+
+
+def floor(
+    objective: Objective, names: Sequence[str], observed: Mapping[str, Tensor], roundings: Mapping[str, Tensor]
+) -> Tensor:
+    """What N problems' objective is for the right guess (N,), float64: below it there is nothing more to find.
+
+    Args:
+        names: the parameters that are matched, in the objective's order.
+        observed: their updates, (N, *shape), in the dtype to work in.
+        roundings: of each problem and parameter, (N,), as `rounding` has it.
+    """
+    norms = torch.stack([observed[name].flatten(1).double().square().sum(1) for name in names], dim=1)
+    eps = torch.finfo(observed[names[0]].dtype).eps
+    relative = max((COMPUTED * eps) ** 2, COMPUTED * torch.finfo(torch.float64).eps)  # objectives cancel in float64
+    errors = torch.stack([roundings[name] for name in names], dim=1).double() + relative * norms
+    return objective(norms, norms + errors, norms)
