@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedsim.federation.local import LocalResult, train
 from fedsim.federation.plan import Plan
+from fedsim.local import LocalResult, train
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ import attacks
 from attacks import NotApplicable, Observation, ThreatModel
 from fedsim import models, observations
 from fedsim.federation.cost import training_of
-from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import pretrained, pretrained_file
 from fedsim.federation.unattacked import final_state
+from fedsim.local import train
 from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory

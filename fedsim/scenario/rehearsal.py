@@ -1,8 +1,9 @@
 """A rehearsal of a scenario before anything is written: the data are loaded, the models built, the defenses tried,
-checkpoints read.
+checkpoints read, one step of a client taken and one gradient of an attack.
 
 What only they can know (an archive of the wrong shape, a patch that does not divide the image, a layer that Opacus
-refuses) is thus an error of the input, not of a run that has started. What was tried once is not tried again.
+refuses, a model that cannot train on one image) is thus an error of the input, not of a run that has started. What was
+tried once is not tried again.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import attacks
 import defenses
+from attacks.cascade import Cascade
+from attacks.iterative import IterativeAttack
 from fedsim import data, models
 from fedsim.data import Dataset
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, caution
 from fedsim.paths import admit_user_code
 from fedsim.random import seed_for
+from fedsim.scenario import trial
 from fedsim.scenario.batches import check_batches
 from fedsim.scenario.cells import Cell
 from fedsim.scenario.document import KeyPath, Problem, parse_path
@@ -28,10 +33,6 @@ def rehearse(scenario: Scenario) -> None:
     """Try every cell of a scenario without a sweep. Raises `Problem`."""
     admit_user_code()
     dataset = _data(scenario)
-    for i, cell in enumerate(scenario.cells()[: len(scenario.defenses)]):
-        _model(cell, dataset, ("defenses", i))
-    if scenario.model.checkpoint is not None:
-        _checkpoint(scenario, dataset)
     divisions = []
     for seed in scenario.seeds:
         try:
@@ -40,6 +41,10 @@ def rehearse(scenario: Scenario) -> None:
         except BadInput as error:
             raise _problem(error, ("data", "partition")) from None
     check_batches(scenario, divisions)
+    for i, cell in enumerate(scenario.cells()[: len(scenario.defenses)]):
+        _model(cell, dataset, ("defenses", i))
+    if scenario.model.checkpoint is not None:
+        _checkpoint(scenario, dataset)
 
 
 def _data(scenario: Scenario) -> Dataset:
@@ -54,11 +59,31 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
     shape = dataset.input_shape
     try:
         code = models.source(spec["factory"]) if "factory" in spec else ""
-        _try(json.dumps(spec, sort_keys=True), code, shape, len(dataset.classes), json.dumps(cell.working_defense()))
+        model, working = json.dumps(spec, sort_keys=True), json.dumps(cell.working_defense())
+        _try(model, code, shape, len(dataset.classes), working)
+        source = json.dumps(cell.scenario.data.model_dump(mode="json", exclude_none=True), sort_keys=True)
+        local, *others = _trainings(cell.scenario)
+        for described in (local, *others):
+            for parts in dict.fromkeys(("[]", working)):  # without the defense, a fault is the model's
+                trial.step(model, code, source, parts, described)
+        own = "factory" in spec and _optimises(cell.scenario)  # that the bundled ones can be attacked is known
+        if own and (reason := trial.unmatchable(model, code, source, local)):
+            caution(f"model factory {spec['factory']!r}: attacks that optimise will not apply: {reason}")
     except BadInput as error:
         raise _problem(error, ("model",), spec) from None
     except ValueError as error:
         raise _problem(error, defense) from None
+
+
+def _trainings(scenario: Scenario) -> list[str]:
+    """The JSON of what clients do in an attacked round, and in the training that measures utility."""
+    local = scenario.federation.local.model_dump(mode="json")
+    others = [local | scenario.utility.local.model_dump(mode="json", exclude_none=True)] if scenario.utility else []
+    return [json.dumps(each, sort_keys=True) for each in (local, *others)]
+
+
+def _optimises(scenario: Scenario) -> bool:
+    return any(issubclass(attacks.get(attack.name), IterativeAttack | Cascade) for attack in scenario.attacks)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ import defenses
 from attacks import ThreatModel
 from attacks.updates import attacker_copy, simulate
 from fedsim import models, observations, truth
-from fedsim.federation.local import train
+from fedsim.local import train
 
 KNOWN = ThreatModel(noise="known")
 # The bound for float32 deltas. A delta is a difference of two float32 weights: each entry carries a rounding error of

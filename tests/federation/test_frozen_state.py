@@ -13,9 +13,9 @@ import defenses
 from attacks import ThreatModel
 from fedsim import observations
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
-from fedsim.federation.local import LocalResult, train
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import Recorder
+from fedsim.local import LocalResult, train
 from fedsim.models import entries
 from fedsim.truth import Truth
 

@@ -1,0 +1,139 @@
+"""A client's first step and the first gradient of an attack on it, tried before a run: what they refuse is said at
+once, by the module's name, instead of by a client that fails or an attack that does not apply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import attacks
+import defenses
+from attacks import NotApplicable, Observation, ThreatModel
+from fedsim import data, models, observations
+from fedsim.errors import BadInput
+from fedsim.local import train
+from fedsim.models import entries
+
+
+@lru_cache(maxsize=256)
+def step(model: str, code: str, source: str, working: str, local: str) -> None:
+    """One local step of an honest client, in its mode, with its real batch size and its defense.
+
+    Args:
+        model, source, working, local: the JSON of the model block, the data block, the defense and `federation.local`.
+        code: the fingerprint of a user's model: other code is tried again.
+
+    Raises:
+        BadInput: the model cannot be trained so.
+        ValueError: the defense cannot.
+    """
+    _gradient(json.loads(model), json.loads(source), json.loads(working), json.loads(local))
+
+
+@lru_cache(maxsize=256)
+def unmatchable(model: str, code: str, source: str, local: str) -> str:
+    """Why no attack that optimises can be run against a client of this model; nothing if one can.
+
+    The arguments are those of `step`.
+    """
+    spec, described = json.loads(model), json.loads(local)
+    built, images, labels, update = _gradient(spec, json.loads(source), [], described)
+    dataset = data.load(json.loads(source))
+    observation = Observation(
+        state={name: value.detach().clone() for name, value in built.state_dict().items()},
+        update=update,
+        input_shape=dataset.input_shape,
+        classes=len(dataset.classes),
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=len(images),
+        labels=labels,
+    )
+    attack = attacks.create("inverting_gradients", iterations=1)
+    attack.compile = "never"
+    try:
+        attack(
+            observations.to(observation, torch.device("cpu"), torch.float32),
+            ThreatModel(client_mode=described["mode"]),
+            built.float(),
+        )
+    except NotApplicable as reason:
+        return str(reason)
+    return ""
+
+
+def _gradient(
+    spec: dict[str, Any], source: dict[str, Any], working: list[dict[str, Any]], local: dict[str, Any]
+) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
+    """A fresh model, a batch, its labels, and the gradient that a client makes of them."""
+    dataset = data.load(source)
+    label = f"model {spec['name']!r}" if "name" in spec else f"model factory {spec['factory']!r}"
+    dtype = torch.float64 if local["precision"] == "float64" else torch.float32
+    model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(dtype)
+    if not entries.trained(model):
+        raise BadInput(f"{label}: has no parameter that is trained, so that a client has nothing to send")
+    size = local["batch_size"]
+    chosen = torch.arange(size) % len(dataset.train_labels)
+    images, labels = dataset.normalise(dataset.train_images[chosen]).to(dtype), dataset.train_labels[chosen]
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    defense = defenses.compose(working)
+    tried = f"{label}, tried on a client's step in {local['mode']} mode with {size} image{'s' if size > 1 else ''}"
+    with _explained(model, (size, len(dataset.classes)), tried, of_model=not working):
+        result = train(
+            model,
+            images,
+            labels,
+            local={**local, "steps": 1, "share": "gradient"},
+            defense=defense,
+            seed=0,
+            client=0,
+            round=1,
+        )
+    model.load_state_dict(before)
+    names = set(entries.trained(model).values())
+    return model, images, labels, {name: value for name, value in result.arrays.items() if name in names}
+
+
+@contextmanager
+def _explained(model: nn.Module, logits: tuple[int, int], tried: str, *, of_model: bool) -> Iterator[None]:
+    """While open, the module that was running when something went wrong is known; the error names it.
+
+    Args:
+        logits: the shape that the model's output must have.
+        of_model: whether the model is to blame (BadInput), or else the defense (ValueError).
+    """
+    running: list[tuple[str, nn.Module]] = []
+
+    def enter(path: str) -> Any:
+        return lambda module, inputs: running.append((path, module))
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:  # not called where the module fails
+        if module is model and not (isinstance(output, Tensor) and output.shape == logits):
+            found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ValueError(f"returned {found}, not logits of shape {logits}")
+        running.pop()
+
+    hooks = [
+        hook
+        for path, module in model.named_modules()
+        for hook in (module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave))
+    ]
+    try:
+        yield
+    except Exception as error:  # the user's own forward pass, and what autograd makes of it
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        path, module = running[-1] if running else ("", model)
+        where = f"module {path!r} ({type(module).__name__}): " if path else ""
+        if of_model:
+            raise BadInput(f"{tried}: {where}{first}") from error
+        raise ValueError(f"{where}{first}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
