@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -150,4 +152,16 @@ class Eavesdropper(Strategy):
 
 
 def _reason(reply: Message) -> str:
-    return " ".join(str(reply.error.reason).split())[:300]
+    """What a client raised, in one line: the end of its own traceback.
+
+    Ray reports a traceback in colour; Flower raises an exception of its own from the client's, and puts type and text
+    of the whole around it.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(reply.error.reason))
+    text = re.sub(r"^<class '[^>]*>:<'(.*)'>$", r"\1", text, flags=re.DOTALL)
+    parts = text.split("The above exception was the direct cause of the following exception:")
+    own = parts[-2] if len(parts) > 1 and "ClientAppException" in parts[-1] else parts[-1]
+    lines = [line for line in own.splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith(('  File "', "ray::", "Traceback"))]
+    said = itertools.dropwhile(lambda line: line.startswith("    "), lines[frames[-1] + 1 :] if frames else lines)
+    return " ".join(" ".join(said).split())[:300] or "something that says nothing of itself"

@@ -111,6 +111,29 @@ def test_a_malformed_reply_goes_no_further(arrays, reason):
     assert torch.equal(result.to_torch_state_dict()["weight"], torch.ones(2, 3))
 
 
+FROM_RAY = (
+    "<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=7, "
+    "ip=10.0.0.1, repr=<flwr.simulation.ray_transport.ray_actor.ClientAppActor object at 0x7f>)\n"
+    "{frames}ValueError: Expected more than 1 value per channel when training, got input size torch.Size([1, 32])\n\n"
+    "The above exception was the direct cause of the following exception:\n\n"
+    "\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=7, ip=10.0.0.1)\n           ^^^^^^^^^^^^^^^^^^^\n"
+    '  File "/site-packages/flwr/simulation/ray_transport/ray_actor.py", line 65, in run\n'
+    "    raise ClientAppException(str(ex)) from ex\nflwr.clientapp.client_app.ClientAppException: \n"
+    "Exception ClientAppException occurred. Message: Expected more than 1 value per channel when training'>"
+)
+FRAME = '  File "/own/net.py", line 8, in forward\n    return self.norm(x)\n           ^^^^^^^^^^^^\n'
+
+
+@pytest.mark.parametrize("frames", ["", 30 * FRAME], ids=["no frames", "deep"])
+def test_the_cause_of_a_fault_is_said_and_not_its_wrappings(frames):
+    wrapped, _, faults, _ = _eavesdropper(FedAvg(fraction_evaluate=0.0))
+    wrapped.aggregate_train(1, [_reply(10, None, error=FROM_RAY.format(frames=frames))])
+    assert faults[0][2] == (
+        "the client raised ValueError: Expected more than 1 value per channel when training, got input size "
+        "torch.Size([1, 32])"
+    )
+
+
 def test_a_client_that_raised_and_one_that_never_replied_are_faults():
     wrapped, seen, faults, _ = _eavesdropper(FedAvg(fraction_evaluate=0.0))
     result, _ = wrapped.aggregate_train(1, [_reply(10, None, error="ValueError:\nboom"), _reply(30, _filled(1.0))])
