@@ -30,7 +30,7 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
     state = start
     for round in range(1, plan.federation["rounds"] + 1):
         replies: list[Tensors] = []
-        for client in _drawn(plan, round):
+        for client in drawn(plan, round):
             model = copy.deepcopy(fresh)
             model.load_state_dict(state)
             turn = client_round(plan, model, client=client, round=round, device=device)
@@ -45,7 +45,7 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
     return state
 
 
-def _drawn(plan: Plan, round: int) -> list[int]:
+def drawn(plan: Plan, round: int) -> list[int]:
     """The clients of a round, in partition order: those that Flower's strategy draws."""
     draw = random.Random(seed_for(plan.seed, "sampling", round=round))
     return sorted(draw.sample(range(plan.federation["clients"]), plan.federation["clients_per_round"]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from federation_cells import work
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim.federation import unattacked
 from fedsim.federation.client import TRUTH
 from fedsim.federation.eavesdropper import Eavesdropper
+from fedsim.federation.plan import Plan
 from fedsim.truth import Truth, pack
 
 
@@ -73,6 +76,27 @@ def test_it_wraps_any_strategy(strategy):
     assert arrays is not None
     assert arrays.to_torch_state_dict()["weight"].dtype == torch.float32
     assert arrays.to_torch_state_dict()["count"].dtype == torch.int64
+
+
+def test_each_round_draws_its_own_clients_and_draws_them_again():
+    class Ordered:
+        def get_node_ids(self):
+            return list(range(100, 106))
+
+    wrapped, _, _, _ = _eavesdropper(FedAvg(fraction_train=0.5, min_train_nodes=3, fraction_evaluate=0.0))
+    wrapped._partition_of = {100 + part: part for part in range(6)}
+    described = work()
+    described["federation"] |= {"clients": 6, "clients_per_round": 3}
+
+    def drawn(round):
+        messages = wrapped.configure_train(round, ArrayRecord(STATE), ConfigRecord(), Ordered())
+        return sorted(message.metadata.dst_node_id - 100 for message in messages)
+
+    rounds = [drawn(round) for round in range(1, 9)]
+    assert all(len(set(clients)) == 3 for clients in rounds)
+    assert len({tuple(clients) for clients in rounds}) > 3
+    assert [drawn(round) for round in range(1, 9)] == rounds
+    assert [unattacked.drawn(Plan(described), round) for round in range(1, 9)] == rounds
 
 
 def test_the_inner_strategy_never_sees_the_truth():

@@ -189,20 +189,21 @@ def test_a_failed_federation_still_says_what_would_have_been_attacked(simulated,
 def test_the_leaderboard_keeps_trained_and_untrained_apart_and_says_which(rows):
     board = leaderboard.build(rows)
     labels = board["setting_label"].unique(maintain_order=True).to_list()
-    assert labels == ["mnist · mlp · init · batch 2", "mnist · mlp · pretrained · batch 2"]
+    starts = {(label.split(" · ")[2], label.split(" · ")[4]) for label in labels}
+    assert starts == {(start, f"round {k}") for start in ("init", "pretrained") for k in (1, 2)}
     entries = ["setting_label", "defense_label", "attack_label"]
     assert not board.select(entries).is_duplicated().any()
-    assert board.height == 2 * 3 * 2  # starts, defenses, floors
+    assert board.height == 2 * 2 * 3 * 2  # starts, rounds, defenses, floors
 
 
 def test_what_tells_two_pretrainings_apart_is_shown(rows):
     import polars as pl
 
-    params = pl.col("model_params").str.replace('"steps": 150', '"steps": 900')
-    other = rows.filter(pl.col("model_state") == "pretrained").with_columns(params, pl.lit("other").alias("cell"))
-    file = {"checkpoint": {"file": "own.safetensors", "content": "0123"}}
-    loaded = other.with_columns(pl.lit(json.dumps({"width": 32, **file})).alias("model_params"))
-    labels = set(leaderboard.build(pl.concat([rows, other, loaded]))["setting_label"])
-    assert {label.split(" · ")[2] for label in labels} == {
-        "init", "pretrained (steps=150)", "pretrained (steps=900)", "checkpoint own.safetensors",
-    }  # fmt: skip
+    first = rows.filter((pl.col("round") == 1) & (pl.col("model_state") == "pretrained"))
+    longer = first.with_columns(
+        pl.col("model_params", "setting").str.replace('"steps": 150', '"steps": 900'), pl.lit("other").alias("cell")
+    )
+    assert not (longer["setting"] == first["setting"]).any()
+    labels = set(leaderboard.build(pl.concat([first, longer]))["setting_label"])
+    assert len(labels) == 2
+    assert {steps for steps in ("150", "900") for label in labels if steps in label} == {"150", "900"}

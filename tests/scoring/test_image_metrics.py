@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -93,6 +94,18 @@ def test_lpips_of_a_fixed_pair():
     ramps, waves = smooth_pair()
     assert float(lpips(ramps, waves)) == pytest.approx(0.5870, abs=5e-4)
     assert float(lpips(waves, ramps)) == pytest.approx(0.5870, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("shifted", 0.13462), ("inverted", 0.36519), ("grey", 0.84304), ("channels", 0.24739)]
+)
+def test_lpips_of_real_photographs_is_that_of_its_authors_package(name, expected):
+    """Expected: `lpips.LPIPS(net="alex")` 0.1.4 with the float32 trunk, which gives 0.7219 on its authors' pair."""
+    astronaut = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None] / 255
+    face, moved = (astronaut[:, :, y : y + 96, x : x + 96] for y, x in ((70, 180), (75, 187)))
+    grey, turned = torch.full_like(face, 0.5), face[:, [2, 0, 1]]
+    others = {"shifted": moved, "inverted": 1 - face, "grey": grey, "channels": turned}
+    assert float(lpips(face, others[name])) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.skipif(not (DEV_DATA / "lpips_ref").is_dir(), reason="the authors' reference pair is not here")
