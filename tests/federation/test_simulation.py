@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from federation_cells import work
 
 from attacks import ThreatModel
 from fedsim import observations, truth
-from fedsim.files import read_json
+from fedsim.federation import unattacked
+from fedsim.federation.accuracy import accuracy
+from fedsim.federation.plan import Plan
+from fedsim.files import read_json, read_tensors
 
 
 def _seen(simulated, name, **grants):
@@ -47,39 +54,78 @@ def test_victims_and_their_noise_do_not_depend_on_the_defense(simulated):
     assert not _equal(_seen(simulated, "first")[0].update, _seen(simulated, "other-defense")[0].update)
 
 
-def test_what_is_not_granted_is_not_loaded(simulated):
-    bare = {
-        "labels": "unknown",
-        "batch_size": "unknown",
-        "local_training": "unknown",
-        "dropout_rate": "unknown",
-    }
+GRANTED = {  # what a threat model grants, the value that grants it, and the fields that are empty without it
+    "labels": ("known", {"labels"}),
+    "batch_size": ("known", {"batch_size"}),
+    "local_training": ("known", {"local"}),
+    "defense": ("known", {"defense"}),
+    "noise": ("known", {"noise"}),
+    "auxiliary_data": ("public", {"public"}),
+}
+
+
+@pytest.mark.parametrize("grant", [None, *GRANTED])
+def test_what_is_not_granted_is_not_loaded(simulated, grant):
     cell = simulated.cell("first")
     round, client = observations.listed(cell)[0]
-    seen = observations.load(cell, round, client, ThreatModel(**bare))
-    observation = seen.observation
-    assert observation.labels is observation.noise is observation.public is observation.defense is None
-    assert observation.batch_size is observation.local is None
-    assert seen.model["dropout"] == 0.0
-    oracle = observations.load(cell, round, client, ThreatModel(noise="known", auxiliary_data="public"))
-    assert oracle.observation.noise
-    assert len(oracle.observation.public) > 100
+    nothing = {key: "none" if key == "auxiliary_data" else "unknown" for key in GRANTED}
+    given = {} if grant is None else {grant: GRANTED[grant][0]}
+    seen = observations.load(cell, round, client, ThreatModel(**{**nothing, **given})).observation
+    fields = set().union(*(names for _, names in GRANTED.values()))
+    assert {name for name in fields if getattr(seen, name) is not None} == (GRANTED[grant][1] if grant else set())
+
+
+def test_what_is_granted_is_what_was_drawn(simulated):
+    cell = simulated.cell("first")
+    for round, client in observations.listed(cell):
+        envelope = truth.open_envelope(cell, round, client)
+        seen = observations.load(cell, round, client, ThreatModel(noise="known", auxiliary_data="public")).observation
+        assert torch.equal(seen.labels, envelope.labels)
+        assert seen.noise
+        assert _equal(seen.noise, envelope.noise)
+        assert len(seen.public) == 256
+        assert (seen.batch_size, seen.local.steps, seen.local.learning_rate) == (2, 1, 0.1)
+
+
+@pytest.mark.parametrize(("rate", "told"), [("known", 0.5), ("unknown", 0.0)])
+def test_the_dropout_rate_is_told_where_it_is_granted(simulated, rate, told):
+    cell = simulated.cell("first")
+    seen = observations.load(cell, *observations.listed(cell)[0], ThreatModel(dropout_rate=rate))
+    assert seen.model["dropout"] == told
+
+
+def _holding(folder: Path, secrets: list[torch.Tensor]) -> set[str]:
+    """The files in which one of the secrets stands, whatever type its numbers were stored in."""
+    kinds = (torch.uint8, torch.int64, torch.float32, torch.float64)
+    needles = {secret.to(kind).numpy().tobytes() for secret in secrets for kind in kinds}
+    return {path.name for path in folder.iterdir() if any(needle in path.read_bytes() for needle in needles)}
 
 
 def test_the_observation_files_hold_no_truth(simulated):
     cell = simulated.cell("first")
-    round, client = observations.listed(cell)[0]
-    images = truth.open_envelope(cell, round, client).images
-    for path in (cell / "observations").iterdir():
-        assert images.numpy().tobytes() not in path.read_bytes()
-        assert b"noise" not in path.read_bytes()
+    victims = observations.listed(cell)
+    for round, client in victims:
+        envelope = truth.open_envelope(cell, round, client)
+        dataset = Plan(work()).dataset
+        images = [image for batch in (envelope.images, dataset.normalise(envelope.images)) for image in batch]
+        drawn = [mask for masks in envelope.noise.values() for mask in masks]
+        assert _holding(cell / "observations", [*images, *drawn]) == set()
+        assert _holding(cell / "grants", images) == set()
+        own = f"round_{round}_client_{client}"
+        assert _holding(cell / "grants", drawn) == {f"{own}.noise.safetensors"}
+        assert _holding(cell / "truth", images) == _holding(cell / "truth", drawn) == {f"{own}.safetensors"}
 
 
 def test_a_reply_that_is_not_finite_costs_its_own_rows(simulated):
+    """Rounds 1 and 2 of two clients each: whoever was drawn is named, with what was wrong."""
     summary = read_json(simulated.cell("exploding") / "cell.json")
-    assert {(f["round"], f["client"]) for f in summary["faults"]} >= {(1, 0)} or summary["faults"]
-    assert all("NaN or infinity" in fault["reason"] for fault in summary["faults"])
+    plan = Plan(summary["work"])
+    expected = [(round, client) for round in (1, 2) for client in unattacked.drawn(plan, round)]
+    assert [(fault["round"], fault["client"]) for fault in summary["faults"]] == expected
+    assert len(expected) == 4
+    assert all(re.fullmatch(r"\S+ holds NaN or infinity", fault["reason"]) for fault in summary["faults"])
     assert observations.listed(simulated.cell("exploding")) == []
+    assert len(set(summary["accuracy"])) == 1  # none of it reached the global model
 
 
 def test_a_cell_that_fails_says_why_and_spares_the_others(simulated):
@@ -95,21 +141,27 @@ def test_a_users_model_is_found_by_clients_and_reads_what_lies_in_the_users_dire
         assert sorted(tuple(value.shape) for value in seen.update.values()) == [(10,), (10, 16), (16,), (16, 784)]
 
 
-def test_utility_is_the_accuracy_of_an_unattacked_training(simulated):
-    summary = read_json(simulated.cell("utility") / "cell.json")
-    assert summary["utility"] > 0.3  # chance is 0.1
-    assert read_json(simulated.cell("first") / "cell.json")["utility"] is None
-
-
 def test_differential_privacy_is_accounted_for(simulated):
+    from opacus.accountants import RDPAccountant
+
     summary = read_json(simulated.cell("dp") / "cell.json")
-    assert summary["epsilon"] > 0
-    assert 0 < summary["delta"] < 1
-    assert "Poisson" in summary["accounting_note"]
+    accountant = RDPAccountant()
+    accountant.history = [(1.0, 2 / (4000 // 3), 2)]  # batches of 2 of a client's images, in two rounds
+    assert summary["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    assert summary["delta"] == 1e-5
+    assert summary["accounting_note"] == "as if Poisson-sampled"
 
 
-@pytest.mark.parametrize("name", ["first", "dirichlet"])
-def test_accuracy_is_recorded_before_and_after_each_round(simulated, name):
-    accuracy = read_json(simulated.cell(name) / "cell.json")["accuracy"]
-    assert len(accuracy) == 3
-    assert all(0 <= value <= 1 for value in accuracy)
+@pytest.mark.parametrize("name", ["first", "dirichlet", "utility"])
+def test_accuracy_is_that_of_what_each_round_sends_and_of_the_end(simulated, name):
+    cell = simulated.cell(name)
+    summary = read_json(cell / "cell.json")
+    plan = Plan(summary["work"])
+    states = [read_tensors(cell / f"observations/round_{round}.state.safetensors") for round in (1, 2)]
+    states.append(unattacked.final_state(plan, states[0], device=torch.device("cpu")))
+    found = []
+    for state in states:
+        model = plan.model()
+        model.load_state_dict(state)
+        found.append(accuracy(model, plan.dataset))
+    assert summary["accuracy"] == pytest.approx(found, abs=0.002)
