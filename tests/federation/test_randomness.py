@@ -7,8 +7,8 @@ import torch
 from federation_cells import work
 
 import defenses
-from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
+from fedsim.local import train
 
 NOISE = [{"name": "gaussian_noise", "std": 0.1}]
 PRIVATE = [{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]
