@@ -210,7 +210,7 @@ class Run:
         Raises:
             fedsim.errors.BadInput: MLflow is not installed, or cannot be written to.
         """
-        marker = RunDirectory(self.path).marker()
+        marker = RunDirectory(self.path).marker("scenario", "command")
         report = self.path / "report.html"
         return mlflow_log.log(
             self.results,
@@ -236,7 +236,7 @@ class Run:
             all: show the pictures of every victim, not of eight.
         """
         target = Path(path) if path is not None else self.path / "report.html"
-        marker = RunDirectory(self.path).marker()
+        marker = RunDirectory(self.path).marker("scenario", "command")
         page = reports.html(
             self.results,
             self.pictures,

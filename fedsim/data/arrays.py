@@ -54,7 +54,7 @@ def build(
         test_images, test_labels = images[test_indices], labels[test_indices]
         images, labels = images[train_indices], labels[train_indices]
     if len(images) == 0:
-        raise BadInput(f"data: test_fraction {test_fraction} leaves no image of {name} to train on")
+        raise BadInput(f"data.test_fraction: {test_fraction} leaves no image of {name} to train on")
     if images.max() <= 1:
         caution(f"{source}: no pixel is above 1, of 255: all images are black; multiply pixels of 0 and 1 by 255")
     _say_untrained(source, labels, test_labels, classes)

@@ -11,7 +11,7 @@ from PIL import Image
 from fedsim.data.arrays import build
 from fedsim.data.dataset import Dataset
 from fedsim.data.pixels import Pictures
-from fedsim.data.resize import to_square
+from fedsim.data.resize import check_memory, to_square
 from fedsim.errors import BadInput, caution
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -24,11 +24,14 @@ def load(*, path: str, image_size: int | None = None, test_fraction: float = 0.2
     root = Path(path)
     if not root.is_dir():
         raise BadInput(f"{path}: no such folder; data.path must name a folder with one sub-folder for each class")
-    found = {
-        folder.name: [file for file in _files(folder) if file.suffix.lower() in SUFFIXES]
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not _litter(folder)
-    }
+    try:
+        found = {
+            folder.name: [file for file in _files(folder) if file.suffix.lower() in SUFFIXES]
+            for folder in sorted(root.iterdir())
+            if folder.is_dir() and not _litter(folder)
+        }
+    except OSError as error:
+        raise BadInput(f"{error.filename}: cannot be read: {error.strerror}") from None
     empty = [name for name, pictures in found.items() if not pictures]
     if not found or empty:
         where = f"sub-folder {empty[0]} holds no picture" if empty else "no sub-folder"
@@ -36,9 +39,11 @@ def load(*, path: str, image_size: int | None = None, test_fraction: float = 0.2
     _say_left_out(root, found)
 
     pictures = [(file, label) for label, name in enumerate(found) for file in found[name]]
+    check_memory(len(pictures), image_size, image_size, channels=3)
+    first = _open(Pictures(path), pictures[0][0], image_size).size
+    check_memory(len(pictures), first[1], first[0], channels=3)
     reader = Pictures(path)
     images = [_open(reader, file, image_size) for file, _ in pictures]
-    first = images[0].size
     odd = next((i for i, image in enumerate(images) if image.size != first), None)
     if odd is not None:
         raise BadInput(

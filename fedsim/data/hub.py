@@ -16,7 +16,7 @@ from PIL import Image
 from fedsim.data.arrays import Part, build
 from fedsim.data.dataset import Dataset
 from fedsim.data.pixels import Pictures
-from fedsim.data.resize import to_square
+from fedsim.data.resize import check_memory, to_square
 from fedsim.errors import BadInput
 
 
@@ -39,12 +39,12 @@ def load(
     from datasets import Image as ImageColumn
     from flwr_datasets import FederatedDataset
 
-    source = FederatedDataset(dataset=dataset, subset=subset, partitioners={}, shuffle=False)
     try:
+        source = FederatedDataset(dataset=dataset, subset=subset, partitioners={}, shuffle=False)
         splits = get_dataset_split_names(dataset, subset)
         train = source.load_split("train")
         test = source.load_split("test") if "test" in splits else None
-    except (OSError, ValueError) as error:  # not found, no connection, no such subset, no train split
+    except Exception as error:  # not found, no connection, no such subset, no train split: the libraries raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"data.dataset {dataset}: cannot be loaded as a Hugging Face data set: {reason}") from error
     image_key = _column(dataset, train, "image_key", image_key, ImageColumn)
@@ -93,6 +93,7 @@ def _part(dataset: str, split: Any, image_key: str, label_key: str, image_size: 
         raise BadInput(f"data.image_key: {image_key} of {dataset} does not hold images")
     images, sizes = [], set()
     reader = Pictures(f"data.dataset {dataset}")
+    check_memory(split.num_rows, image_size, image_size, channels=3)
     for number, stored in enumerate(split.cast_column(image_key, ImageColumn(decode=False))[image_key]):
         if stored is None:
             raise BadInput(f"data.dataset {dataset}: image {number} of {image_key} is missing")

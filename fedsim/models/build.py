@@ -57,7 +57,7 @@ def build(
     label, make = _constructor(spec)
     keys = {key: value for key, value in spec.items() if key not in ("name", "factory", "dropout")}
     explained = partial(_located, make) if "factory" in spec else _explained
-    with explained(label, ValueError, TypeError), _seeded(seed):
+    with explained(label, ValueError, TypeError, RuntimeError), _seeded(seed):  # torch: no memory for such a width
         model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
     if not isinstance(model, nn.Module):
         raise BadInput(f"{label}: returned {type(model).__name__}, not a torch.nn.Module")

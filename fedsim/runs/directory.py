@@ -60,10 +60,13 @@ class RunDirectory:
     def log(self) -> Path:
         return self.path / "simulation.log"
 
-    def marker(self) -> dict[str, Any]:
-        """The marker's content; raises BadInput where there is no run."""
+    def marker(self, *needed: str) -> dict[str, Any]:
+        """The marker's content; raises BadInput where there is no run, or where a needed key is missing from it."""
         try:
-            return read_json(self.path / MARKER)
+            content = read_json(self.path / MARKER)
+            if not isinstance(content, dict) or not content.keys() >= set(needed):
+                raise ValueError
+            return content
         except FileNotFoundError:
             raise BadInput(f"{self.path}: not a fedsim run (no {MARKER} in it)") from None
         except ValueError:

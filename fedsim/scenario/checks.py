@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,13 +105,23 @@ def _start(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
 
 def _own_files(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     source, checkpoint = scenario.data, scenario.model.checkpoint
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        yield ("model", "checkpoint"), f"{checkpoint}: no such file"
-    if not isinstance(source, Npz | Folder):
-        return
-    path = Path(source.path)
-    if not (path.is_file() if isinstance(source, Npz) else path.is_dir()):
-        yield ("data", "path"), f"{path}: no such {'file' if isinstance(source, Npz) else 'folder'}"
+    if checkpoint is not None:
+        yield from _there(("model", "checkpoint"), checkpoint, os.path.isfile, "file")
+    if isinstance(source, Npz):
+        yield from _there(("data", "path"), source.path, os.path.isfile, "file")
+    if isinstance(source, Folder):
+        yield from _there(("data", "path"), source.path, os.path.isdir, "folder")
+
+
+def _there(path: KeyPath, given: str, found: Callable[[str], bool], kind: str) -> Iterator[tuple[KeyPath, str]]:
+    """os.path answers No where pathlib raises: a name that is too long, a loop of links, a NUL."""
+    if not found(given):
+        what = "a folder" if os.path.isdir(given) else "a file" if os.path.isfile(given) else ""
+        yield path, f"{_printable(given)}: " + (f"is {what}, not a {kind}" if what else f"no such {kind}")
+
+
+def _printable(given: str) -> str:
+    return given if given.isprintable() else ascii(given)
 
 
 def _refused(path: KeyPath, member: Member, create: Callable[..., Any]) -> Iterator[tuple[KeyPath, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def _resolve_paths(data: dict[str, Any], home: Path) -> None:
 
 def _resolve(block: dict[str, Any], key: str, home: Path) -> None:
     if isinstance(block.get(key), str):
-        block[key] = str((home / Path(block[key]).expanduser()).resolve())
+        # os.path takes what pathlib raises for, and the checks refuse: a loop of links, an unknown user, a NUL
+        given = os.path.join(home, os.path.expanduser(block[key]))
+        block[key] = given if "\0" in given else os.path.realpath(given)
 
 
 def _variants(document: Document, scenario: Scenario, trial: Trial) -> tuple[tuple[dict[str, Any], Scenario], ...]:
@@ -146,6 +149,7 @@ def _blamed(document: Document, values: Mapping[str, Any], paths: Mapping[str, K
         return sum(1 for ours, theirs in zip(paths[key], problem.path) if ours == theirs)
 
     key = max(values, key=shared)
-    index = document.data["sweep"][key].index(values[key])
+    swept, blamed = document.data["sweep"][key], values[key]
+    index = next(i for i, value in enumerate(swept) if value == blamed or value != value)  # NaN is unequal to itself
     combination = ", ".join(f"{name}={value}" for name, value in values.items())
     return Problem(("sweep", key, index), f"with {combination}: {format_path(problem.path)}: {problem.message}")

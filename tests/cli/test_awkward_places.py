@@ -73,6 +73,16 @@ def test_a_place_that_cannot_be_written(cli, tmp_path, out):
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "3", "{", '{"name": "mine"}'])
+def test_a_damaged_marker_is_one_line(cli, tmp_path, content):
+    with claimed(tmp_path / "run", {"name": "mine"}, fresh=False) as directory:
+        write(directory, table.empty())
+    (tmp_path / "run" / "fedsim-run.json").write_text(content)
+    code, _, error = cli("report", "run")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("fedsim: run/fedsim-run.json: damaged")
+
+
 class FullDisk:
     """A disk on which only small files still fit."""
 

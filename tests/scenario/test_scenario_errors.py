@@ -251,6 +251,36 @@ def test_a_factory_is_tried(file, tmp_path, monkeypatch):
     assert "model" in _message(file, "model={factory: 'own_nets:small', widht: 8}")
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("seeds=[9223372036854775808]", "seeds[0]: 9223372036854775808 should be less than 9223372036854775808"),
+        ("data.image_size=100000", "5,000 images of 100000 x 100000 pixels take 46,566 GiB; accepted are 8"),
+        ("federation.local={steps: 100000000000, share: weights}", "100,000,000,000 steps with a batch of 1 each take"),
+        ("utility={rounds: 1, local: {steps: 9999999}}", "utility.local.steps: 9,999,999 steps with a batch of 32"),
+        ("model.width=100000000000", "model 'mlp': [enforce fail at"),
+        ("model.checkpoint=sub", "sub: is a folder, not a file"),
+        ("model.checkpoint=loop", "loop: no such file"),
+        ("model.checkpoint=~no_such_user/w", "~no_such_user/w: no such file"),
+        ('model.checkpoint="a\\0b"', "a\\x00b': no such file"),
+        ("model.checkpoint=" + "n" * 300, "nnn: no such file"),
+        ("data={name: folder, path: mine.yaml}", "data.path: mine.yaml: is a file, not a folder"),
+        ("data={name: npz, path: sub}", "sub: is a folder, not a file"),
+        ("data={name: folder, path: loop}", "data.path: loop: no such folder"),
+        ("data={name: folder, path: sub}", "sub: no sub-folder; expected one sub-folder for each class"),
+        ("data={name: hub, dataset: ''}", "cannot be loaded as a Hugging Face data set"),
+        ("data.test_fraction=0.99999", "data.test_fraction=0.99999: 0.99999 leaves no image of mnist to train on"),
+        ("sweep.victims.clients=[1, .nan]", "sweep.victims.clients[1]: with victims.clients=nan"),
+    ],
+)
+def test_values_beyond_reason_are_refused_at_once(file, tmp_path, monkeypatch, option, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    assert expected in _message(file, option)
+
+
 def test_python_data_have_no_lines():
     with pytest.raises(BadInput, match=r"^scenario: attacks: missing key"):
         parse({"name": "mine"})
