@@ -125,7 +125,7 @@ def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
             if list(cell.defense) == list(part.defense) and "round" in wanted and _says(setting, wanted):
                 found.setdefault(key_of(setting), (cell, round))
     if len(found) > 1:
-        raise BadInput(f"its scenario has {len(found)} federations of the entry's setting, which parts none")
+        raise BadInput(f"its scenario has {len(found)} federations of the entry's setting; it does not say which")
     if not found:
         raise BadInput(
             "its scenario has no federation of the entry's setting and defense here: it is of another version of "
