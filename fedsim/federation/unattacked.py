@@ -29,7 +29,8 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
     trained, frozen = frozenset(entries.trained(trains)), entries.frozen(trains)
     state = start
     for round in range(1, plan.federation["rounds"] + 1):
-        replies: list[Tensors] = []
+        total: Tensors = {}
+        replies = 0
         for client in drawn(plan, round):
             model = copy.deepcopy(fresh)
             model.load_state_dict(state)
@@ -39,9 +40,11 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
                 continue
             if plan.local["share"] == "gradient":
                 reply = implied_weights(state, reply, trained, plan.local["learning_rate"])
-            replies.append(reply)
+            total = {name: total.get(name, 0) + _summable(value) for name, value in reply.items()}
+            replies += 1
         if replies:
-            state = _mean(replies) | {name: state[name] for name in frozen}
+            mean = {name: (value / replies).to(state[name].dtype) for name, value in total.items()}
+            state = mean | {name: state[name] for name in frozen}
     return state
 
 
@@ -51,17 +54,6 @@ def drawn(plan: Plan, round: int) -> list[int]:
     return sorted(draw.sample(range(plan.federation["clients"]), plan.federation["clients_per_round"]))
 
 
-def _mean(replies: list[Tensors]) -> Tensors:
-    """All clients train on equally many images, so that all weigh the same. In the order and precision of Flower's."""
-    weight = 1 / len(replies)
-    mean: Tensors = {}
-    for name, first in replies[0].items():
-        total = _weighted(first, weight)
-        for reply in replies[1:]:
-            total = total + _weighted(reply[name], weight)
-        mean[name] = total.to(first.dtype)
-    return mean
-
-
-def _weighted(value: Tensor, weight: float) -> Tensor:
-    return (value if value.is_floating_point() else value.double()) * weight
+def _summable(value: Tensor) -> Tensor:
+    """All clients train on equally many images, so that all weigh the same; a mean of integers is taken in float64."""
+    return value if value.is_floating_point() else value.double()
