@@ -165,9 +165,10 @@ def _system(puzzle: Puzzle) -> tuple[PatchEmbedding, Tensor, Tensor, Tensor | No
 
 
 def _fine(solution: Solution, observation: Observation) -> bool:
-    """Whether least squares give every patch of which anything is in the update as exactly as a certain image's."""
+    """Whether least squares give the patches of which anything is in the update as exactly as a certain image's."""
     errors = solution.errors[solution.errors.isfinite()]
-    return bool((errors * max(observation.std) <= CERTAIN).all())
+    std = sum(value**2 for value in observation.std) / len(observation.std)
+    return float(errors.square().mean()) * std <= CERTAIN**2
 
 
 def _assumed(puzzle: Puzzle, embedding: PatchEmbedding, solution: Solution, bias: Tensor | None) -> str | None:
