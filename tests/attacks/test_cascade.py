@@ -53,6 +53,7 @@ def test_the_stage_that_answers(model: nn.Module, batch: int, stage: str) -> Non
     images, labels = mnist(batch)
     answer = attacks.create("cascade", iterations=30)(observe(model, images, labels), ThreatModel(), model)
     assert answer.details["stage"] == stage
+    assert (answer.stopped is None) == (answer.iterations == 0)  # a closed form has nothing to stop
     if answer.iterations == 0:
         assert all(answer.details["certain"])
         distances = (answer.images[:, None] - images[None]).square().flatten(2).mean(2)
@@ -132,6 +133,7 @@ def test_an_approximate_image_is_not_thrown_away_for_a_worse_one(rate: float, sh
         optimised = attacks.create("dropout_inversion", iterations=40)(observation, ThreatModel(), model)
         assert answer.details["stage"] == "patch_embedding"
         assert torch.equal(answer.images, alone.images)
+        assert answer.stopped is None
         assert answer.details["certain"] == [False]
         assert "explains" in answer.details["declined"]["dropout_inversion" if rate else "mask_readout"]
         assert psnr(answer.images, image, MNIST_STD) >= psnr(optimised.images, image, MNIST_STD) + 1
