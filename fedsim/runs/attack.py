@@ -1,15 +1,20 @@
-"""Run one attack job: read what the threat model allows, attack, write the answer. It never sees the truth.
+"""One attack job: what is sent to whoever computes it, the attack itself, and what is written of its answer.
 
-jobs/<key>/job.json                     status, losses, iterations, details, time
-           reconstructions.safetensors  images, labels and noise by client
-           snapshots.safetensors        `attacks.recording.Snapshots` by client, where the scenario asks for them
+    prepare   reads what the threat model allows        on the driver, which knows the run directory
+    respond   attacks                                   anywhere: it is given no path and opens no file
+    write     jobs/<key>/job.json                       status, losses, iterations, details, time
+                         reconstructions.safetensors    images, labels and noise by client
+                         snapshots.safetensors          `attacks.recording.Snapshots` by client, where asked for
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +22,52 @@ import torch
 from torch import Tensor
 
 import attacks
-from attacks import NotApplicable, Reconstruction, ThreatModel
+from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
 from fedsim import hardware, models, observations
 from fedsim.files import whole_directory, write_json, write_tensors
+from fedsim.runs.guard import guarded, lifted
 
 Report = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that an attack is given, and how it is to be run. It holds no path.
+
+    Args:
+        attack: `{"name": ..., **parameters}`.
+        engine: the scenario's `engine` block.
+        seed: of the attack's own randomness.
+        threat_model: what is granted, with what follows from the federation.
+        model: the specification of the attacker's own model.
+        observations: of some clients of one round, as the threat model allows them to be seen.
+    """
+
+    attack: dict[str, Any]
+    engine: dict[str, Any]
+    seed: int
+    threat_model: ThreatModel
+    model: dict[str, Any]
+    observations: list[Observation]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a task.
+
+    Args:
+        account: JSON: per client the status, losses, iterations and details; the time, and what it was computed with.
+        reconstructions, snapshots: tensors by `<client>.<what>`.
+    """
+
+    account: dict[str, Any]
+    reconstructions: dict[str, Tensor]
+    snapshots: dict[str, Tensor]
+
+
+def attack(cell: Path, target: Path, spec: dict[str, Any]) -> None:
+    """Run the job that `spec` describes on a cell's observations, in this process; leave the answer at `target`."""
+    write(target, spec, respond(prepare(cell, spec)))
 
 
 def threat_model_of(spec: dict[str, Any]) -> ThreatModel:
@@ -29,52 +75,82 @@ def threat_model_of(spec: dict[str, Any]) -> ThreatModel:
     return ThreatModel(**{**spec["threat_model"], **attacks.get(spec["attack"]["name"]).given})
 
 
-def attack(cell: Path, target: Path, spec: dict[str, Any], report: Report | None = None) -> None:
-    """Run the job that `spec` describes on a cell's observations; leave the answer at `target`."""
-    name = spec["attack"]["name"]
-    algorithm = attacks.create(name, **{key: value for key, value in spec["attack"].items() if key != "name"})
-    algorithm.compile = spec["engine"]["compile"]
-    algorithm.record_every = spec["engine"].get("record", {}).get("every", 0)
+def prepare(cell: Path, spec: dict[str, Any]) -> Task:
+    """Read what the job that `spec` describes is given of a cell's observations."""
     threat_model = threat_model_of(spec)
     seen = [observations.load(cell, spec["round"], client, threat_model) for client in spec["clients"]]
-    threat_model = ThreatModel(**{**threat_model.as_dict(), **seen[0].derived})  # type: ignore[arg-type]
-    device, dtype = _place(spec["engine"])
-    first = seen[0].observation
-    model = models.build(seen[0].model, input_shape=first.input_shape, classes=first.classes, seed=0)
-    started = time.perf_counter()
-    answers = algorithm.run(
-        [observations.to(one.observation, device, dtype) for one in seen],
-        threat_model,
-        model.to(device, dtype),
+    first = seen[0]
+    state, public = first.observation.state, first.observation.public  # sent once, not once a client
+    return Task(
+        attack=spec["attack"],
+        engine=spec["engine"],
         seed=spec["seed"],
-        progress=report,
+        threat_model=ThreatModel(**{**threat_model.as_dict(), **first.derived}),  # type: ignore[arg-type]
+        model=first.model,
+        observations=[dataclasses.replace(one.observation, state=state, public=public) for one in seen],
     )
+
+
+def respond(task: Task, report: Report | None = None) -> Answer:
+    """Attack. While it runs, this process opens no file for it (see `fedsim.runs.guard`).
+
+    Args:
+        report: called now and then with (iterations done, iterations at most, median attack loss now).
+
+    Raises:
+        RuntimeError: the attack opened a file or started a process.
+    """
+    algorithm = attacks.create(**task.attack)
+    algorithm.compile = task.engine["compile"]
+    algorithm.record_every = task.engine.get("record", {}).get("every", 0)
+    device, dtype = _place(task.engine)
+    first = task.observations[0]
+    model = models.build(task.model, input_shape=first.input_shape, classes=first.classes, seed=0).to(device, dtype)
+    seen = [observations.to(one, device, dtype) for one in task.observations]
+    started = time.perf_counter()
+    with guarded():
+        answers = algorithm.run(seen, task.threat_model, model, seed=task.seed, progress=_outside(report))
     seconds = (time.perf_counter() - started - algorithm.compile_seconds) / len(seen)
-    tensors: dict[str, Tensor] = {}
+    reconstructions: dict[str, Tensor] = {}
     snapshots: dict[str, Tensor] = {}
     clients: dict[str, Any] = {}
-    for client, answer in zip(spec["clients"], answers, strict=True):
-        clients[str(client)] = _account(answer)
+    for one, answer in zip(seen, answers, strict=True):
+        clients[str(one.client)] = _account(answer)
         if isinstance(answer, Reconstruction):
-            tensors |= {f"{client}.{key}": value for key, value in _tensors(answer).items()}
-            snapshots |= {f"{client}.{key}": value for key, value in _snapshots(answer).items()}
+            reconstructions |= {f"{one.client}.{key}": value for key, value in _tensors(answer).items()}
+            snapshots |= {f"{one.client}.{key}": value for key, value in _snapshots(answer).items()}
+    account = {
+        "threat_model": task.threat_model.as_dict(),
+        "observed": {"kind": first.kind, "precision": first.precision},
+        "clients": clients,
+        "seconds": seconds,
+        "device": hardware.describe(device),
+        "environment": hardware.environment(),
+    }
+    # as JSON here already, so that details which are none cost this job only
+    return Answer(json.loads(json.dumps(account)), reconstructions, snapshots)
+
+
+def write(target: Path, spec: dict[str, Any], answer: Answer) -> None:
+    """Leave the answer to the job that `spec` describes at `target`, whole or not at all."""
     with whole_directory(target) as directory:
-        if tensors:
-            write_tensors(directory / "reconstructions.safetensors", tensors)
-        if snapshots:
-            write_tensors(directory / "snapshots.safetensors", snapshots)
-        write_json(
-            directory / "job.json",
-            {
-                "spec": spec,
-                "threat_model": threat_model.as_dict(),
-                "observed": {"kind": first.kind, "precision": first.precision},
-                "clients": clients,
-                "seconds": seconds,
-                "device": hardware.describe(device),
-                "environment": hardware.environment(),
-            },
-        )
+        if answer.reconstructions:
+            write_tensors(directory / "reconstructions.safetensors", answer.reconstructions)
+        if answer.snapshots:
+            write_tensors(directory / "snapshots.safetensors", answer.snapshots)
+        write_json(directory / "job.json", {"spec": spec, **answer.account})
+
+
+def _outside(report: Report | None) -> Report | None:
+    """The same report, called without the guard: it is ours."""
+    if report is None:
+        return None
+
+    def call(done: int, most: int, loss: float) -> None:
+        with lifted():
+            report(done, most, loss)
+
+    return call
 
 
 def _place(engine: dict[str, Any]) -> tuple[torch.device, torch.dtype]:

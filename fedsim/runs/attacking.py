@@ -1,20 +1,30 @@
-"""Run the pending attack jobs as Ray tasks, and score each as it comes back."""
+"""Run the pending attack jobs as Ray tasks: read what each is given, send it, write what comes back.
+
+Only this process knows the run directory. It reads a job's observations when its turn comes and no sooner, so that its
+memory does not grow with the number of jobs.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from fedsim.files import read_json, write_json, write_text
+from fedsim.files import write_json
+from fedsim.runs.attack import prepare, write
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import AttackJob
+from fedsim.runs.parcel import Parcel
 from fedsim.runs.progress import Signal
+from fedsim.runs.worker import Board, compute, one_line, reason_of
 
 POLL_SECONDS = 0.25
-REPORT_SECONDS = 0.5
+
+AHEAD = 2
+"""How many jobs are sent beyond those that have a CPU, so that none waits for its observations to be read."""
 
 
 def run_jobs(
@@ -30,77 +40,65 @@ def run_jobs(
     what each job under way says of itself, by key.
     """
     import ray
-    import torch
 
-    @ray.remote(max_retries=1)
-    def task(cell: str, target: str, progress: str, error: str, spec: str) -> None:
-        _work(Path(cell), Path(target), Path(progress), Path(error), json.loads(spec))
-
-    cuda = torch.cuda.is_available()
-    pending = {}
     for job in jobs:
-        on_gpu = cuda and job.spec["engine"]["device"] != "cpu"
-        submit = task.options(num_cpus=1, num_gpus=1 if on_gpu else 0)
         error_file(directory, job).unlink(missing_ok=True)
-        directory.progress(job.key).unlink(missing_ok=True)  # of a run that was killed
-        paths = (directory.cell(job.cell), directory.job(job.key), directory.progress(job.key))
-        reference = submit.remote(
-            *map(str, map(Path.absolute, (*paths, error_file(directory, job)))), json.dumps(job.spec)
-        )
-        pending[reference] = job
+    submit = _submitter()
+    board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
+    asked = board.said.remote()
+    most = math.ceil(ray.cluster_resources().get("CPU", 1)) + AHEAD
+    waiting, pending, told = deque(jobs), dict[Any, AttackJob](), 0.0
     try:
-        while pending:
-            done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=POLL_SECONDS)
-            for reference in done:
+        while waiting or pending:
+            while waiting and len(pending) < most:
+                job = waiting.popleft()
+                try:
+                    parcel = Parcel.of(prepare(directory.cell(job.cell), job.spec))
+                except Exception as fault:  # what was recorded is damaged: it costs the rows of this job
+                    _fail(directory, job, reason_of(fault))
+                    on_done(job)
+                    continue
+                pending[submit(job, board, parcel)] = job
+                del parcel  # Ray has it
+            for reference in ray.wait(list(pending), timeout=POLL_SECONDS)[0] if pending else ():
                 job = pending.pop(reference)
                 try:
-                    ray.get(reference)
+                    answer = ray.get(reference)
                 except ray.exceptions.RayError as fault:  # the worker died: out of memory, or killed
-                    write_json(error_file(directory, job), {"reason": f"the job's process died: {_one_line(fault)}"})
-                directory.progress(job.key).unlink(missing_ok=True)
+                    answer = f"the job's process died: {one_line(fault)}"
+                board.forget.remote(job.key)
+                if isinstance(answer, str):
+                    _fail(directory, job, answer)
+                else:
+                    write(directory.job(job.key), job.spec, answer.open())
                 on_done(job)
-            signals = {job.key: _signal(directory.progress(job.key)) for job in pending.values()}
-            on_progress({key: signal for key, signal in signals.items() if signal is not None})
+            if time.monotonic() - told >= POLL_SECONDS and ray.wait([asked], timeout=0)[0]:
+                told, said, asked = time.monotonic(), ray.get(asked), board.said.remote()
+                on_progress({job.key: said[job.key] for job in pending.values() if job.key in said})
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
+        ray.kill(board)
 
 
 def error_file(directory: RunDirectory, job: AttackJob) -> Path:
     return directory.path / "jobs" / f"{job.key}.error.json"
 
 
-def _work(cell: Path, target: Path, progress: Path, error: Path, spec: dict) -> None:
+def _submitter() -> Callable[[AttackJob, Any, Parcel], Any]:
+    """What sends a job to Ray and returns the reference to its answer."""
+    import ray
     import torch
 
-    from fedsim.runs.attack import attack
+    task = ray.remote(max_retries=1)(compute)
+    cuda = torch.cuda.is_available()
 
-    torch.set_num_threads(1)
-    last = 0.0
+    def submit(job: AttackJob, board: Any, parcel: Parcel) -> Any:
+        on_gpu = cuda and job.spec["engine"]["device"] != "cpu"
+        return task.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(job.key, board, parcel)
 
-    def report(done: int, most: int, loss: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= REPORT_SECONDS:
-            last = now
-            write_text(progress, json.dumps({"fraction": done / max(most, 1), "loss": loss}))
-
-    write_text(progress, json.dumps({"fraction": 0.0, "loss": None}))
-    try:
-        attack(cell, target, spec, report)
-    except Exception as fault:  # one job's fault costs its own rows only
-        write_json(error, {"reason": f"{type(fault).__name__}: {_one_line(fault)}"})
+    return submit
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _signal(path: Path) -> Signal | None:
-    """What a job says of itself; None before it has begun."""
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        return None
-    loss = content["loss"]
-    return Signal(float(content["fraction"]), loss if loss is not None and math.isfinite(loss) else None)
+def _fail(directory: RunDirectory, job: AttackJob, reason: str) -> None:
+    write_json(error_file(directory, job), {"reason": reason})

@@ -46,9 +46,6 @@ class RunDirectory:
     def job(self, key: str) -> Path:
         return self.path / "jobs" / key
 
-    def progress(self, key: str) -> Path:
-        return self.path / "jobs" / f"{key}.progress.json"
-
     def score(self, key: str) -> Path:
         return self.path / "scores" / key
 

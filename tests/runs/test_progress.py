@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 
 import pytest
 from rich.console import Console
 
-from fedsim.runs import attacking, progress
+from fedsim.runs import progress
 from fedsim.runs.progress import Facts, Label, Score, Signal, Tracker, View, Views, clock
 from fedsim.runs.terminal import SCORED, UNDER_WAY, TerminalView, screen
+from fedsim.runs.worker import Board
 
 LONG = Label("inverting_gradients", "my_package.my_models:build", "dropout(p=0.25) + gaussian_noise(std=0.001)")
 
@@ -142,20 +142,14 @@ def test_on_a_terminal_the_last_picture_stays(now):
     assert "31.3 dB" in written.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "signal"),
-    [
-        (None, None),
-        ({"fraction": 0.0, "loss": None}, Signal(0.0, None)),
-        ({"fraction": 0.25, "loss": 0.5}, Signal(0.25, 0.5)),
-        ({"fraction": 0.25, "loss": float("nan")}, Signal(0.25, None)),
-    ],
-)
-def test_what_a_job_says_of_itself(tmp_path, content, signal):
-    path = tmp_path / "job.progress.json"
-    if content is not None:
-        path.write_text(json.dumps(content))
-    assert attacking._signal(path) == signal
+def test_the_board_keeps_the_last_that_a_job_under_way_said():
+    board = Board()
+    board.say("a", Signal(0.0, None))
+    board.say("b", Signal(0.5, 0.1))
+    board.say("a", Signal(0.25, 0.5))
+    board.forget("b")
+    board.forget("unheard of")
+    assert board.said() == {"a": Signal(0.25, 0.5)}
 
 
 @pytest.mark.parametrize(

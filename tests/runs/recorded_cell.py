@@ -1,0 +1,65 @@
+"""One honest client's round, seen and sealed as the federation does it, without Flower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attacks import LocalTraining, Observation
+from fedsim import observations, truth
+from fedsim.federation.local import train
+from fedsim.federation.plan import Plan
+
+MODEL = {"name": "mlp", "width": 16, "depth": 1, "dropout": 0.5}
+
+ENGINE = {"device": "cpu", "dtype": "float32", "compile": "never"}
+
+
+def work(model: dict[str, Any] = MODEL) -> dict[str, Any]:
+    local = {"batch_size": 1, "steps": 1, "learning_rate": 0.1, "mode": "train", "share": "gradient"}
+    return {
+        "data": {"name": "mnist", "partition": {"kind": "iid"}},
+        "model": model,
+        "federation": {"clients": 4, "local": local},
+        "defense": [],
+        "seed": 0,
+        "victims": {"rounds": [1], "clients": 2},
+    }
+
+
+def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
+    """Let the clients of a plan train in round 1, and write what the server sees and what is true of it."""
+    for client in clients:
+        pixels, labels = plan.batch(client, 1)
+        model = plan.model()
+        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        where = {"local": plan.local, "defense": plan.defense(), "client": client, "round": 1}
+        result = train(model, plan.dataset.normalise(pixels), labels, seed=plan.seed, **where)
+        seen = Observation(
+            state=state,
+            update=result.arrays,
+            input_shape=plan.dataset.input_shape,
+            classes=len(plan.dataset.classes),
+            mean=plan.dataset.mean,
+            std=plan.dataset.std,
+            local=LocalTraining(learning_rate=plan.local["learning_rate"]),
+            labels=labels,
+            noise=result.noise,
+            client=client,
+        )
+        derived = {"client_mode": "train", "batch_norm": "none"}
+        observations.save(cell, seen, model=plan.work["model"], derived=derived)
+        truth.seal(cell, 1, client, truth.Truth(pixels, labels, result.noise, result.loss))
+
+
+def spec(attack: dict[str, Any], clients: tuple[int, ...] = (0, 1), *, cell: str = "cell", **engine: Any) -> dict:
+    """A job on a recorded cell."""
+    return {
+        "cell": cell,
+        "round": 1,
+        "clients": list(clients),
+        "attack": attack,
+        "threat_model": {},
+        "engine": {**ENGINE, **engine},
+        "seed": 0,
+    }
