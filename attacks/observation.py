@@ -1,6 +1,6 @@
 """What a server saw of one client in one round, and what it is assumed to know besides: the information barrier.
 
-An attack gets an `Observation`, the `ThreatModel` and a model of its own, and can reach nothing else. A field that the
+An attack is given an `Observation`, the `ThreatModel` and a model of its own, and nothing else. A field that the
 threat model does not grant is None.
 """
 

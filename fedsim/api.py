@@ -38,6 +38,7 @@ def run(
     out: str | Path | None = None,
     set: Sequence[str] = (),
     fresh: bool = False,
+    salt: bool | str = False,
     ray_address: str | None = None,
     command: str | None = None,
     view: View | None = None,
@@ -49,6 +50,9 @@ def run(
         out: the run directory; `runs/<name>` if None.
         set: overrides, e.g. `["model.name=lenet", "seeds=[0, 1]"]`.
         fresh: begin anew.
+        salt: draw what clients train on, their masks and their noise from 128 secret bits besides the seed, so that no
+            attack can draw them again; a string of 32 hexadecimal digits repeats a run that published its own. A
+            salted run that goes on keeps its salt.
         ray_address: an existing Ray cluster; None starts one.
 
     Raises:
@@ -65,7 +69,7 @@ def run(
     loaded = scenario if isinstance(scenario, Scenario) else scenarios.load(scenario, set, here=ray_address is None)
     directory = Path(out) if out is not None else Path("runs") / loaded.name
     command = command or f"fedsim run {loaded.name}"
-    execute(loaded, directory, command=command, fresh=fresh, ray_address=ray_address, view=view)
+    execute(loaded, directory, command=command, fresh=fresh, salt=salt, ray_address=ray_address, view=view)
     return Run(directory)
 
 
@@ -113,15 +117,14 @@ def verify(
         claimed = entries.read_one(path)
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
-    if claimed.source.salt is not None:
-        raise BadInput(f"{path}: its run was salted, which this version of fedsim cannot repeat")
     seed, clients = _drawn(claimed, victims)
     part = verification.part_of(claimed, seed=seed, clients=clients)
     try:
         again = repeat.repetition(part, set, allow_factory=allow_factory)
         with tempfile.TemporaryDirectory(prefix="fedsim-verify-") as temporary:
             directory = Path(out) if out is not None else Path(temporary) / again.scenario.name
-            execute(again.scenario, directory, command=f"fedsim verify {path.name}", view=view)
+            salt = claimed.source.salt or False
+            execute(again.scenario, directory, command=f"fedsim verify {path.name}", salt=salt, view=view)
             rows = Run(directory).results
         finding = verification.compare(claimed, rows, together=again.together, formerly=again.formerly)
     except BadInput as error:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from defenses import Defense
 from defenses.stochastic import record
 from fedsim.models import entries
-from fedsim.random import generator_for, seed_for
+from fedsim.random import generator_for, seed_torch
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def train(
     losses: list[float] = []
     gradient: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]), record(model) as drawn:
-        torch.manual_seed(seed_for(seed, "noise", client=client, round=round))
+        seed_torch(seed, "noise", client=client, round=round)
         for batch, targets in zip(images.split(local["batch_size"]), labels.split(local["batch_size"]), strict=True):
             batch, targets = defense.on_batch(batch, targets, generator=generator)
             optimiser.zero_grad()

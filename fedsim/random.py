@@ -3,6 +3,9 @@
 `seed_for(0, "batch", client=3, round=1)` is the same number whatever else the scenario holds, so adding a defense or an
 attack never reseeds another, and the clients' data do not depend on the model, the defense or the attack: comparisons
 are paired.
+
+A small seed can be guessed, and then all that it draws can be drawn again. `salted` makes it one that cannot: what it
+seeds is drawn from 128 secret bits.
 """
 
 from __future__ import annotations
@@ -11,6 +14,13 @@ import hashlib
 
 import numpy as np
 import torch
+
+SALTED = 2**256
+"""Where salted seeds begin; a scenario's are below."""
+
+_STATE_WORDS = 624
+_STATE_BYTES = slice(24, 24 + 8 * _STATE_WORDS)
+"""Where torch's CPU generator, a Mersenne twister, keeps its state in what `get_state` gives: a 64-bit number each."""
 
 
 def _spawn_key(purpose: str, names: dict[str, object]) -> tuple[int, ...]:
@@ -34,4 +44,32 @@ def rng_for(seed: int, purpose: str, **names: object) -> np.random.Generator:
 
 
 def generator_for(seed: int, purpose: str, **names: object) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_for(seed, purpose, **names))
+    """A generator on the CPU for one purpose.
+
+    Of what `manual_seed` is given, torch's CPU generator takes 32 bits, which can be tried one by one. A salted seed
+    fills its state instead.
+    """
+    generator = torch.Generator().manual_seed(seed_for(seed, purpose, **names))
+    if seed < SALTED:
+        return generator
+    words = sequence_for(seed, purpose, **names).generate_state(_STATE_WORDS, np.uint32).astype(np.uint64)
+    state = generator.get_state()
+    state[_STATE_BYTES] = torch.from_numpy(words.view(np.uint8))
+    return generator.set_state(state)
+
+
+def seed_torch(seed: int, purpose: str, **names: object) -> None:
+    """Seed torch's global generators, as `generator_for` does a generator."""
+    torch.manual_seed(seed_for(seed, purpose, **names))
+    if seed >= SALTED:
+        torch.default_generator.set_state(generator_for(seed, purpose, **names).get_state())
+
+
+def salted(seed: int, salt: str) -> int:
+    """A seed that depends on a secret, too: it is `SALTED` or more, and nobody guesses it.
+
+    Args:
+        salt: hexadecimal digits, 128 bits of them.
+    """
+    digest = hashlib.sha256(f"salt\x1f{salt}\x1f{seed}".encode()).digest()
+    return SALTED + int.from_bytes(digest, "little")

@@ -60,7 +60,8 @@ def _submit(run_directory: Path, entries: Path) -> None:
     from fedsim.runs.directory import RunDirectory
 
     run = Run(run_directory)
-    for path in submit(entries, run.results, run.pictures, RunDirectory(run_directory).marker()):
+    directory = RunDirectory(run_directory)
+    for path in submit(entries, run.results, run.pictures, directory.marker(), salt=directory.salt()):
         out.print(str(path), highlight=False, soft_wrap=True)
 
 

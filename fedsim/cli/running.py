@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from click import Context
+from typer.core import TyperCommand
 
 from fedsim.cli.shell import ScenarioArgument, SetOption, app, err, out
 
@@ -14,7 +17,20 @@ if TYPE_CHECKING:
     from fedsim.api import Run
 
 
-@app.command()
+DRAW = "draw"
+
+
+class OptionalSalt(TyperCommand):
+    """Takes `--salt` alone, too: what follows it is its value only where it looks like one."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        for place, (word, value) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+            if word == "--salt" and not re.fullmatch("[0-9a-fA-F]{32}", value):
+                args[place] = f"--salt={DRAW}"
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=OptionalSalt)
 def run(
     scenario: ScenarioArgument,
     directory: Annotated[
@@ -23,6 +39,13 @@ def run(
     overrides: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, the jobs and a time estimate.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: delete what an earlier run left.")] = False,
+    salt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HEX]",
+            help="Draw the clients' batches, masks and noise from 128 secret bits, too; HEX repeats a published salt.",
+        ),
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Use this Ray cluster instead of starting one.")] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Also write live.html in the run: a page that shows how far it is.")
@@ -56,8 +79,9 @@ def run(
             loaded,
             out=target,
             fresh=fresh,
+            salt=salt == DRAW or salt or False,
             ray_address=ray_address,
-            command=_command(scenario, overrides),
+            command=_command(scenario, overrides, salted=salt is not None),
             view=view,
         )
     except KeyboardInterrupt:
@@ -88,8 +112,10 @@ def attack(
         out.print(str(path), highlight=False, soft_wrap=True)
 
 
-def _command(scenario: str, overrides: list[str] | None) -> str:
+def _command(scenario: str, overrides: list[str] | None, *, salted: bool) -> str:
+    """How the run was started, for whoever repeats it; a salt is as secret as the truth."""
     parts = ["fedsim", "run", scenario, *(word for value in overrides or [] for word in ("--set", value))]
+    parts += ["--salt"] if salted else []
     return shlex.join(parts)
 
 

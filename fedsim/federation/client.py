@@ -37,7 +37,7 @@ def train_round(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
     os.environ[USER_PATH] = str(config["user-path"])
-    plan = Plan(json.loads(str(config["work"])))
+    plan = Plan(json.loads(str(config["work"])), str(config["salt"]))
     round = int(config["server-round"])  # type: ignore[arg-type]
     client = int(context.node_config["partition-id"])
     device = torch.device("cuda" if plan.federation["resources"]["gpus"] > 0 else "cpu")

@@ -42,6 +42,7 @@ class Eavesdropper(Strategy):
         trained: the entries of the state that clients train; every other array stands for itself.
         frozen: the entries that no client changes; the aggregate keeps them as they were sent.
         seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
+        salt: what the clients are told to salt their own seed with, in hexadecimal digits; empty for none.
         on_capture: called with each good reply, and with the truth if the client sent it.
         on_fault: called with (round, client, reason) for each client whose reply is unusable; such a reply goes no
             further, since one NaN would spread to the global model.
@@ -57,6 +58,7 @@ class Eavesdropper(Strategy):
         trained: frozenset[str],
         frozen: frozenset[str],
         seed: int,
+        salt: str = "",
         on_capture: Callable[[Capture, Truth | None], None],
         on_fault: Callable[[int, int, str], None],
     ) -> None:
@@ -67,6 +69,7 @@ class Eavesdropper(Strategy):
         self._trained = trained
         self._frozen = frozen
         self._seed = seed
+        self._salt = salt
         self._on_capture = on_capture
         self._on_fault = on_fault
         self._sent: dict[str, Tensor] = {}
@@ -77,6 +80,7 @@ class Eavesdropper(Strategy):
     ) -> Iterable[Message]:
         self._sent = dict(arrays.to_torch_state_dict())
         random.seed(seed_for(self._seed, "sampling", round=server_round))
+        config["salt"] = self._salt  # here, since Flower writes what a strategy is started with into its log
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         self._asked = {self._partition_of[message.metadata.dst_node_id] for message in messages}
         return messages

@@ -18,18 +18,30 @@ from torch import Tensor, nn
 import defenses
 from fedsim import data, models
 from fedsim.data import Dataset
-from fedsim.random import rng_for, seed_for
+from fedsim.random import rng_for, salted, seed_for
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One cell's work, with the objects that its description names built on demand."""
+    """One cell's work, with the objects that its description names built on demand.
+
+    Args:
+        work: as `Cell.work()` describes it; it holds no more of a salt than its hash.
+        salt: what the clients' seed is salted with, in hexadecimal digits; empty for none. An unattacked training,
+            which measures what a defense costs, has none.
+    """
 
     work: dict[str, Any]
+    salt: str = ""
 
     @property
     def seed(self) -> int:
         return int(self.work["seed"])
+
+    @property
+    def client_seed(self) -> int:
+        """What the clients' batches, their masks and their defenses' noise are drawn from: the truth of an attack."""
+        return salted(self.seed, self.salt) if self.salt else self.seed
 
     @property
     def federation(self) -> dict[str, Any]:
@@ -75,7 +87,7 @@ class Plan:
         """
         count = self.local["steps"] * self.local["batch_size"]
         own = self.partition()[client]
-        rng = rng_for(self.seed, "batch", client=client, round=round)
+        rng = rng_for(self.client_seed, "batch", client=client, round=round)
         order = np.concatenate([rng.permutation(own) for _ in range(-(-count // len(own)))])[:count]
         chosen = torch.from_numpy(order)
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]

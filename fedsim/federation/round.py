@@ -34,7 +34,7 @@ def client_round(plan: Plan, model: nn.Module, *, client: int, round: int, devic
         labels.to(device),
         local=plan.local,
         defense=plan.defense(),
-        seed=plan.seed,
+        seed=plan.client_seed,
         client=client,
         round=round,
     )

@@ -28,20 +28,19 @@ from fedsim.truth import Truth
 PUBLIC_IMAGES = 256
 
 
-def run_cell(grid: OrderedGrid, work: dict[str, Any], target: Path, store: Path, measured: Measurement) -> None:
+def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured: Measurement) -> None:
     """Train one cell and leave its directory at `target`, whole or not at all.
 
     The directory holds what `fedsim.observations` and `fedsim.truth` describe, and `cell.json`: the work, the test
     accuracy before the first round and after each, the utility and the privacy spent with the training that they are
     of, and the clients that failed with their reasons. `store` keeps the pretrained states.
     """
-    plan = Plan(work)
     with whole_directory(target) as directory:
         recorder = Recorder(plan, directory)
         start = initial_state(plan, store)
         accuracies = _train(grid, plan, recorder, start)
         summary = {
-            "work": work,
+            "work": plan.work,
             "accuracy": accuracies,
             "dropout": effective_dropout(plan.client_model()),
             "faults": recorder.faults,
@@ -136,6 +135,7 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, T
         trained=frozenset(entries.trained(trains)),
         frozen=entries.frozen(trains),
         seed=plan.seed,
+        salt=plan.salt,
         on_capture=recorder.capture,
         on_fault=recorder.fault,
     )

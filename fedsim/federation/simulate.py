@@ -4,8 +4,8 @@
 
 It is a process of its own because Flower's Ray backend shuts its Ray connection down when a simulation ends, which
 would take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, where pretrained
-states are kept, and Ray's address. Cells of
-equal size and resources share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
+states are kept, Ray's address, and the salt of the clients' seeds (empty for none). Cells of equal size and resources
+share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from flwr.simulation import run_simulation
 
 from fedsim.federation.client import app as client_app
 from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.plan import Plan
 from fedsim.federation.server import run_cell
 from fedsim.federation.workers import Measurement, workers
 from fedsim.files import read_json, write_json
@@ -47,7 +48,7 @@ def simulate(order: dict[str, Any]) -> None:
     for (clients, cpus, gpus), cells in itertools.groupby(sorted(order["cells"], key=group_of), key=group_of):
         os.chdir(neutral)  # Ray puts it first on its workers' path, and a user's factory has led elsewhere
         run_simulation(
-            server_app=_server_app(list(cells), clients, Path(order["pretrained"])),
+            server_app=_server_app(list(cells), clients, Path(order["pretrained"]), order["salt"]),
             client_app=client_app,
             num_supernodes=clients,
             backend_config={
@@ -57,7 +58,7 @@ def simulate(order: dict[str, Any]) -> None:
         )
 
 
-def _server_app(cells: list[dict[str, Any]], clients: int, store: Path) -> ServerApp:
+def _server_app(cells: list[dict[str, Any]], clients: int, store: Path, salt: str) -> ServerApp:
     app = ServerApp()
 
     @app.main()
@@ -71,7 +72,8 @@ def _server_app(cells: list[dict[str, Any]], clients: int, store: Path) -> Serve
             for cell in cells:
                 if cell["target"] in measurements:
                     with _reported(Path(cell["target"])):
-                        run_cell(ordered, cell["work"], Path(cell["target"]), store, measurements[cell["target"]])
+                        plan = Plan(cell["work"], salt)
+                        run_cell(ordered, plan, Path(cell["target"]), store, measurements[cell["target"]])
 
     return app
 

@@ -44,6 +44,7 @@ def run_jobs(
     for job in jobs:
         error_file(directory, job).unlink(missing_ok=True)
     submit = _submitter()
+    # ends with the last handle to it: killed while it is asked, it would have Ray say so
     board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
     asked = board.said.remote()
     most = math.ceil(ray.cluster_resources().get("CPU", 1)) + AHEAD
@@ -78,7 +79,6 @@ def run_jobs(
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
-        ray.kill(board)
 
 
 def error_file(directory: RunDirectory, job: AttackJob) -> Path:

@@ -5,6 +5,7 @@
     pretrained/         the global models that cells start from  (fedsim.federation.start)
     jobs/<key>/         what an attack answered                 (fedsim.runs.attack)
     scores/<key>/       its rows and pictures                   (fedsim.scoring)
+    truth/salt          what its clients' randomness was salted with, if it was (fedsim.runs.salt)
     results.parquet     the table of the present scenario
     simulation.log      the output of Flower and Ray
 
@@ -56,6 +57,17 @@ class RunDirectory:
     @property
     def log(self) -> Path:
         return self.path / "simulation.log"
+
+    @property
+    def salt_file(self) -> Path:
+        return self.path / "truth" / "salt"
+
+    def salt(self) -> str | None:
+        """What the clients' randomness was salted with, in hexadecimal digits; None if it was not.
+
+        It is as secret as the truth until the run is published.
+        """
+        return self.salt_file.read_text().strip() if self.salt_file.exists() else None
 
     def marker(self, *needed: str) -> dict[str, Any]:
         """The marker's content; raises BadInput where there is no run, or where a needed key is missing from it."""

@@ -30,7 +30,7 @@ from fedsim.local import train
 from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import attack_specs, cell_key
+from fedsim.runs.jobs import attack_specs, cell_key, cells_of
 from fedsim.scenario import Cell, Scenario
 
 START_SECONDS = 15.0
@@ -51,7 +51,7 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
     pretraining: dict[Path, float] = {}
     unattacked = 0.0
     costs: dict[str, float] = {}
-    for cell in scenario.cells():
+    for cell in cells_of(directory, scenario):
         key = cell_key(cell)
         work, rounds = cell.work(), len(cell.scenario.victims.rounds)
         victims = cell.scenario.victims.clients

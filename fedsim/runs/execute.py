@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim import table
-from fedsim.files import key_of
+from fedsim.files import key_of, write_text
 from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import check_address, check_capacity, cluster
-from fedsim.runs.directory import RunDirectory, claimed
-from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, jobs_of
+from fedsim.runs.directory import RunDirectory, check_owner, claimed
+from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, cells_of, jobs_of
 from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
+from fedsim.runs.salt import settle
 from fedsim.runs.simulation import simulate
 from fedsim.scenario import Cell, Scenario
 from fedsim.scoring.job import score_job
@@ -27,6 +28,7 @@ def execute(
     *,
     command: str,
     fresh: bool = False,
+    salt: bool | str = False,
     ray_address: str | None = None,
     view: View | None = None,
 ) -> RunDirectory:
@@ -36,7 +38,7 @@ def execute(
     (KeyboardInterrupt), it writes the table of what is finished and lets the interrupt through.
 
     Raises:
-        BadInput: `out` belongs to another scenario or is in use, no Ray answers at the
+        BadInput: `out` belongs to another scenario, is in use or has another salt, no Ray answers at the
             address, or its machines are too small for a client. Nothing was written.
     """
     if ray_address is not None:
@@ -45,15 +47,20 @@ def execute(
             check_capacity(cell.scenario for cell in scenario.cells())
     view = view or View()
     look_beside(scenario.folder)
+    check_owner(out, scenario.name)
+    salted_with = settle(out, salt, fresh=fresh)
     marker = {
         "name": scenario.name,
         "scenario": scenario.to_dict(),
         "folder": scenario.folder,
         "command": command,
         "version": __version__,
+        "salted": salted_with is not None,
     }
     with claimed(out, marker, fresh=fresh) as directory:
-        cells = scenario.cells()
+        if salted_with is not None:
+            write_text(directory.salt_file, salted_with + "\n")
+        cells = cells_of(directory, scenario)
         distinct = {cell_key(cell) for cell in cells}
         tracker = Tracker(view, scenario.name, cells=len(distinct), jobs=_expected_jobs(cells))
         end: Stage = "stopped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from fedsim import observations
 from fedsim.files import key_of
 from fedsim.random import seed_for
 from fedsim.runs.directory import RunDirectory
+from fedsim.runs.salt import hash_of
 from fedsim.scenario import Cell, Scenario
 from fedsim.version import __version__
 
@@ -30,6 +32,13 @@ class AttackJob:
     @property
     def key(self) -> str:
         return key_of(self.spec)
+
+
+def cells_of(directory: RunDirectory, scenario: Scenario) -> list[Cell]:
+    """A scenario's cells as they are in a run directory: with its salt, if it has one."""
+    salt = directory.salt()
+    hash = hash_of(salt) if salt else ""
+    return [dataclasses.replace(cell, salt=hash) for cell in scenario.cells()]
 
 
 def cell_key(cell: Cell) -> str:

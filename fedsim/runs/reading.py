@@ -18,7 +18,7 @@ from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import MARKER, RunDirectory
-from fedsim.runs.jobs import cell_key, jobs_of
+from fedsim.runs.jobs import cell_key, cells_of, jobs_of
 from fedsim.runs.results import assemble, score_key
 from fedsim.scenario import Scenario
 from fedsim.table import SCHEMA, read
@@ -72,7 +72,7 @@ def missing(directory: RunDirectory) -> Missing:
         return Missing(unknown=scenario)
     untrained: dict[str, str] = {}
     scores: dict[str, tuple[str, bool]] = {}  # cells that are attacked in several ways share a federation: once each
-    keys = [(cell_key(cell), cell) for cell in scenario.cells()]
+    keys = [(cell_key(cell), cell) for cell in cells_of(directory, scenario)]
     for key, cell in keys:
         if not directory.cell(key).exists():
             if not directory.cell_error(key).exists():

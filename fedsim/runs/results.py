@@ -16,7 +16,7 @@ from fedsim.files import key_of, read_json, write_bytes
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, jobs_of
+from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, cells_of, jobs_of
 from fedsim.scenario import Cell, Scenario
 from fedsim.version import __version__
 
@@ -33,7 +33,7 @@ def score_key_of(job: str, metrics: list[str]) -> str:
 def assemble(directory: RunDirectory, scenario: Scenario) -> pl.DataFrame:
     """Every row of the present scenario. Equal work was done once; it has its rows under each label that names it."""
     parts = [table.empty()]
-    for cell in scenario.cells():
+    for cell in cells_of(directory, scenario):
         labels = _labels(directory, scenario, cell)
         parts += [part.with_columns(labels).select(*table.SCHEMA) for part in _parts(directory, cell)]
     return pl.concat(parts)

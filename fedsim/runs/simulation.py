@@ -31,7 +31,8 @@ def simulate(
     cells = [{"key": key, "work": work, "target": str(directory.cell(key).absolute())} for key, work in works.items()]
     with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
         order = Path(neutral) / "order.json"
-        write_json(order, {"address": address, "cells": cells, "pretrained": str(directory.pretrained.absolute())})
+        content = {"address": address, "cells": cells, "pretrained": str(directory.pretrained.absolute())}
+        write_json(order, {**content, "salt": directory.salt() or ""})
         with directory.log.open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fedsim.federation.simulate", str(order)],

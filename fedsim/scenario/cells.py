@@ -14,7 +14,7 @@ from fedsim.scenario.schema import Scenario
 
 _OWN_FILES = {"npz", "folder"}
 
-_NO_SETTING = ("seed", "victims", "defense")
+_NO_SETTING = ("seed", "salt", "victims", "defense")
 """Parts of a cell's work that tell rows of one setting apart: who was attacked, and under which defense."""
 
 _HOW_COMPUTED = ("compile", "device", "record")
@@ -30,6 +30,7 @@ class Cell:
         defense_label: the defense's parts with the parameters that the scenario gives, `clip(norm=1.0) + none`.
         defense: the parts in full, `{"name": ..., **parameters}`.
         sweep: the sweep's values in this cell by dotted key; empty without a sweep.
+        salt: the hash of what the run's clients are salted with; empty where they are not.
     """
 
     scenario: Scenario
@@ -37,6 +38,7 @@ class Cell:
     defense_label: str
     defense: tuple[dict[str, Any], ...]
     sweep: dict[str, Any]
+    salt: str = ""
 
     def model_spec(self) -> dict[str, Any]:
         """The model block with what the defense replaces in it (the dropout rate)."""
@@ -95,6 +97,8 @@ class Cell:
             "victims": scenario.victims.model_dump(mode="json"),
             "utility": self.utility(),
         }
+        if self.salt:
+            work["salt"] = self.salt
         if start := self.start():
             work["start"] = start
         if source["name"] in _OWN_FILES:

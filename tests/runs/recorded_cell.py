@@ -7,8 +7,8 @@ from typing import Any
 
 from attacks import LocalTraining, Observation
 from fedsim import observations, truth
-from fedsim.federation.local import train
 from fedsim.federation.plan import Plan
+from fedsim.local import train
 
 MODEL = {"name": "mlp", "width": 16, "depth": 1, "dropout": 0.5}
 
@@ -34,7 +34,7 @@ def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
         model = plan.model()
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         where = {"local": plan.local, "defense": plan.defense(), "client": client, "round": 1}
-        result = train(model, plan.dataset.normalise(pixels), labels, seed=plan.seed, **where)
+        result = train(model, plan.dataset.normalise(pixels), labels, seed=plan.client_seed, **where)
         seen = Observation(
             state=state,
             update=result.arrays,

@@ -11,7 +11,6 @@ import torch
 
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json, read_tensors
-from fedsim.paths import USER_PATH
 from fedsim.runs import attacking
 from fedsim.runs.attack import attack
 from fedsim.runs.attacking import AHEAD, error_file, run_jobs
@@ -33,7 +32,7 @@ class Model(nn.Module):
         self.head, self.does = nn.Linear(784, classes), does
 
     def forward(self, x):
-        if self.training and under_attack():
+        if under_attack():
             globals()[self.does]()
         return self.head(x.flatten(1))
 
@@ -81,8 +80,6 @@ def ran(tmp_path_factory):
     directory = RunDirectory(tmp_path_factory.mktemp("runs") / "the-run-directory")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(own)
-        patch.setenv(USER_PATH, str(own))
-        patch.setenv("PYTHONPATH", f"{own}:{os.environ.get('PYTHONPATH', '')}")
         jobs, work = {}, recorded_cell.spec
         for does in ("look", "read", "die"):
             model = {"factory": "spying_model:build", "does": does}
@@ -117,10 +114,18 @@ def ran(tmp_path_factory):
     return directory, jobs, signals, most
 
 
-def _reason(ran, name: str) -> str:
+def _error(ran, name: str) -> str:
     directory, jobs, *_ = ran
     assert not directory.job(jobs[name].key).exists()
     return read_json(error_file(directory, jobs[name]))["reason"]
+
+
+def _reason(ran, name: str) -> str:
+    """Why the clients of a job whose model raised an error have no reconstruction."""
+    directory, jobs, *_ = ran
+    clients = read_json(directory.job(jobs[name].key) / "job.json")["clients"]
+    [reason] = {client["reason"] for client in clients.values()}
+    return reason
 
 
 def test_a_job_is_answered_as_it_is_in_one_process(ran, tmp_path):
@@ -135,19 +140,19 @@ def test_a_job_is_answered_as_it_is_in_one_process(ran, tmp_path):
 
 
 def test_no_process_of_ray_is_given_a_path_into_the_run(ran):
-    assert re.fullmatch(r"ValueError: looked through \d\d+ frames and found \[\]", _reason(ran, "look"))
+    assert re.search(r"looked through \d\d+ frames and found \[\]$", _reason(ran, "look"))
 
 
 def test_a_model_that_opens_a_file_during_the_attack_has_a_row_that_says_so(ran):
-    assert _reason(ran, "read").startswith("RuntimeError: an attack opened /")
+    assert "an attack opened /" in _reason(ran, "read")
 
 
 def test_a_process_that_dies_costs_its_own_rows_only(ran):
-    assert "process died" in _reason(ran, "die")
+    assert "process died" in _error(ran, "die")
 
 
 def test_damaged_observations_cost_their_own_rows_only(ran):
-    assert "SafetensorError" in _reason(ran, "damaged")
+    assert "SafetensorError" in _error(ran, "damaged")
 
 
 def test_no_more_jobs_are_read_than_are_computed_and_a_few(ran):
@@ -164,5 +169,5 @@ def test_jobs_under_way_say_how_far_they_are(ran):
 def test_nothing_but_answers_and_errors_is_left(ran):
     directory, jobs, *_ = ran
     left = {path.name for path in (directory.path / "jobs").iterdir()}
-    failed = {"look", "read", "die", "damaged"}
+    failed = {"die", "damaged"}
     assert left == {f"{job.key}.error.json" if name in failed else job.key for name, job in jobs.items()}
