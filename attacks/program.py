@@ -3,12 +3,13 @@
 An iteration contains two nested gradients, which `torch.compile` cannot look through. So it is first traced into a flat
 graph of tensor operations by `make_fx`, backward passes included, and the graph is compiled.
 
-    auto     compile where the iterations to come are estimated to take much longer than compiling
+    auto     run as it is at first; compile once the iterations to expect are seen to gain more than compiling costs
     always   compile
     never    run as it is
 
-The estimate counts operations, never time: the same scenario must take the same path, and give the same table, each
-time it is run on a machine.
+How many iterations to expect is not how many there may be: most problems converge long before. At first it is what is
+usual; a problem that has gone on for longer is expected to take as long again. Costs are counted in operations, never
+in time: the same scenario must take the same path, and give the same table, each time it is run on a machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,65 +38,91 @@ SHRINK = 4
 """A compiled program serves one number of problems. It goes on with finished ones among them until so many times fewer
 are left, and is then compiled again for those where that is worth it: few sizes, each worth its compilation."""
 
-SECONDS_PER_OPERATION = 1e-5
+SECONDS_PER_OPERATION = 4e-6
 SECONDS_PER_ELEMENT = 2e-9
-COMPILE_SECONDS_PER_OPERATION = 0.08
-"""Rough costs on a processor of today."""
+COMPILE_SECONDS_PER_OPERATION = 0.045
+"""Rough costs on a processor of today, the compiler's cache cold."""
+
+USUAL = 2_000
+"""Iterations that problems take."""
+
+DECIDE_EVERY = 100
+"""Iterations between two looks at whether to compile; none before the first."""
 
 
 class Program:
     """Runs iterations of a step, and decides for each number of problems how."""
 
     def __init__(self, step: Step, compile: Compile, iterations: int) -> None:
-        self._step, self._compile, self._left = step, compile, iterations
-        self._programs: dict[int, Iterate] = {}
-        self._compile_cost = self._problem_cost = 0.0  # estimates: seconds, and seconds an iteration
+        self._step, self._compile, self._most = step, compile, iterations
+        self._programs: dict[int, Iterate] = {}  # those compiled, by the number of problems
+        self._done = 0
+        self._costs: _Costs | None = None
         self.compile_seconds = 0.0
 
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
         size = len(state["point"])
-        if size not in self._programs:
-            self._programs[size] = self._prepare(state, data, known)
-        self._left -= 1
-        return self._programs[size](state, data, known)
+        if size not in self._programs and self._decides():
+            self._costs = self._costs or _Costs.of(self._step, state, data, known)
+            if self._programs or self._compile == "always" or self._pays(self._costs.seconds(size) / 2):
+                self._programs[size] = self._prepare(state, data, known)
+        self._done += 1
+        return self._programs.get(size, self._step)(state, data, known)
 
     def size(self, running: int, present: int) -> int:
         """How many problems to go on with, of those present, so that all that are running are among them."""
-        if self._programs.get(present, self._step) is self._step:
+        if self._programs.get(present, self._step) is self._step or self._costs is None:
             return running
         if running * SHRINK > present:
             return present
         fewer = max(running, present // SHRINK)
-        return fewer if self._pays((present - fewer) * self._problem_cost) else present
+        return fewer if self._pays((present - fewer) * self._costs.problem / 2) else present
+
+    def _decides(self) -> bool:
+        """Whether it is time to look at a number of problems that has no program yet.
+
+        Once there is one, fewer problems are only gone on with where a program of their own pays.
+        """
+        if self._programs or self._compile == "always":
+            return True
+        return self._compile == "auto" and self._done > 0 and self._done % DECIDE_EVERY == 0
+
+    def _pays(self, gain: float) -> bool:
+        """Whether so many seconds an iteration, over all that are to be expected, are more than compiling costs."""
+        assert self._costs is not None
+        expected = min(self._most - self._done, max(USUAL - self._done, self._done))
+        log.debug("compiling would cost %.0f s and gain %.0f s", self._costs.compiling, expected * gain)
+        return expected * gain > self._costs.compiling
 
     def _prepare(self, state: State, data: Mapping[str, Tensor], known: Guess) -> Iterate:
-        if self._compile == "never":
-            return self._step
-        gain = self._estimate(state, data, known)
-        if self._compile == "auto" and not self._pays(gain):
-            return self._step
         begin = time.perf_counter()
         compiled = _compiled(self._step, state, data, known)
         self.compile_seconds += time.perf_counter() - begin
         log.info("compiled an iteration of %d problems in %.0f s", len(state["point"]), self.compile_seconds)
         return compiled or self._step
 
-    def _estimate(self, state: State, data: Mapping[str, Tensor], known: Guess) -> float:
-        """Seconds an iteration that compiling gains: it about halves the time. Takes down what compiling costs."""
-        problems = len(state["point"])
+
+@dataclass(frozen=True)
+class _Costs:
+    """Estimates in seconds: of an iteration of one problem, of each further one (compiled it takes about half), and of
+    compiling."""
+
+    first: float
+    problem: float
+    compiling: float
+
+    @classmethod
+    def of(cls, step: Step, state: State, data: Mapping[str, Tensor], known: Guess) -> _Costs:
         every, one = _Count(), _Count()
         with every:
-            self._step(state, data, known)
+            step(state, data, known)
         with one:
-            self._step(*({name: value[:1] for name, value in part.items()} for part in (state, data, known)))
-        self._compile_cost = COMPILE_SECONDS_PER_OPERATION * every.operations
-        self._problem_cost = (every.seconds - one.seconds) / max(1, problems - 1) / 2
-        return every.seconds / 2
+            step(*({name: value[:1] for name, value in part.items()} for part in (state, data, known)))
+        problem = (every.seconds - one.seconds) / max(1, len(state["point"]) - 1)
+        return cls(one.seconds, problem, COMPILE_SECONDS_PER_OPERATION * every.operations)
 
-    def _pays(self, gain: float) -> bool:
-        """Whether so many seconds an iteration, over all that may come, are twice what compiling costs."""
-        log.info("compiling would cost %.0f s and gain %.0f s", self._compile_cost, self._left * gain)
-        return self._left * gain > 2 * self._compile_cost
+    def seconds(self, problems: int) -> float:
+        return self.first + (problems - 1) * self.problem
 
 
 class _Count(TorchDispatchMode):
@@ -105,7 +133,7 @@ class _Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.operations += 1
-        if isinstance(result, Tensor):
+        if isinstance(result, Tensor) and not func.is_view:
             self.elements += result.numel()
         return result
 

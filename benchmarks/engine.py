@@ -2,6 +2,7 @@
 
     python benchmarks/engine.py [--rows mlp:mnist:16 ...] [--json]     # compiles one program a row: some minutes
     python benchmarks/engine.py --converge [--dropout 0.25]            # until 16 MLP victims have all converged: 10 min
+    python benchmarks/engine.py --snippet                              # what `compile: auto` costs one victim: a minute
 
 One row per model and number of victims, for the Dropout Inversion Attack. Both sides run in one process, in turns, and
 the best turn of each counts. *plain* is the attack as a paper's code would write it: one victim, autograd through
@@ -18,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +52,8 @@ def main() -> None:
     parser.add_argument("--compile", default="always", choices=["always", "never", "auto"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--converge", action="store_true")
+    parser.add_argument("--snippet", action="store_true", help="one victim as in the README, its compiler's cache cold")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)  # what `snippet` starts
     parser.add_argument("--memory", help=argparse.SUPPRESS)  # what `_memory_apart` starts
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -57,7 +61,12 @@ def main() -> None:
     if arguments.memory:
         print(memory(arguments.memory, arguments.dropout or 0.5))
         return
-    if arguments.converge:
+    if arguments.alone:
+        print(alone(arguments.alone))
+        return
+    if arguments.snippet:
+        found = iter([snippet()])
+    elif arguments.converge:
         found = iter([converge(arguments.dropout or 0.25, arguments.compile)])
     else:
         found = (speed(row, arguments.dropout or 0.5, arguments.compile) for row in arguments.rows)
@@ -156,6 +165,30 @@ def converge(dropout: float, compile: str, victims: int = 16) -> dict[str, Any]:
         "plain_converged": sum(loss < 1e-5 for _, loss in alone),
         "engine_converged": sum(answer.loss < 1e-5 for answer in together),  # type: ignore[union-attr]
     }
+
+
+def snippet() -> dict[str, Any]:
+    """Seconds of the README's attack on one update, with its defaults, and without compiling."""
+    seconds: dict[str, list[float]] = {"never": [], "auto": []}
+    for _ in range(TURNS):
+        for compile, found in seconds.items():
+            with tempfile.TemporaryDirectory() as cache:
+                command = [sys.executable, __file__, "--alone", compile, "--threads", str(torch.get_num_threads())]
+                environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+                answer = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+            found.append(float(answer.stdout))
+    best = {compile: min(found) for compile, found in seconds.items()}
+    return {"never_seconds": best["never"], "auto_seconds": best["auto"], "ratio": best["auto"] / best["never"]}
+
+
+def alone(compile: str) -> float:
+    """The same, in a process that does nothing else."""
+    _, [observation], model, _ = _clients("mlp", "mnist", 0.5, 1)
+    attack = attacks.create(ATTACK)
+    attack.compile = compile  # type: ignore[assignment]
+    begin = time.perf_counter()
+    attack(observation, ThreatModel(), model)
+    return time.perf_counter() - begin
 
 
 WARM = 5
