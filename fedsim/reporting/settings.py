@@ -58,16 +58,26 @@ def _flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _differing(own: Mapping[str, Any], alike: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> list[str]:
-    """The keys by which a setting differs from others, those that go without saying apart."""
+    """The keys by which a setting differs from others, those that go without saying apart.
+
+    A block that others lack altogether is named by its absence there, not by each of its keys here.
+    """
     named = [key for key, usual in _ALWAYS.items() if own.get(key, usual) != usual]
-    for key in dict.fromkeys(key for other in (own, *alike) for key in other):
+    for key, value in own.items():
         if key in ("data.name", "model.name", "model.factory"):
             continue
         rivals = alike if key.startswith("model.") else everyone
-        if len({json.dumps(other.get(key)) for other in rivals}) > 1 and key in own:
+        values = {json.dumps(other[key]) for other in rivals if key in other}
+        lacking = value is None and any(name.startswith(f"{key}.") for other in rivals for name in other)
+        if len(values) > 1 or lacking or any(_without(key, other) for other in rivals):
             named.append(key)
-    whole = [block for block in ("utility",) if block in named]  # absent where others have a block of that name
-    return list(dict.fromkeys([key for key in named if key not in whole] + whole))
+    return list(dict.fromkeys(named))
+
+
+def _without(key: str, other: Mapping[str, Any]) -> bool:
+    """Whether a setting has no such key, and no word for the lack of its whole block."""
+    blocks = [key[:at] for at, letter in enumerate(key) if letter == "."]
+    return key not in other and not key.startswith("start.") and not any(block in other for block in blocks)
 
 
 def _said(key: str, value: Any) -> str:
