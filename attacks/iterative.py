@@ -18,7 +18,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -238,6 +238,7 @@ class _Victim:
     Args:
         given: the observation itself.
         observation: what of it can be matched, as `trained_part` says.
+        details: what the answer is to say of the labels, where they were inferred.
     """
 
     index: int
@@ -245,6 +246,7 @@ class _Victim:
     observation: Observation
     images: int
     labels: Tensor | None
+    details: Mapping[str, Any]
     update: Mapping[str, Tensor]
     kind: Literal["gradient", "delta"]
 
@@ -256,12 +258,15 @@ class _Victim:
         observation = trained_part(given, model)
         found = observed_gradient(observation)
         labels: Tensor | None = None
+        details: dict[str, Any] = {}
         if not needs_labels:
             pass
         elif threat_model.labels == "inferred":
             if found is None:
                 raise NotApplicable("labels cannot be inferred from several local steps")
-            labels = infer_labels(model, found, batch_size=images, classes=observation.classes)
+            inferred = infer_labels(model, found, batch_size=images, classes=observation.classes)
+            labels = inferred.labels
+            details = {"labels": "inferred", "label_confidence": round(inferred.confidence, 4)}
         elif observation.labels is None:
             raise NotApplicable("the observation holds no labels")
         elif len(observation.labels) != images:
@@ -269,8 +274,8 @@ class _Victim:
         else:
             labels = observation.labels
         if found is None:
-            return cls(index, given, observation, images, labels, observation.update, "delta")
-        return cls(index, given, observation, images, labels, found, "gradient")
+            return cls(index, given, observation, images, labels, details, observation.update, "delta")
+        return cls(index, given, observation, images, labels, details, found, "gradient")
 
     def like(self, other: _Victim) -> bool:
         """Whether both received the same model and computed the same thing with it, so that they can run together."""
@@ -330,5 +335,5 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
         iterations=int(solution.iterations[problem]),
         stopped=solution.stopped[problem],
         losses=solution.curves[problem],
-        details={"compiled": True} if solution.compile_seconds else {},
+        details={**victim.details, **({"compiled": True} if solution.compile_seconds else {})},
     )

@@ -14,6 +14,9 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 
+OF_LABELS = 0
+"""The batch size that an observation states by its labels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
@@ -66,7 +69,8 @@ class Observation:
         classes: the number of classes.
         mean, std: per channel; a model sees `(pixel - mean) / std` with pixels in [0, 1].
         buffers: the buffers the client returned (batch-norm statistics), empty if none.
-        batch_size: images per local step, if granted.
+        batch_size: images per local step, if granted; None where it is not. By default as many as there are labels for,
+            or one.
         local: the local training, if granted.
         labels: (steps * batch_size,) int64 class indices, if granted.
         noise: what each stochastic layer drew, (steps * batch_size, ...) by module path, if granted (an oracle).
@@ -84,7 +88,7 @@ class Observation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     buffers: Tensors = field(default_factory=dict)
-    batch_size: int | None = 1
+    batch_size: int | None = OF_LABELS
     local: LocalTraining | None = field(default_factory=LocalTraining)
     labels: Tensor | None = None
     noise: Tensors | None = None
@@ -92,3 +96,8 @@ class Observation:
     defense: tuple[Mapping[str, Any], ...] | None = None
     round: int = 1
     client: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size == OF_LABELS:
+            steps = self.local.steps if self.kind == "delta" and self.local is not None else 1
+            object.__setattr__(self, "batch_size", 1 if self.labels is None else max(1, len(self.labels) // steps))

@@ -118,7 +118,7 @@ def _labels(puzzle: Puzzle) -> Tensor:
     observation = puzzle.observation
     if observation.labels is None:
         update = {name: puzzle.gradient(name) for name in puzzle.names}
-        return infer_labels(puzzle.model, update, batch_size=1, classes=observation.classes)
+        return infer_labels(puzzle.model, update, batch_size=1, classes=observation.classes).labels
     if len(observation.labels) != 1:
         raise NotApplicable(f"the observation holds {len(observation.labels)} labels for one image")
     return observation.labels

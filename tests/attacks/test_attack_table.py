@@ -124,7 +124,7 @@ def test_labels_of_single_images_are_read_exactly(bias: bool) -> None:
         torch.manual_seed(label)
         model = paper_mlp(dropout=0.5, inputs=16, width=16, classes=5, bias=bias)
         observation = observe(model, torch.randn(1, 1, 4, 4), torch.tensor([label]), seed=label, classes=5)
-        assert infer_labels(model, observation.update, batch_size=1, classes=5).tolist() == [label]
+        assert infer_labels(model, observation.update, batch_size=1, classes=5).labels.tolist() == [label]
 
 
 def test_labels_of_a_batch_are_counted() -> None:
@@ -132,7 +132,7 @@ def test_labels_of_a_batch_are_counted() -> None:
     model = paper_mlp(dropout=0.0, inputs=16, width=16, classes=5, bias=True)
     labels = torch.tensor([0, 0, 3, 4, 4, 4])
     observation = observe(model, torch.randn(6, 1, 4, 4), labels, classes=5)
-    assert infer_labels(model, observation.update, batch_size=6, classes=5).tolist() == labels.tolist()
+    assert infer_labels(model, observation.update, batch_size=6, classes=5).labels.tolist() == labels.tolist()
     without = {name: value for name, value in observation.update.items() if not name.endswith("bias")}
     with pytest.raises(NotApplicable, match="no bias"):
         infer_labels(model, without, batch_size=6, classes=5)
