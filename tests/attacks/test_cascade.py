@@ -116,7 +116,7 @@ def test_without_masks_the_optimised_image_is_taken_where_it_matches_better() ->
     for index in range(2):
         image, label = images[index, None], labels[index, None]
         model = small_vit(0.0)
-        alone, answer = both(model, noised(observe(model, image, label), 0.02), 100)
+        alone, answer = both(model, noised(observe(model, image, label), 0.1), 100)
         assert answer.details["stage"] == "mask_readout"  # there are none to read
         assert psnr(answer.images, image, MNIST_STD) >= psnr(alone.images, image, MNIST_STD) + 1
 

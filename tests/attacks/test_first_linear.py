@@ -173,6 +173,8 @@ def test_parameters_clipped_each_by_itself_are_noticed() -> None:
     result = attack(model, changed(observation, lambda name, value: value / value.norm()))
     assert psnr(result.images, images, 0.5) < 40
     assert not certain(result)
+    assert result.details["determined"] == [False]
+    assert attack(model, observation).details["determined"] == [True]
 
 
 @pytest.mark.parametrize("bias", [False, True])
