@@ -10,7 +10,7 @@ import attacks
 from attacks import ThreatModel
 
 VICTIMS = 16
-ITERATIONS = 2000
+ITERATIONS = 3000
 
 
 @pytest.mark.timeout(900)
@@ -23,27 +23,28 @@ def test_dia_sees_through_dropout() -> None:
         for i in range(VICTIMS)
     ]
     scores: dict[str, list[float]] = {}
-    to_30_db: dict[str, float] = {}
-    needed: dict[str, float] = {}
+    needed: dict[tuple[str, int], float] = {}  # median iterations to a quality in dB
     for name in ("inverting_gradients", "dropout_inversion", "well_informed"):
-        reached: dict[int, int] = {}
+        reached: dict[tuple[int, int], int] = {}
 
         def watch(iteration, problems, guess, reached=reached) -> None:  # type: ignore[no-untyped-def]
             errors = (MNIST_STD * (guess["images"][:, 0] - images[problems])).square().flatten(1).mean(1)
-            for problem in problems[errors <= 1e-3].tolist():
-                reached.setdefault(problem, iteration)
+            for quality in (30, 45):
+                for problem in problems[errors <= 10 ** (-quality / 10)].tolist():
+                    reached.setdefault((quality, problem), iteration)
 
         attack = attacks.create(name, iterations=ITERATIONS)
         attack.watch = watch
         results = attack.run(observations, ThreatModel(noise="known"), model)
-        needed[name] = median(result.iterations for result in results)
         scores[name] = [psnr(result.images, images[i], MNIST_STD) for i, result in enumerate(results)]
-        to_30_db[name] = median(reached.get(i, ITERATIONS) for i in range(VICTIMS))
+        for quality in (30, 45):
+            needed[name, quality] = median(reached.get((quality, i), ITERATIONS) for i in range(VICTIMS))
 
     assert sum(score >= 50 for score in scores["dropout_inversion"]) >= 0.9 * VICTIMS
     assert median(scores["inverting_gradients"]) < 20
     assert median(scores["dropout_inversion"]) >= median(scores["inverting_gradients"]) + 10
-    # Knowing the masks saves iterations until the attack has converged. 30 dB comes long before, after the fifty steps
-    # that signed steps of 0.1 need to cross the pixel range at all, and there the two are equal but for chance.
-    assert needed["well_informed"] < needed["dropout_inversion"]
-    assert to_30_db["well_informed"] <= 1.1 * to_30_db["dropout_inversion"]
+    # Knowing the masks saves iterations where masks still have to be found. 30 dB comes before that, after the fifty
+    # steps that signed steps of 0.1 need to cross the pixel range at all, and there the two are equal but for chance.
+    # How far each goes before it stops is another matter: the oracle ends higher, and takes longer for it.
+    assert needed["well_informed", 45] < 0.5 * needed["dropout_inversion", 45]
+    assert needed["well_informed", 30] <= 1.1 * needed["dropout_inversion", 30]

@@ -111,7 +111,7 @@ def test_the_numbers_of_the_page_are_those_of_the_table(opened):
             f"{100 * r['leaked_psnr']:.0f} %",
         ]
         for r in board.to_dicts()
-        if r["n"]
+        if r["answered"]
     ]
     assert shown == expected
 

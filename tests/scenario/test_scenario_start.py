@@ -149,7 +149,7 @@ BAD_FILES = {
     "text": (lambda path: path.write_text("weights"), "not a safetensors file"),
     "cut": (lambda path: path.write_bytes(save(_state())[:-9]), "not a safetensors file"),
     "pickle": (lambda path: torch.save(_state(), path), "not a safetensors file"),
-    "folder": (lambda path: path.mkdir(), "no such file"),
+    "folder": (lambda path: path.mkdir(), "is a folder, not a file"),
     "missing": (lambda path: None, "no such file"),
     "names": (lambda path: save_file(_renamed(), path), "lacks"),
     "nothing": (lambda path: save_file({}, path), "and 5 more, unlike the model's state"),
