@@ -222,6 +222,7 @@ _UNTRIED = {
 
 
 def _untried(board: pl.DataFrame) -> list[str]:
-    tried = {column: set(board.filter(pl.col("answered") > 0)[column]) for column in THREAT}
+    real = board.filter((pl.col("answered") > 0) & (pl.col("role") == "attack"))  # a floor's grants attack nobody
+    tried = {column: set(real[column]) for column in THREAT}
     absent = [words for column, (value, words) in _UNTRIED.items() if value not in tried[column]]
     return [f"Not tried, so nothing is known: {joined(absent, last='or')}."] if absent else []

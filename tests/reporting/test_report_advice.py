@@ -204,6 +204,11 @@ def test_what_was_tried_is_not_listed_as_untried():
     assert not any(sentence.startswith("Not tried") for sentence in said.limits)
 
 
+def test_what_a_floor_is_given_was_not_tried():
+    floor = under("none", 12.0, attack="null_mean", threat_auxiliary_data=pl.lit("public"))
+    assert "an attacker with images of the same kind" in advice(under("none", 40.0), floor).limits[-1]
+
+
 def test_no_answer_no_advice():
     board = leaderboard.build(table.empty())
     assert advise(board, verdicts(board)) is None
