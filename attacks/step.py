@@ -104,8 +104,9 @@ class Step:
         """The state before the first iteration, of problems at `point` (N, D).
 
         Args:
-            reference: (N,) float64, the data term at a random start. What the priors weigh is in proportion to it where
-                it is below `TYPICAL`: on networks whose gradients point alike they would outweigh all there is to find.
+            reference: (N,) float64, the data term at a random start. Where it is below `TYPICAL` the priors weigh in
+                proportion to it in the end (`lightened`): on networks whose gradients point alike they would outweigh
+                what there is to find.
             floor: (N,) float64, the data term that rounding alone explains.
         """
 
@@ -123,6 +124,9 @@ class Step:
             "best": point.clone(),
             "best_loss": each(torch.inf),
             "best_data": each(torch.inf),  # the data term of the best iterate
+            "weight": each(1.0),  # of the priors
+            "light": _weight(reference) == 1,  # whether that is as it shall be in the end
+            "best_penalty": each(0.0),  # of the best iterate
             "measured": each(len(self._layout.names) == 1, torch.bool),  # whether the reference is that of images alone
             "level": each(torch.inf),  # the same when it last halved
             "settled": each(0, torch.int64),  # iterations since then
@@ -147,13 +151,7 @@ class Step:
         found, _ = self._evaluator.compare(data, guess, self._layout.names)
         reference = torch.fmin(state["reference"], found)
         state = {**state, "measured": torch.ones_like(state["measured"])}
-        if not self._priors:
-            return {**state, "reference": reference}
-        penalty, _ = _penalties(self._priors, known, self._layout, state["best"])
-        loss = state["best_data"] + _weight(reference) * penalty
-        lower = _weight(reference) < _weight(state["reference"])
-        again = {name: torch.where(lower, loss, state[name]) for name in ("best_loss", "plateau")}
-        return {**state, **again, "reference": reference}
+        return {**state, "reference": reference, "light": _weight(reference) == state["weight"]}
 
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
         """The state after one more iteration. data: the evaluator's; known: the rest of the guess."""
@@ -167,8 +165,10 @@ class Step:
         loss = data_term
         if self._priors:
             penalty, slope = _penalties(self._priors, known, self._layout, point)
-            weight = _weight(state["reference"])
+            weight = state["weight"]
             loss, gradient = loss + weight * penalty, gradient + weight.to(slope)[:, None] * slope
+        else:
+            penalty = torch.zeros_like(loss)
         improved = running & (loss < state["best_loss"])
         move, own = self._optimiser.move(state, self._layout.direct(gradient))
         after = {
@@ -176,12 +176,14 @@ class Step:
             "best": torch.where(improved[:, None], point, state["best"]),
             "best_loss": torch.where(improved, loss, state["best_loss"]),
             "best_data": torch.where(improved, data_term, state["best_data"]),
+            "best_penalty": torch.where(improved, penalty, state["best_penalty"]),
             "loss": loss,
             "iterations": state["iterations"] + running,
             **own,
             **slowed(state, loss, self._schedule),
         }
         after |= settling(state, after["best_data"])
+        after |= lightened({**state, **after})
         stopped = self._verdict({**state, **after})
         return {
             **state,
@@ -195,7 +197,7 @@ class Step:
 
     def _verdict(self, state: State) -> Tensor:
         """Why each problem stops now, (N,) as places in `Stopped`; 0 where it goes on."""
-        settled = self._fallen(state) & state["measured"] & (state["settled"] >= SETTLED)
+        settled = self._fallen(state) & state["measured"] & state["light"] & (state["settled"] >= SETTLED)
         converged = (settled | (state["best_data"] <= state["floor"])) & (self._schedule.tolerance > 0)
         reasons = get_args(Stopped)
         why = torch.where(state["stale"] >= self._schedule.patience, reasons.index("patience"), 0)
@@ -231,6 +233,24 @@ def settling(state: State, best: Tensor) -> State:
     return {
         "level": torch.where(halved, best, state["level"]),
         "settled": torch.where(halved, 0, state["settled"] + 1),
+    }
+
+
+def lightened(state: State) -> State:
+    """Priors that have done their work weigh less from then on, where they would outweigh what is left to find.
+
+    They do at first what they are there for. A problem that no longer gets on with them goes on in proportion to its
+    own data term; its best iterate so far is judged anew by the same measure.
+    """
+    due = ~state["light"] & (state["settled"] >= SETTLED)
+    weight = torch.where(due, torch.minimum(state["weight"], _weight(state["reference"])), state["weight"])
+    loss = state["best_data"] + weight * state["best_penalty"]
+    return {
+        "weight": weight,
+        "light": state["light"] | due,
+        "best_loss": torch.where(due, loss, state["best_loss"]),
+        "plateau": torch.where(due, loss, state["plateau"]),
+        "settled": torch.where(due, 0, state["settled"]),
     }
 
 

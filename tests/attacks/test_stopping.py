@@ -171,7 +171,7 @@ def test_lenets_first_gradient_gives_its_digit_away(init: str) -> None:
     )
     images, labels = mnist(1)
     observation = observe(model, images, labels, mean=(0.13,), std=(0.31,))
-    answer = attacks.create("inverting_gradients", iterations=120)(observation, ThreatModel(), model)
+    answer = attacks.create("inverting_gradients", iterations=300)(observation, ThreatModel(), model)
     assert psnr(answer.images, images, 0.31) > 30
 
 
