@@ -124,12 +124,12 @@ class Step:
             "best": point.clone(),
             "best_loss": each(torch.inf),
             "best_data": each(torch.inf),  # the data term of the best iterate
-            "weight": each(1.0),  # of the priors
-            "light": _weight(reference) == 1,  # whether that is as it shall be in the end
-            "best_penalty": each(0.0),  # of the best iterate
-            "measured": each(len(self._layout.names) == 1, torch.bool),  # whether the reference is that of images alone
-            "level": each(torch.inf),  # the same when it last halved
+            "best_penalty": each(0.0),  # and what the priors say of it, not weighted
+            "level": each(torch.inf),  # the best data term when it last halved
             "settled": each(0, torch.int64),  # iterations since then
+            "weight": each(1.0),  # of the priors
+            "light": self._light(reference, each(1.0)),  # whether that is as it shall be in the end
+            "measured": each(len(self._layout.names) == 1, torch.bool),  # whether the reference is that of images alone
             "loss": each(torch.inf),
             "iterations": each(0, torch.int64),  # evaluations of the loss until the problem stopped
             "running": each(True, torch.bool),
@@ -150,8 +150,8 @@ class Step:
         guess = {**known, **self._layout.guess(state["best"]), **images}
         found, _ = self._evaluator.compare(data, guess, self._layout.names)
         reference = torch.fmin(state["reference"], found)
-        state = {**state, "measured": torch.ones_like(state["measured"])}
-        return {**state, "reference": reference, "light": _weight(reference) == state["weight"]}
+        light = self._light(reference, state["weight"])
+        return {**state, "measured": torch.ones_like(state["measured"]), "reference": reference, "light": light}
 
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
         """The state after one more iteration. data: the evaluator's; known: the rest of the guess."""
@@ -191,6 +191,10 @@ class Step:
             "stopped": torch.where(running, stopped, state["stopped"]),
             "running": running & (stopped == 0),
         }
+
+    def _light(self, reference: Tensor, weight: Tensor) -> Tensor:
+        """Whether the priors, if there are any, weigh as little as they shall in the end."""
+        return (_weight(reference) == weight) | (not self._priors)
 
     def _fallen(self, state: State) -> Tensor:
         return state["best_data"] <= self._schedule.tolerance * state["reference"]

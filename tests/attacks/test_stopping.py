@@ -16,7 +16,7 @@ from attacks.evaluators import Evaluator, choose
 from attacks.evaluators.ghost import Ghost
 from attacks.objectives import Cosine, Euclidean
 from attacks.precision import COMPUTED, floor, rounding
-from attacks.priors import TotalVariation
+from attacks.priors import Prior, TotalVariation
 from attacks.step import SETTLED
 from attacks.unknowns import Guess, Images, Noise, Setting
 from fedsim import models
@@ -26,19 +26,26 @@ from fedsim.runs.attack import _account
 class Scripted(Evaluator):
     """A data term that depends on nothing but how often it was asked; the first answer is that at the random start."""
 
-    def __init__(self, script: Callable[[int], float]) -> None:
-        self.script, self.asked, self.data = script, -1, {"row": torch.zeros(1)}
+    def __init__(self, script: Callable[[int], float], begin: float) -> None:
+        self.script, self.begin, self.asked, self.data = script, begin, -1, {"row": torch.zeros(1)}
 
     def compare(
         self, data: Mapping[str, Tensor], guess: Guess, unknowns: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        value = 1.0 if self.asked < 0 else self.script(self.asked)
+        value = self.begin if self.asked < 0 else self.script(self.asked)
         self.asked += 1
         return torch.full((1,), value, dtype=torch.float64), {name: torch.zeros_like(guess[name]) for name in unknowns}
 
 
-def scripted(script: Callable[[int], float], *, rounding: float = 0.0, **schedule: object) -> tuple[str, int]:
-    """Why and after how many evaluations a problem with this data term stops."""
+def scripted(
+    script: Callable[[int], float],
+    *,
+    begin: float = 1.0,
+    priors: Sequence[Prior] = (TotalVariation(1e-5),),
+    rounding: float = 0.0,
+    **schedule: object,
+) -> tuple[str, int]:
+    """Why and after how many evaluations a problem with this data term stops; `begin` is that at the random start."""
     start = {"images": torch.zeros(1, 1, 1, 2, 2)}
     setting = Setting(
         model=nn.Linear(4, 2),
@@ -50,10 +57,10 @@ def scripted(script: Callable[[int], float], *, rounding: float = 0.0, **schedul
         noise_inputs={},
         matched=(),
     )
-    composition = Composition(unknowns=[Images(setting)], objective=Cosine(), priors=[TotalVariation(1e-5)])
+    composition = Composition(unknowns=[Images(setting)], objective=Cosine(), priors=priors)
     lowest = torch.full((1,), rounding, dtype=torch.float64)
     solution = solve(
-        composition, Scripted(script), start, {}, Schedule(**schedule), cold=start, floor=lowest  # type: ignore[arg-type]
+        composition, Scripted(script, begin), start, {}, Schedule(**schedule), cold=start, floor=lowest  # type: ignore[arg-type]
     )
     return solution.stopped[0], int(solution.iterations[0])
 
@@ -77,6 +84,18 @@ def test_convergence_is_a_share_of_the_start_that_is_kept() -> None:
     assert scripted(lambda i: 1.0 if i < at else 1.1e-3, **reasons) == ("budget", 400)
     halving = scripted(lambda i: 0.4 ** min(i // (SETTLED - 1), 3) * 1e-4, **reasons)  # goes on as long as it falls
     assert halving == ("converged", 3 * (SETTLED - 1) + 1 + SETTLED)
+
+
+def test_where_gradients_point_alike_priors_are_made_lighter_before_anything_has_converged() -> None:
+    """Without priors there is nothing to make lighter, and nothing to wait for."""
+    at = 5
+    alike = {"begin": 1e-3, "tolerance": 1e-3, "iterations": 400, "patience": 400}
+
+    def script(i: int) -> float:
+        return 1e-3 if i < at else 1e-6
+
+    assert scripted(script, **alike) == ("converged", at + 1 + 2 * SETTLED)
+    assert scripted(script, priors=(), **alike) == ("converged", at + 1 + SETTLED)
 
 
 def test_nothing_is_sought_below_the_floor_and_tolerance_0_seeks_it_all_the_same() -> None:
