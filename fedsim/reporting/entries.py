@@ -254,6 +254,8 @@ def read(directory: Path) -> Collection:
 
 def read_one(path: Path) -> Entry:
     """The entry in a file; raises ValueError with a reason of one line. Its picture is not looked at."""
+    if not path.exists():
+        raise ValueError("no such file; give an entry, as leaderboard/entries/NAME.json")
     if not path.is_file() or path.is_symlink():
         raise ValueError("is no ordinary file")
     if path.stat().st_size > _LARGEST_FILE:

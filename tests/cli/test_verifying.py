@@ -142,7 +142,7 @@ def test_what_is_refused_is_one_line_and_nothing_is_run(fedsim, path, repeated, 
     moved = tmp_path / "moved.json"
     moved.write_bytes(path.read_bytes())
     for arguments, said in [
-        ([tmp_path / "nowhere.json"], "no ordinary file"),
+        ([tmp_path / "nowhere.json"], "no such file; give an entry"),
         ([old], "no entry of format 2"),
         ([moved], "is called"),
         ([path, "--set", "attacks=[dlg]"], "no attack 'inverting_gradients'"),
