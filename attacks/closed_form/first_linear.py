@@ -7,12 +7,16 @@ does not matter, nor does the scale of the update.
 
 Without the bias the leading right singular vector v of dL/dW is the direction of x, and one number is missing: the
 signed length s. `attacks.closed_form.length` finds it, once the masks of all layers are read.
+
+Of a pruned update the same matrix is known in part: `attacks.closed_form.incomplete` completes it, where the attack
+is told of the pruning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,12 +25,14 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.first_layer import FirstLinear, first_linear, random_input
+from attacks.closed_form.incomplete import complete, entries, pruned, unexplained
 from attacks.closed_form.length import find_length, mismatch
 from attacks.closed_form.masks import Masks, read_masks
 from defenses.stochastic import Dropout, stochastic_layers
 
 _EXACT = 1e-3  # the largest relative error of an image that is called certain
 _LENGTH = 0.01  # and of one whose contrast the update is taken to say
+_MOST = 0.5  # the share of the pixels that a pruned update must say for the image to be taken from it
 _RANGE = 0.01  # and how far, in [0, 1] pixel units, it may leave the range of pixels
 
 
@@ -39,12 +45,18 @@ class FirstLinearInversion(ClosedForm):
     or agrees with it (with one, and where all masks are read), all to a relative error of 1e-3, if the pixels are in
     range, and if nothing random happened before that layer. With a bias and masks that are not read, its weight and its
     bias are taken to be scaled alike. Dropout of the pixels themselves stays in the image: what it took is grey.
+
+    Of an update that is known to be pruned, the image is certain only if every pixel is in what is left of it; pixels
+    that are not stay at the public mean.
     """
 
+    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "pruning": "defense"}
     strength = 30
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         layer = first_linear(puzzle)
+        if puzzle.images == 1 and pruned(puzzle.observation):
+            return _completed(puzzle, layer)
         single = puzzle.images in (None, 1)
         weight = puzzle.gradient(layer.weight)
         if not (unit := weight.abs().max()):
@@ -99,7 +111,44 @@ class FirstLinearInversion(ClosedForm):
 
     def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
         """Of `dL/dW = delta x^T` for any delta: the length of x does not enter it."""
-        return _share_left(puzzle.gradient(first_linear(puzzle).weight), images.flatten(1))
+        layer = first_linear(puzzle)
+        if pruned(puzzle.observation):
+            return unexplained(*entries(puzzle, layer.weight, None), images.flatten(1))
+        return _share_left(puzzle.gradient(layer.weight), images.flatten(1))
+
+
+def _completed(puzzle: Puzzle, layer: FirstLinear) -> Reconstruction:
+    """The image of a pruned update, by its entries that are left. With a bias no mask is read: zeros may be pruned."""
+    found = complete(puzzle)
+    image, observation = found.image, puzzle.observation
+    labels = observation.labels if observation.labels is not None and len(observation.labels) == 1 else None
+    share = float(found.determined.double().mean())
+    if share == 0:
+        raise NotApplicable(f"no entry of {layer.bias} that is left shares a unit with one of {layer.weight}")
+    error = found.residual
+    if not found.anchored:
+        length = find_length(puzzle, image, read_masks(puzzle.model, observation))
+        image, labels = length.length * image, length.labels
+        error = max(error, length.error)
+    input_dropped = random_input(puzzle, layer)
+    in_range = float(outside(image, observation)) <= _RANGE
+    sure = error <= _EXACT and in_range and not input_dropped
+    return Reconstruction(
+        images=image,
+        loss=found.residual,
+        labels=labels,
+        details={
+            "route": "completion",
+            "rank_residual": found.residual,
+            "relative_error": error,
+            "input_dropped": input_dropped,
+            "entries_left": found.entries,
+            "pixels_determined": share,
+            "determined": [share >= _MOST and error <= _LENGTH and not input_dropped],
+            "tolerated": found.residual,
+            "certain": [sure and share == 1],
+        },
+    )
 
 
 def _share_left(weight: Tensor, vectors: Tensor) -> Tensor:
