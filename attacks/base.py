@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class Attack:
     """Base of all attacks. Constructor parameters are keyword-only; they become the keys that a scenario may set.
 
     Class attributes:
-        requires: what the threat model must grant, e.g. `{"labels": ("known", "inferred")}`.
+        requires: what the threat model must grant, e.g. `{"labels": ("known", "inferred")}`; `sum_of_*` accepts the sum
+            over any number of clients.
         given: what this attack is run with whatever the scenario grants, e.g. `{"noise": "known"}` for the oracle WIIG;
             the result rows show it.
         oracle: True if `given` holds something that no real server has.
@@ -95,7 +97,7 @@ class Attack:
         """Raise `NotApplicable` if the threat model does not grant what this attack requires."""
         for aspect, accepted in self.requires.items():
             value = getattr(threat_model, aspect)
-            if value not in accepted:
+            if not any(fnmatchcase(value, pattern) for pattern in accepted):
                 raise NotApplicable(f"needs {aspect} {' or '.join(accepted)}, but the threat model says {value}")
 
     def reconstruct(

@@ -18,6 +18,7 @@ share only those that are smaller still. The sum of these shares and the roundin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,6 +54,9 @@ class SparseDictionary(ClosedForm):
     The layer's weight and bias are taken to be scaled alike, as by a clipping of the whole update; where each was
     clipped by itself, the contrast of the images is wrong, which only the update of a single image shows.
 
+    A sum over clients is one larger batch as well, of all their images (secure aggregation), where they weigh alike;
+    `Observation.batch_size` then counts the images of all of them.
+
     An image whose gradient is below the rounding of the update leaves no trace; `details["below_floor"]` counts them,
     and the answer holds the mean image in their place.
 
@@ -60,6 +64,7 @@ class SparseDictionary(ClosedForm):
         starts: random starts of the search; later ones look only for what the earlier ones did not find.
     """
 
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual", "sum_of_*")}
     strength: ClassVar[int] = 20
 
     starts: int = 8

@@ -126,6 +126,22 @@ def test_several_local_steps_are_one_larger_batch(local: LocalTraining) -> None:
     exact(model, observe(model, images, labels, local=local, **GREY), images)
 
 
+@pytest.mark.parametrize("local", [None, LocalTraining(learning_rate=0.1)])
+def test_the_sum_of_eight_clients_is_one_larger_batch(local: LocalTraining | None) -> None:
+    model = bundled()
+    images, labels = mnist(8)
+    clients = [observe(model, images[k, None], labels[k, None], seed=k, local=local, **GREY) for k in range(8)]
+    update = {name: sum(client.update[name] for client in clients) / 8 for name in clients[0].update}
+    summed = replace(clients[0], update=update, batch_size=8, labels=labels, noise=None)
+    result = attack(model, summed, aggregation="sum_of_8")
+    assert certain(result).all()
+    assert scores(result, images).min() >= 60
+    distances = torch.cdist(result.images.flatten(1), images.flatten(1))
+    assert sorted(distances.argmin(1).tolist()) == list(range(8))
+    with pytest.raises(NotApplicable, match="needs aggregation individual, but the threat model says sum_of_8"):
+        attacks.create("first_linear")(summed, ThreatModel(aggregation="sum_of_8"), model)
+
+
 def test_unknown_local_training_is_declined_and_a_wrong_weight_decay_is_never_believed() -> None:
     model = bundled()
     images, labels = mnist(4)
@@ -298,8 +314,6 @@ def test_what_does_not_fit_is_declined() -> None:
     torch.nn.init.zeros_(model.head.weight)  # type: ignore[union-attr, arg-type]
     with pytest.raises(NotApplicable, match="below a head initialised with zeros"):
         attack(model, observe(model, images, labels, **GREY))
-    with pytest.raises(NotApplicable, match="individual"):
-        attack(model, observation, aggregation="sum_of_2")
     with pytest.raises(ValueError, match="starts"):
         attacks.create("sparse_dictionary", starts=0)
 
