@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.closed_form.low_rank import LowRank
-from attacks.closed_form.sparsity import Directions, Rows, judge, shared_quotients, unambiguous
+from attacks.closed_form.sparsity import SPARE_ZEROS, Directions, Rows, judge, shared_quotients, unambiguous
 
 FAST, SLOW = 0.7, 0.94  # by what factor the width of refinement falls in a step: first attempt, later ones
 DECIDED, NARROWEST = 1e-2, 1e-6  # widths, where a typical entry is 1
@@ -55,17 +55,29 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
         found = _best(
             found + judge(rows, _refine(rows, start, FAST if attempt == 0 else SLOW, anchored=attempt % 2 == 1))
         )
-        settled, progress = unambiguous(rows, found), True
+        settled, progress = _settled(rows, found), True
         while progress and int(settled.sum()) < rank:
             before, apart = int(settled.sum()), _apart(rows, found, settled)
             if apart.shape[1]:
                 found = _best(found + judge(rows, _refine(rows, apart, FAST)))
-                settled = unambiguous(rows, found)
+                settled = _settled(rows, found)
             progress = int(settled.sum()) > before
         if int(settled.sum()) == rank or (found.count == 0 and attempt + 1 == HOPELESS):
             break
     weights = rows.unwhiten @ found.weights
     return replace(found, weights=weights / weights.norm(dim=0), sure=settled)
+
+
+def _settled(rows: Rows, found: Directions) -> Tensor:
+    """Which directions (k,) are sure beside the others, and not by just enough zeros where others have many.
+
+    A mixture of many can have those by itself.
+    """
+    sure = unambiguous(rows, found)
+    if not bool(sure.any()):
+        return sure
+    usual, enough = found.zeros[sure].median(), len(found.weights) - 1 + SPARE_ZEROS
+    return sure & ((2 * found.zeros >= usual) | (found.zeros >= 2 * enough))
 
 
 def _best(found: Directions) -> Directions:

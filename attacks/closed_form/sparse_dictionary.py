@@ -154,7 +154,9 @@ def _doubt(puzzle: Puzzle, first: FirstLinear, images: Tensor) -> str | None:
 
 
 def _complete(found: Directions, rank: int) -> Directions:
-    """As many directions as the rank, with arbitrary ones, which are not sure, for those that were not found."""
+    """The sure directions, and, up to the rank, some that are not, at right angles to them: these keep no more of the
+    update than what the sure ones leave in least squares, while an unsure one may be a mixture of many of them."""
+    found = found.pick(found.sure.nonzero()[:, 0].tolist())
     lacking = rank - found.weights.shape[1]
     if lacking == 0:
         return found

@@ -15,7 +15,9 @@ import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.closed_form.low_rank import low_rank
 from defenses.stochastic import Dropout
-from fedsim import models
+from fedsim import data, models
+from fedsim.federation.start import train
+from fedsim.random import rng_for
 
 GREY = {"mean": (MNIST_MEAN,), "std": (MNIST_STD,)}
 
@@ -229,6 +231,25 @@ def test_on_a_trained_model_what_is_certain_is_right_and_the_rest_is_counted() -
     assert result.details["below_floor"] == 24 - result.details["rank"]
     assert (scores(result, images)[certain(result)] >= 60).all()
     assert certain(result).sum() >= 0.8 * result.details["rank"]
+
+
+def test_a_mixture_with_just_enough_zeros_does_not_end_the_search() -> None:
+    """Sixteen clients of four images on a trained network: deltas of very different sizes, some of them much alike."""
+    dataset = data.load({"name": "mnist"})
+    model = bundled(width=512, depth=3)
+    train(model, dataset, steps=300, batch_size=32, learning_rate=0.1, seed=0)
+    order = torch.from_numpy(rng_for(0, "victims").permutation(len(dataset.test_images))[:64].copy())
+    images, labels = dataset.normalise(dataset.test_images[order]), dataset.test_labels[order]
+    fields = {"mean": dataset.mean, "std": dataset.std}
+    clients = [
+        observe(model, images[k : k + 4], labels[k : k + 4], seed=k, local=LocalTraining(), **fields)
+        for k in range(0, 64, 4)
+    ]
+    update = {name: sum(client.update[name] for client in clients) / 16 for name in clients[0].update}
+    result = attack(model, replace(clients[0], update=update, batch_size=64, labels=labels), aggregation="sum_of_16")
+    found = scores(result, images, dataset.std[0])
+    assert (found >= 40).sum() >= 58
+    assert (found[certain(result)] >= 55).all()
 
 
 def test_without_a_bias_directions_are_right_and_nothing_is_certain() -> None:
