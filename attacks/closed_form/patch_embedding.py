@@ -21,6 +21,9 @@ Noise and a second image look alike in the residual, but not in the bias: `dL/db
 images, so what it is off by is noise alone. The noise of G enters it as it enters the equation of a pixel that is 1.
 Where the residual is no larger than that, it is taken for noise; `details["assumed"]` says so.
 
+Where the entries themselves have been rounded to a half precision, the error of each is known up to its sign: a share
+of its size. The equations then count by the inverse of theirs.
+
 Most photos are of 8 bits a channel. Where the nearest such image explains the update as well as the least squares
 solution does, it is the answer, and what float32 had rounded is restored. It is tried only where the noise is so low
 that rounding an image of more bits would leave a residual far above it: nothing is assumed about the image.
@@ -60,6 +63,9 @@ explain some, and pixels are about 1 in size. Where one image is granted, by the
 
 ALIKE = 0.9
 """Above this cosine what the bias's equations are off by is a multiple of the weights: weight decay, not noise."""
+
+FLATTENED = 1e-3
+"""No equation's error is taken to be below the root of this share of the mean square: other errors remain."""
 
 EQUAL = 0.1
 """Entries whose sizes vary less than this, relative to their mean, are signs (Adam's first step), not a gradient."""
@@ -161,7 +167,32 @@ def _system(puzzle: Puzzle) -> tuple[PatchEmbedding, Tensor, Tensor, Tensor | No
         raise NotApplicable(f"the gradient of {embedding.weight} is zero, as below a head initialised with zeros")
     if not tokens.any():
         raise NotApplicable(f"the gradient of {embedding.positions} is zero: frozen positions")
-    return embedding, tokens, weight, bias
+    precision = _precision(puzzle, embedding)
+    return embedding, tokens * precision, weight * precision[:, None], None if bias is None else bias * precision
+
+
+def _precision(puzzle: Puzzle, embedding: PatchEmbedding) -> Tensor:
+    """By what factor each of the D equations counts: (D,), 1 on average.
+
+    An equation's error is that of its entries in dL/dW, and of those in G times the pixels, about 1 in size. Where not
+    the update but the weights were rounded, as those of a weight delta are, all equations are alike: then 1, as for
+    float32, whose other errors are as large.
+    """
+    observation = puzzle.observation
+    names = (embedding.weight, embedding.positions)
+    sent = [observation.update[name] for name in names]
+    rounded = _halved(sent) and not (
+        observation.kind == "delta" and _halved([observation.state[name] + observation.update[name] for name in names])
+    )
+    weight, positions = (value.double().square() for value in sent)
+    variance = weight.flatten(1).mean(1) + embedding.of_patches(positions).sum(0)
+    factor = (variance + FLATTENED * variance.mean()).rsqrt() if rounded else torch.ones_like(variance)
+    return factor / factor.mean()
+
+
+def _halved(values: list[Tensor]) -> bool:
+    """Whether all of these are numbers of one of the half precisions."""
+    return any(all(torch.equal(v.to(half).to(v), v) for v in values) for half in (torch.bfloat16, torch.float16))
 
 
 def _fine(solution: Solution, observation: Observation) -> bool:
@@ -196,6 +227,7 @@ def _assumed(puzzle: Puzzle, embedding: PatchEmbedding, solution: Solution, bias
     if solution.deviation > louder * float(off.square().mean().sqrt()):
         raise NotApplicable(refused)
     decay = puzzle.weight(embedding.bias) - embedding.of_patches(puzzle.weight(embedding.positions)).sum(0)
+    decay = decay * _precision(puzzle, embedding)
     if float(torch.cosine_similarity(off, decay, dim=0).abs()) > ALIKE:
         raise NotApplicable(f"{refused}, but the weights stand in it: weight decay that is not known")
     sizes = solution.weight.abs()

@@ -362,6 +362,21 @@ def _returned(observation: Observation, name: str, gradient: Tensor, dtype: torc
     return ((sent - 0.1 * gradient).to(dtype).float() - sent) / -0.1
 
 
+def test_a_delta_rounded_to_bfloat16_is_weighted_by_its_rounding() -> None:
+    """Its entries' errors are shares of their sizes, so the equations differ in precision."""
+    dataset = data.load({"name": "photos"})
+    model = models.build({"name": "vit", "dropout": 0.0}, input_shape=(3, 32, 32), classes=10, seed=0)
+    chosen = rng_for(0, "victims").permutation(len(dataset.train_images))[:3].copy()
+    photos, scores = dataset.normalise(dataset.train_images[torch.from_numpy(chosen)]), []
+    for photo in photos:
+        observation = observe(model, photo[None], torch.tensor([0]), mean=dataset.mean, std=dataset.std)
+        rounded = {name: (-0.1 * value).bfloat16().float() for name, value in observation.update.items()}
+        delta = replace(observation, update=rounded, kind="delta", local=LocalTraining(learning_rate=0.1))
+        wrong = (solve(delta, model).images[0] - photo) * torch.tensor(dataset.std).view(-1, 1, 1)
+        scores.append(-10 * math.log10(float(wrong.square().mean())))
+    assert statistics.median(scores) >= 51, scores
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_noise_does_not_pass_several_images_off_as_one(rate: float) -> None:
     """As long as they show in it at all; the same noise on one image's update is no reason to decline."""
