@@ -17,8 +17,7 @@ import polars as pl
 from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.files import write_text
-from fedsim.reporting import entries, mlflow_log, paper, verification
-from fedsim.reporting import figures as grids
+from fedsim.reporting import entries, mlflow_log, paper, picture_grid, verification
 from fedsim.reporting import leaderboard as boards
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
@@ -220,7 +219,7 @@ class Run:
             self.losses,
             scenario=marker["scenario"],
             command=marker["command"],
-            pictures={"reconstructions.png": grids.grid(self.results, self.pictures)},
+            pictures={"reconstructions.png": picture_grid.grid(self.results, self.pictures)},
             files=[report] if report.exists() else [],
             tracking_uri=tracking_uri,
             experiment=experiment,

@@ -45,13 +45,14 @@ def _rank(run_directories: list[Path], html: Path | None, json_file: Path | None
     from fedsim.api import Run
     from fedsim.files import write_text
     from fedsim.reporting import leaderboard as boards
+    from fedsim.reporting import leaderboard_views as views
 
     board = boards.build(pl.concat([Run(path).results for path in run_directories]))
-    out.print(boards.terminal(board))
+    out.print(views.terminal(board))
     if html is not None:
-        write_text(html, boards.html(board))
+        write_text(html, views.html(board))
     if json_file is not None:
-        write_text(json_file, boards.to_json(board))
+        write_text(json_file, views.to_json(board))
 
 
 def _submit(run_directory: Path, entries: Path) -> None:

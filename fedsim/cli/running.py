@@ -54,7 +54,7 @@ def run(
     """Run a scenario, or go on with it: train, attack, score, report."""
     from fedsim import api
     from fedsim import scenario as scenarios
-    from fedsim.reporting import leaderboard as boards
+    from fedsim.reporting import leaderboard_views as views
     from fedsim.runs.directory import check_owner
     from fedsim.runs.progress import View, Views
     from fedsim.runs.terminal import TerminalView
@@ -88,7 +88,7 @@ def run(
         err.print("interrupted; what is finished is kept, the same command goes on from there", style="yellow")
         raise typer.Exit(130) from None
     report = done.report()
-    out.print(boards.terminal(done.leaderboard()))
+    out.print(views.terminal(done.leaderboard()))
     out.print(f"report   {report}", highlight=False, soft_wrap=True)
     out.print(f"results  {done.path / 'results.parquet'}", highlight=False, soft_wrap=True)
     if done.failed:

@@ -34,8 +34,8 @@ def figure(
     """Draw the originals above what each attack rebuilt."""
     from fedsim.api import Run
     from fedsim.files import write_bytes
-    from fedsim.reporting import figures
+    from fedsim.reporting import picture_grid
 
     done = Run(run_directory)
-    write_bytes(to, figures.grid(done.results, done.pictures))
+    write_bytes(to, picture_grid.grid(done.results, done.pictures))
     out.print(str(to), highlight=False, soft_wrap=True)

@@ -36,7 +36,7 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
     of, and the clients that failed with their reasons. `store` keeps the pretrained states.
     """
     with whole_directory(target) as directory:
-        recorder = Recorder(plan, directory)
+        recorder = CaptureWriter(plan, directory)
         start = initial_state(plan, store)
         accuracies = _train(grid, plan, recorder, start)
         summary = {
@@ -53,7 +53,7 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
         write_json(directory / "cell.json", summary)
 
 
-class Recorder:
+class CaptureWriter:
     """Writes the captures of the attacked clients, and remembers the faults."""
 
     def __init__(self, plan: Plan, directory: Path) -> None:
@@ -119,7 +119,7 @@ def _strategy(plan: Plan) -> Strategy:
     )
 
 
-def _train(grid: OrderedGrid, plan: Plan, recorder: Recorder, start: dict[str, Tensor]) -> list[float | None]:
+def _train(grid: OrderedGrid, plan: Plan, recorder: CaptureWriter, start: dict[str, Tensor]) -> list[float | None]:
     """Run the rounds of a plan from the global state `start`.
 
     Returns:

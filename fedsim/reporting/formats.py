@@ -72,3 +72,8 @@ def points(loss: float | None, slack: float | None) -> str:
 def level_text(level: float) -> str:
     """The level of an interval, `87.5 %`."""
     return f"{100 * level:.3g} %"
+
+
+def images(number: int) -> str:
+    """`1 image`, `3 images`."""
+    return f"{number} image{'' if number == 1 else 's'}"

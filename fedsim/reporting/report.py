@@ -17,7 +17,8 @@ from fedsim.reporting import charts, prose
 from fedsim.reporting.advice import advise
 from fedsim.reporting.diagram import diagrams
 from fedsim.reporting.gallery import Panel, Pictures, panels
-from fedsim.reporting.leaderboard import Group, build, few_clients, groups, labelled
+from fedsim.reporting.leaderboard import build, labelled
+from fedsim.reporting.leaderboard_views import Group, few_clients, groups
 from fedsim.reporting.pages import environment
 from fedsim.reporting.strips import strip
 from fedsim.reporting.verdicts import of_another_form, verdicts

@@ -14,7 +14,7 @@ from attacks import ThreatModel
 from fedsim import observations
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.plan import Plan
-from fedsim.federation.server import Recorder
+from fedsim.federation.server import CaptureWriter
 from fedsim.local import LocalResult, train
 from fedsim.models import entries
 from fedsim.truth import Truth
@@ -84,7 +84,7 @@ def test_the_observation_holds_what_was_trained(tmp_path, monkeypatch, share: st
         "victims": {"rounds": [1], "clients": 1},
     }
     sent, result = client(share)
-    recorder = Recorder(Plan(work), tmp_path)
+    recorder = CaptureWriter(Plan(work), tmp_path)
     truth = Truth(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), LABELS, {}, 1.0)
     recorder.capture(Capture(1, 0, sent, result.arrays, 2), truth)
     seen = observations.load(tmp_path, 1, 0, ThreatModel())

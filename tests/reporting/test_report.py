@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from PIL import Image
 
 from fedsim import table
-from fedsim.reporting import charts, figures, gallery, leaderboard, prose, report, strips
+from fedsim.reporting import charts, gallery, leaderboard, picture_grid, prose, report, strips
 from fedsim.reporting.verdicts import verdicts
 
 
@@ -170,13 +170,13 @@ def test_the_figure_is_a_png_of_the_panels(channels):
         originals, rebuilt = (np.full((VICTIMS, 8, 8, channels), level, np.uint8) for level in (0, 255))
         return originals, rebuilt
 
-    image = imread(io.BytesIO(figures.grid(make_results(), stack, victims=2, dpi=60)), format="png")
+    image = imread(io.BytesIO(picture_grid.grid(make_results(), stack, victims=2, dpi=60)), format="png")
     assert image.ndim == 3
     assert (image[..., :3].max(axis=2) == 0).any()  # the black originals
 
 
 def test_the_figure_says_that_there_is_nothing(pictures):
-    assert figures.grid(table.empty(), pictures).startswith(b"\x89PNG")
+    assert picture_grid.grid(table.empty(), pictures).startswith(b"\x89PNG")
 
 
 def strengths(results):

@@ -240,7 +240,7 @@ def test_the_salt_is_not_among_what_flower_writes_into_its_log(monkeypatch):
     work["federation"] |= {"rounds": 1, "clients_per_round": 2}
     plan = Plan(work, SALT)
     grid = SimpleNamespace(first=lambda clients: SimpleNamespace(partition_of={}))
-    server._train(grid, plan, server.Recorder(plan, None), plan.model().state_dict())
+    server._train(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict())
     assert SALT not in str(dict(started["train_config"]))
     monkeypatch.setattr(strategies[0].strategy, "configure_train", lambda round, arrays, config, grid: [])
     strategies[0].configure_train(1, ArrayRecord({}), started["train_config"], grid)

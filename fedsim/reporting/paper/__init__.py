@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fedsim.errors import BadInput
 from fedsim.files import write_bytes
-from fedsim.reporting import figures
+from fedsim.reporting import picture_grid
 from fedsim.reporting.gallery import Pictures
 from fedsim.reporting.leaderboard import build, labelled
 from fedsim.reporting.paper import plots
@@ -60,7 +60,7 @@ def draw(
     if format not in FORMATS:
         raise BadInput(f"--format {format}: no such format; there are {', '.join(FORMATS)}")
     with mpl.rc_context(RC):
-        grid = figures.pages(results, pictures, figures.WIDE if wide else figures.COLUMN)
+        grid = picture_grid.pages(results, pictures, picture_grid.WIDE if wide else picture_grid.COLUMN)
         yield _written("reconstructions", grid, directory, format, "there are no results yet")
         if results.is_empty():
             return
