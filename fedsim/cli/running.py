@@ -12,6 +12,7 @@ from click import Context
 from typer.core import TyperCommand
 
 from fedsim.cli.shell import ScenarioArgument, SetOption, app, err, out
+from fedsim.errors import BadInput
 
 if TYPE_CHECKING:
     from fedsim.api import Run
@@ -27,7 +28,16 @@ class OptionalSalt(TyperCommand):
         for place, (word, value) in enumerate(zip(args, [*args[1:], ""], strict=True)):
             if word == "--salt" and not re.fullmatch("[0-9a-fA-F]{32}", value):
                 args[place] = f"--salt={DRAW}"
+                self._digits_meant(ctx, args, place)
         return super().parse_args(ctx, args)
+
+    def _digits_meant(self, ctx: Context, args: list[str], place: int) -> None:
+        """Refuse a word after `--salt` that can only be meant as one: with it there is an argument too many."""
+        word = "".join(args[place + 1 : place + 2])
+        _, extra, _ = self.make_parser(ctx).parse_args(list(args))
+        if extra and word and not word.startswith("-"):
+            digits = "32 hexadecimal digits, or is left out to draw one"
+            raise BadInput(f"--salt {word}: not a salt; it has {digits}")
 
 
 @app.command(cls=OptionalSalt)

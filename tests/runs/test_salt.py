@@ -210,6 +210,15 @@ def test_a_bad_salt_on_the_command_line_is_one_line(tmp_path, word):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words", [["smoke", "--salt", "xyz"], ["--salt", "xyz", "smoke"]], ids=str)
+def test_a_bad_salt_after_a_space_names_the_option(tmp_path, words):
+    outcome = CliRunner().invoke(app, ["run", *words, "--out", str(tmp_path / "run")])
+    assert isinstance(outcome.exception, BadInput)
+    assert "--salt xyz" in str(outcome.exception)
+    assert "32 hexadecimal digits" in str(outcome.exception)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("salt", ["", SALT], ids=["unsalted", "salted"])
 def test_a_flower_client_trains_on_what_the_salt_says(salt, monkeypatch):
     monkeypatch.setenv(USER_PATH, "")  # the client sets it
