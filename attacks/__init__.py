@@ -29,7 +29,8 @@ The server knows the model it sent and the gradient that came back:
 """
 
 from attacks.base import Attack, NotApplicable, Reconstruction, create, get, names
-from attacks.observation import LocalTraining, Observation, ThreatModel
+from attacks.observation import Observation, ThreatModel
+from defenses.client.training import LocalTraining
 
 __all__ = [
     "Attack",

@@ -32,8 +32,19 @@ from attacks.precision import floor, rounding
 from attacks.recording import VICTIMS, Recorder, both
 from attacks.seeds import generator_for
 from attacks.step import Layout
-from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of
-from attacks.updates import attacker_copy, examples, observed_gradient, out_of_memory, trained_part
+from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of, noise_sites
+from attacks.updates import (
+    attacker_copy,
+    client_round,
+    examples,
+    observed_gradient,
+    order_of,
+    out_of_memory,
+    replayed,
+    trained_part,
+)
+from defenses.client.round import ORDER
+from defenses.client.training import LocalTraining
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +101,8 @@ class IterativeAttack(Attack):
 
         There are no labels where the attack does not require any.
         """
-        noise = {NOISE + path: value for path, value in self.known_noise(observation, setting).items()}
+        found = {**self.known_noise(observation, setting), **order_of(observation)}
+        noise = {NOISE + name: value for name, value in found.items()}
         return noise if labels is None else {"labels": labels, **noise}
 
     def run(
@@ -171,17 +183,11 @@ class IterativeAttack(Attack):
         start = _stack(starts, like)
         repeated = _stack([one for one in known for _ in range(self.restarts)], like)
         observed = _stack([victim.update for victim in attacked for _ in range(self.restarts)], like)
-        first, layout = attacked[0], Layout(start, composition.unknowns)
+        layout = Layout(start, composition.unknowns)
         try:
-            evaluator = choose(
-                setting.model,
-                composition.objective,
-                observed,
-                {**repeated, **layout.guess(layout.pack(start))},
-                list(start),
-                local=first.observation.local,
-                kind=first.kind,
-            )
+            assert setting.round is not None
+            guess = {**repeated, **layout.guess(layout.pack(start))}
+            evaluator = choose(setting.round, composition.objective, observed, guess, list(start))
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in attacked}
         # one for all restarts of a victim, wherever they start, so that their losses can be compared
@@ -282,7 +288,7 @@ class _Victim:
         mine, theirs = self.observation, other.observation
         return (
             (self.images, self.kind, self.update.keys()) == (other.images, other.kind, other.update.keys())
-            and (self.kind == "gradient" or mine.local == theirs.local)
+            and (mine.local, mine.batch_size, mine.defense) == (theirs.local, theirs.batch_size, theirs.defense)
             and (mine.input_shape, mine.mean, mine.std) == (theirs.input_shape, theirs.mean, theirs.std)
             and mine.state.keys() == theirs.state.keys()
             and all(v is theirs.state[n] or torch.equal(v, theirs.state[n]) for n, v in mine.state.items())
@@ -291,9 +297,15 @@ class _Victim:
 
 def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Setting:
     observation = victim.observation
-    example = torch.zeros(victim.images, *observation.input_shape)
+    local = observation.local or LocalTraining()
+    sizes = (victim.images,) if victim.kind == "gradient" else tuple(local.sizes(victim.images, observation.batch_size))
+    example = torch.zeros(sizes[0], *observation.input_shape)
     twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode, example=example)
     trains = threat_model.client_mode == "train"
+    round = client_round(observation, twin, victim.kind)
+    with replayed("replayed"):
+        sites = noise_sites(round, victim.images, observation.input_shape)
+    layers = noise_inputs(twin, sizes[0], observation.input_shape) if trains else {}
     return Setting(
         model=twin,
         images=victim.images,
@@ -301,8 +313,11 @@ def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Se
         input_shape=observation.input_shape,
         mean=observation.mean,
         std=observation.std,
-        noise_inputs=noise_inputs(twin, victim.images, observation.input_shape) if trains else {},
+        noise_inputs={**layers, **{name: shape for name, (_, shape) in sites.items()}},
         matched=tuple(name for name, _ in twin.named_parameters() if name in victim.update),
+        round=round,
+        sizes=sizes,
+        defense_sites={name: site for name, (site, _) in sites.items()},
     )
 
 
@@ -331,7 +346,7 @@ def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction
         images=guess["images"].clamp(-mean / std, (1 - mean) / std),  # an image, whatever the search went through
         loss=solution.loss[problem].item(),
         labels=guess["labels"].argmax(dim=-1) if "labels" in guess else victim.labels,
-        noise=noise_of(guess) or None,
+        noise={name: value for name, value in noise_of(guess).items() if name != ORDER} or None,
         iterations=int(solution.iterations[problem]),
         stopped=solution.stopped[problem],
         losses=solution.curves[problem],

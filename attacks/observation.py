@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from defenses.client.training import LocalTraining
+
 Tensors = Mapping[str, Tensor]
 
 OF_LABELS = 0
@@ -46,16 +48,6 @@ class ThreatModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalTraining:
-    """How a client computes its update: `steps` plain SGD steps of `batch_size` fresh examples each."""
-
-    steps: int = 1
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Observation:
     """One client's reply in one round, as the server received it.
 
@@ -71,9 +63,13 @@ class Observation:
         buffers: the buffers the client returned (batch-norm statistics), empty if none.
         batch_size: images per local step, if granted; None where it is not. By default as many as there are labels for,
             or one.
+        examples: how many distinct images the client trained on, where that does not follow from its local training:
+            of a client that trains for epochs all that it has, which it reports to be weighted by. None: it follows.
         local: the local training, if granted.
-        labels: (steps * batch_size,) int64 class indices, if granted.
-        noise: what each stochastic layer drew, (steps * batch_size, ...) by module path, if granted (an oracle).
+        order: the order in which epochs took the examples, (epochs * examples,) int64, if granted.
+        labels: (images,) int64 class indices, of the steps' batches one after the other, if granted.
+        noise: what was drawn, one tensor a random site (see `defenses.client.site`), if granted (an oracle): of a
+            dropout layer (images, ...) by its module path.
         public: (N, C, H, W) public images in normalised units, if granted.
         defense: the client's defenses as `{"name": ..., **parameters}`, if granted.
         round, client: where it was seen; they seed the attack's own randomness and nothing else.
@@ -89,7 +85,9 @@ class Observation:
     std: tuple[float, ...]
     buffers: Tensors = field(default_factory=dict)
     batch_size: int | None = OF_LABELS
+    examples: int | None = None
     local: LocalTraining | None = field(default_factory=LocalTraining)
+    order: Tensor | None = None
     labels: Tensor | None = None
     noise: Tensors | None = None
     public: Tensor | None = None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attacks.objectives import Objective
 from attacks.observation import Observation
+from attacks.updates import observed_gradient
 
 COMPUTED = 8
 """Units in the last place by which a simulated gradient is wrong."""
@@ -24,12 +25,15 @@ def rounding(observation: Observation) -> dict[str, Tensor]:
     eps = torch.finfo(getattr(torch, observation.precision)).eps  # a last place is eps / 2 to eps of a number
     if observation.kind == "gradient":
         return {name: eps**2 / 24 * value.double().square().sum() for name, value in observation.update.items()}
-    local = observation.local
-    per_step = local.learning_rate if local is not None and local.steps == 1 else 1.0
-    return {
-        name: (eps / per_step) ** 2 / 24 * (observation.state[name].double() + delta).square().sum()
-        for name, delta in observation.update.items()
-    }
+    ulps = {name: eps * (observation.state[name].double() + delta) for name, delta in observation.update.items()}
+    still = {name: torch.zeros_like(value) for name, value in ulps.items()}
+    if observed_gradient(observation) is not None and observation.local is not None:  # it is linear in the delta
+        start = {name: observation.state[name].double() for name in ulps}
+        moved, kept = (observation.local.first_gradient(change, start) for change in (ulps, still))
+        assert moved is not None
+        assert kept is not None
+        ulps = {name: value - kept[name] for name, value in moved.items()}
+    return {name: value.square().sum() / 24 for name, value in ulps.items()}
 
 
 def floor(

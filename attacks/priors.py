@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import vmap
 
 from attacks.unknowns import Guess, noise_of
-from defenses.stochastic import StochasticLayer, stochastic_layers
+from defenses.client.site import Site
 
 
 class Prior(Protocol):
@@ -41,24 +41,24 @@ class TotalVariation:
 
 
 class DropRate:
-    """As many units are dropped as the rate says: each stochastic layer's own `penalty` of its noise, summed.
+    """As many units are dropped as the rate says: each random site's own `penalty` of its noise, summed.
 
     For dropout that is `|(1 - mean(m)) - p|` (Scheliga et al., AAAI 2023).
 
     Args:
-        known: the layers whose noise is known: there is nothing to believe about them.
+        sites: all of which a guess may hold a noise, by name.
+        known: the sites whose noise is known: there is nothing to believe about them.
     """
 
-    def __init__(self, weight: float, model: nn.Module, *, known: Collection[str] = ()) -> None:
+    def __init__(self, weight: float, sites: Mapping[str, Site], *, known: Collection[str] = ()) -> None:
         self.weight = weight
-        layers = stochastic_layers(model)
-        self.layers: Mapping[str, StochasticLayer] = {path: v for path, v in layers.items() if path not in known}
+        self.sites: Mapping[str, Site] = {path: site for path, site in sites.items() if path not in known}
 
     def __call__(self, guess: Guess) -> Tensor:
-        noise = {path: value for path, value in noise_of(guess).items() if path in self.layers}
+        noise = {path: value for path, value in noise_of(guess).items() if path in self.sites}
         return self.weight * vmap(self._penalty)(guess["images"], noise)
 
     def _penalty(self, images: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Of one problem; zero, of the images' dtype, where nothing is drawn."""
-        penalties = (self.layers[path].penalty(value) for path, value in noise.items())
+        penalties = (self.sites[path].penalty(value) for path, value in noise.items())
         return sum(penalties, start=images.new_zeros(()))

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from attacks.base import Reconstruction
 from attacks.closed_form.base import ClosedForm, Puzzle
-from attacks.updates import observed_gradient, simulate
+from attacks.updates import client_round, observed_gradient
+from defenses.client.round import replay
 
 WORTH = 2.0
 """The F value of an image that is worth more than its noise: chance gives 1."""
@@ -92,6 +93,6 @@ def _mismatch(puzzle: Puzzle, image: Tensor, answer: Reconstruction) -> float:
     noise = {path: value.to(like) for path, value in (answer.noise or {}).items()}
     assert answer.labels is not None  # the attacks that optimise here know or infer them
     labels = answer.labels.to(like.device)
-    made = simulate(model, observation.state, image.to(like), labels, noise, local=observation.local, kind=kind)
+    made = replay(client_round(observation, model, kind), observation.state, image.to(like), labels, noise).update
     mine, seen = (torch.cat([one[name].double().flatten().cpu() for name in target]) for one in (made, target))
     return 1 - float(torch.cosine_similarity(mine, seen, dim=0)) ** 2

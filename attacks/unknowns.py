@@ -4,7 +4,8 @@ A *guess* holds everything that determines a client's update, by name, for N pro
 
     images          (N, B, C, H, W)
     labels          (N, B) class indices, or (N, B, K) probabilities
-    noise.<path>    (N, B, ...) for each stochastic layer
+    noise.<site>    (N, ...) for each random site, its draws of all steps (see `defenses.client.site`): of a dropout
+                    layer (N, B, ...), by its module path
 
 Some of it the attacker knows; each unknown stands for one or more of the other names. What is optimised need not
 be that value itself: it may be anything that the value is a function of.
@@ -14,14 +15,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacks.base import NotApplicable
-from defenses.stochastic import StochasticLayer, set_stochastic, stochastic_layers
+from defenses.client.round import ClientRound, replay
+from defenses.client.site import Site, Source, joined
+from defenses.stochastic import StochasticLayer, drawing, set_stochastic, stochastic_layers
 
 Guess = Mapping[str, Tensor]
 Draw = Callable[[str], torch.Generator]
@@ -31,7 +34,7 @@ NOISE = "noise."
 
 
 def noise_of(guess: Guess) -> dict[str, Tensor]:
-    """The noise in a guess, by module path."""
+    """The noise in a guess, by site."""
     return {name.removeprefix(NOISE): value for name, value in guess.items() if name.startswith(NOISE)}
 
 
@@ -45,8 +48,12 @@ class Setting:
         classes: how many the model tells apart, K.
         input_shape: (C, H, W).
         mean, std: per channel.
-        noise_inputs: the input shape (B, ...) of each stochastic layer that draws.
+        noise_inputs: the shape of what each structural random site acts on in one step: of a stochastic layer that
+            draws, of its input (examples of the step, ...).
         matched: the parameters that the observed updates hold, in the model's order.
+        round: the client's round as far as it is known; by default one step of an undefended client.
+        sizes: how many examples each step has; by default one step has them all.
+        defense_sites: the sites among `noise_inputs` that are no layers of the model.
     """
 
     model: nn.Module
@@ -57,6 +64,14 @@ class Setting:
     std: tuple[float, ...]
     noise_inputs: Mapping[str, torch.Size]
     matched: tuple[str, ...]
+    round: ClientRound | None = None
+    sizes: tuple[int, ...] = ()
+    defense_sites: Mapping[str, Site] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """All random sites that an attack may have an opinion of."""
+        return {**stochastic_layers(self.model), **self.defense_sites}
 
 
 class Unknown(ABC):
@@ -134,27 +149,59 @@ class SoftLabels(Unknown):
 
 
 class Noise(Unknown):
-    """What the stochastic layers drew: from their own distribution, by the raw gradient, in their relaxed set."""
+    """What the random sites drew: from their own distribution, by the raw gradient, in their relaxed set."""
 
     def __init__(self, setting: Setting) -> None:
         self.inputs = setting.noise_inputs
-        self.layers: Mapping[str, StochasticLayer] = stochastic_layers(setting.model)
+        self.sizes = setting.sizes or (setting.images,)
+        self.sites = setting.sites
 
     def owns(self, name: str) -> bool:
         return name.startswith(NOISE)
 
     def start(self, draw: Draw) -> dict[str, Tensor]:
-        def drawn(path: str, shape: torch.Size) -> Tensor:
-            layer = self.layers[path]
-            return layer.relax(layer.sample(torch.zeros(shape), draw(NOISE + path)))
-
-        return {NOISE + path: drawn(path, shape) for path, shape in self.inputs.items()}
+        return {NOISE + name: self._drawn(name, shape, draw(NOISE + name)) for name, shape in self.inputs.items()}
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient
 
     def project(self, name: str, value: Tensor) -> Tensor:
-        return self.layers[name.removeprefix(NOISE)].project(value)
+        return self.sites[name.removeprefix(NOISE)].project(value)
+
+    def _drawn(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        site = self.sites[name]
+        if "example" in site.axes:  # all at once, as one step of as many examples
+            return site.relax(site.sample(torch.zeros(sum(self.sizes), *shape[1:]), generator))
+        steps = self.sizes if "step" in site.axes else self.sizes[:1]
+        draws = [site.relax(site.sample(torch.zeros(shape), generator)) for _ in steps]
+        return joined(draws, site.axes)
+
+
+def noise_sites(
+    round: ClientRound, images: int, input_shape: tuple[int, int, int]
+) -> dict[str, tuple[Site, torch.Size]]:
+    """The structural sites of a known defense that draw in a round, and the shape of what each acts on in one step."""
+    if not round.defense.draws:
+        return {}
+    like = next(round.model.parameters())
+    tracer = _Tracer()
+    state = {name: value.detach() for name, value in round.model.named_parameters()}
+    blank = torch.zeros(images, *input_shape, dtype=like.dtype, device=like.device)
+    labels = torch.zeros(images, dtype=torch.int64, device=like.device)
+    replay(round, state, blank, labels, source=tracer)
+    return {name: found for name, found in tracer.found.items() if ":" in name}
+
+
+class _Tracer(Source):
+    """Leaves everything at rest, and notes which structural sites were asked for."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[Site, torch.Size]] = {}
+
+    def draw(self, name: str, site: Site, x: Tensor) -> Tensor | None:
+        if site.structural:
+            self.found.setdefault(name, (site, x.shape))
+        return site.rest(x)
 
 
 def noise_inputs(model: nn.Module, images: int, input_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
@@ -165,23 +212,22 @@ def noise_inputs(model: nn.Module, images: int, input_shape: tuple[int, int, int
     """
     shapes: dict[str, list[torch.Size]] = {path: [] for path in stochastic_layers(model)}
     drew: set[str] = set()
-    handles = []
 
-    def watch(path: str, layer: StochasticLayer) -> None:
-        layer._observer = lambda noise: drew.add(path)
-        handles.append(layer.register_forward_pre_hook(lambda layer, inputs: shapes[path].append(inputs[0].shape)))
+    def note(path: str, layer: StochasticLayer, x: Tensor) -> Tensor:
+        drew.add(path)
+        return layer.sample(x)
+
+    def watch(path: str) -> Callable[..., None]:
+        return lambda layer, inputs: shapes[path].append(inputs[0].shape)
 
     layers = stochastic_layers(model)
-    for path, layer in layers.items():
-        watch(path, layer)
+    handles = [layer.register_forward_pre_hook(watch(path)) for path, layer in layers.items()]
     set_stochastic(model, True)
     like = next(model.parameters())
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), drawing(model, note):
         own = {name: value.clone() for name, value in model.named_buffers()}  # a forward pass may count in them
         functional_call(model, own, (torch.zeros(images, *input_shape, dtype=like.dtype, device=like.device),))
     set_stochastic(model, False)
-    for layer in layers.values():
-        layer._observer = None
     for handle in handles:
         handle.remove()
     for path in drew:

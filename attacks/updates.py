@@ -1,7 +1,7 @@
-"""The client's computation as a function: one gradient, or several local steps, differentiable in everything.
+"""An attacker's picture of the client: a copy of the model to replay its round with, and what an update says of it.
 
-An attack is only as good as its simulation of the client: same loss reduction, same mode, same buffers. Everything here
-is a pure function of tensors, so that `torch.func` can differentiate it and `vmap` can run it for many clients at once.
+An attack is only as good as its simulation of the client: same loss reduction, same mode, same buffers. So it replays
+the very round that an honest client plays (`defenses.client.round`), as far as it is granted to know it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
-from torch.nn import functional as F
 
 from attacks.base import NotApplicable
-from attacks.kernels import by_formula, start_recurrences
 from attacks.observation import LocalTraining, Observation
-from defenses.stochastic import Inexplicit, convert, refuse_hidden, set_stochastic, stochastic_layers
+from defenses import compose
+from defenses.client.kernels import start_recurrences
+from defenses.client.round import ORDER, ClientRound, replay
+from defenses.stochastic import Inexplicit, convert, refuse_hidden, set_stochastic
 
 Tensors = Mapping[str, Tensor]
 
@@ -116,38 +116,24 @@ def load_state(model: nn.Module, state: Tensors) -> None:
     model.load_state_dict(dict(state), strict=True)
 
 
-def gradient(
-    model: nn.Module,
-    parameters: Tensors,
-    buffers: Tensors,
-    images: Tensor,
-    labels: Tensor,
-    noise: Tensors | None = None,
-) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy over a batch.
+def client_round(
+    observation: Observation, twin: nn.Module, kind: Literal["gradient", "delta"] | None = None
+) -> ClientRound:
+    """The client's round as far as this attacker knows it: what is not granted is not there.
 
     Args:
-        parameters: what to differentiate with respect to, by name.
-        buffers: the rest of the state, by name; what is absent is taken from the model.
-        images: (B, C, H, W).
-        labels: (B,) class indices, or (B, K) probabilities.
-        noise: (B, ...) by module path, put in place of what those stochastic layers would draw.
-
-    Raises:
-        ValueError: a name that the model does not have (`functional_call` would ignore it in silence).
+        twin: an `attacker_copy`.
+        kind: what is simulated; by default as it was sent.
     """
-    substituted = {f"{path}.noise": value for path, value in (noise or {}).items()}
-    _check_names(model, parameters, buffers, noise or {})
-
-    state = {**dict(model.named_buffers()), **buffers}
-
-    def loss(parameters: Tensors) -> Tensor:
-        own = {name: value.clone() for name, value in state.items()}  # a forward pass may count in them
-        with by_formula(model):
-            logits = functional_call(model, {**own, **parameters, **substituted}, (images,))
-        return F.cross_entropy(logits, labels)
-
-    return dict(grad(loss)(dict(parameters)))
+    share = kind or observation.kind
+    local = observation.local or LocalTraining()
+    return ClientRound(
+        model=twin,
+        local=replace(local, steps=1, epochs=None) if share == "gradient" else local,
+        defense=compose([dict(spec) for spec in observation.defense or ()]),
+        share=share,
+        batch_size=observation.batch_size,
+    )
 
 
 def simulate(
@@ -160,7 +146,7 @@ def simulate(
     local: LocalTraining | None = None,
     kind: Literal["gradient", "delta"] = "gradient",
 ) -> dict[str, Tensor]:
-    """The update that a client sends: its gradient, or the change of its weights over its local SGD steps.
+    """The update that an undefended client sends, differentiable in images, labels (probabilities) and noise.
 
     Args:
         model: gives the computation, e.g. an `attacker_copy`; its own weights are not used.
@@ -168,36 +154,18 @@ def simulate(
         images: (steps * B, C, H, W): the batches of the steps one after the other. labels and noise likewise.
         local: the local training; needed for `kind="delta"`.
         kind: `gradient`, or `delta`: returned weights minus sent weights.
-
-    Returns:
-        Tensors by parameter name, differentiable in images, labels (if they are probabilities) and noise.
     """
-    names = dict(model.named_parameters())
-    start = {name: state[name] for name in names if name in state}
-    own_buffers = {name for name, _ in model.named_buffers()}
-    buffers = {name: value for name, value in state.items() if name in own_buffers}
-    noise = noise or {}
-    if kind == "gradient":
-        return gradient(model, start, buffers, images, labels, noise)
-    if local is None:
+    if local is None and kind == "delta":
         raise ValueError("a weight delta cannot be simulated without the local training")
-    if len(images) % local.steps:
-        raise ValueError(f"{len(images)} images cannot be split over {local.steps} local steps")
-    size = len(images) // local.steps
-    weights = dict(start)
-    velocity: dict[str, Tensor] = {}
-    for step in range(local.steps):
-        part = slice(step * size, (step + 1) * size)
-        noise_now = {path: value[part] for path, value in noise.items()}
-        grads = gradient(model, weights, buffers, images[part], labels[part], noise_now)
-        grads = {name: value + local.weight_decay * weights[name] for name, value in grads.items()}
-        velocity = {name: local.momentum * velocity[name] + g if step else g for name, g in grads.items()}
-        weights = {name: value - local.learning_rate * velocity[name] for name, value in weights.items()}
-    return {name: weights[name] - start[name] for name in start}
+    training = local if local is not None and kind == "delta" else LocalTraining()
+    return replay(ClientRound(model=model, local=training, share=kind), state, images, labels, noise).update
 
 
 def observed_gradient(observation: Observation) -> dict[str, Tensor] | None:
-    """The update as a gradient: itself, or the one that a single plain SGD step reveals. None for several steps.
+    """The update as a gradient: itself, or the one that a single step reveals, to a factor if the client clipped it.
+
+    None where it reveals none: of several steps, of an optimizer that keeps it to itself, or where a defense that is
+    known changed what is no multiple of a gradient.
 
     Raises:
         NotApplicable: a weight delta whose local training is not granted.
@@ -207,28 +175,60 @@ def observed_gradient(observation: Observation) -> dict[str, Tensor] | None:
     local = observation.local
     if local is None:
         raise NotApplicable("a weight delta needs local_training known")
-    if local.steps != 1:
+    if local_steps(observation) != 1:
         return None
-    return {
-        name: -delta / local.learning_rate - local.weight_decay * observation.state[name].to(delta)
-        for name, delta in observation.update.items()
-    }
+    start = {name: observation.state[name] for name in observation.update}
+    defense = compose([dict(spec) for spec in observation.defense or ()])
+    if defense.changes_update:
+        still = local.first_gradient({name: torch.zeros_like(value) for name, value in start.items()}, start)
+        if still is None or any(bool(value.any()) for value in still.values()):
+            return None
+        if not (defense.keeps_direction or defense.selects_only):
+            return None
+    return local.first_gradient(observation.update, start)
 
 
 def local_steps(observation: Observation) -> int:
-    """How many local steps the update is made of; a gradient is one."""
+    """How many local steps the update is made of; a gradient is one.
+
+    Raises:
+        NotApplicable: the local training, or what it takes to count its steps, is not granted.
+    """
     if observation.kind == "gradient":
         return 1
-    if observation.local is None:
+    local = observation.local
+    if local is None:
         raise NotApplicable("a weight delta needs local_training known")
-    return observation.local.steps
+    if local.epochs is None:
+        return local.steps
+    if observation.batch_size is None:
+        raise NotApplicable("needs batch_size known")
+    return local.count(examples(observation), observation.batch_size)
 
 
 def examples(observation: Observation) -> int:
-    """How many images the client trained on, steps * batch_size. Raises NotApplicable where that is not granted."""
+    """How many distinct images the client trained on. Raises NotApplicable where that is not granted."""
     if observation.batch_size is None:
         raise NotApplicable("needs batch_size known")
+    local = observation.local
+    if observation.kind == "delta" and local is not None and local.epochs is not None:
+        if observation.examples is None:
+            raise NotApplicable("needs to be told how many examples the client's epochs went through")
+        return observation.examples
     return local_steps(observation) * observation.batch_size
+
+
+def order_of(observation: Observation) -> dict[str, Tensor]:
+    """The order in which epochs took the examples, under its name among what is drawn; nothing of fresh batches.
+
+    Raises:
+        NotApplicable: there is one, and it is not granted.
+    """
+    if observation.kind == "gradient" or observation.local is None or observation.local.epochs is None:
+        return {}
+    if observation.order is None:
+        raise NotApplicable("the order in which the client's epochs took its examples is not known")
+    return {ORDER: observation.order}
 
 
 def trained_part(observation: Observation, model: nn.Module) -> Observation:
@@ -269,11 +269,3 @@ def trained_part(observation: Observation, model: nn.Module) -> Observation:
 def lacks(what: str) -> str:
     """Why an attack declines an update without `what`, once `trained_part` has looked at it."""
     return f"the update lacks {what}: zero (as below a head initialised with zeros), not trained, or not shared"
-
-
-def _check_names(model: nn.Module, parameters: Tensors, buffers: Tensors, noise: Tensors) -> None:
-    own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
-    unknown = (parameters.keys() | buffers.keys()) - own
-    unknown |= noise.keys() - stochastic_layers(model).keys()
-    if unknown:
-        raise ValueError(f"the model has no {', '.join(sorted(unknown))}")

@@ -1,12 +1,22 @@
 """The contract of a defense: a few hooks into a client's round, each optional, and the registry.
 
-A client's round runs the hooks in this order:
+A client's round (`defenses.client.round`) runs the hooks in this order:
 
     model_overrides        before anything is built: keys of the scenario's `model` block that it replaces
-    on_model               once, when the client has built its model
+    on_model               once, wherever the model is built: by the client, the server and the attacker
     on_batch               per local step: the images and labels that are trained on
-    gradient               per local step: replaces the plain gradient (DP-SGD does); at most one of a composition may
+    loss_term              per local step: what is added to the loss
+    gradient               per local step: the gradient from those of the examples (DP-SGD); at most one of a
+                           composition may replace the plain one
     on_update              once: what leaves the client (the gradient, or the weight delta)
+
+Each is a function of its input and of what it draws: `turn.draw(name, site, x)` gives the noise of a random site (see
+`defenses.client.site`), drawn where the client plays, given where an attacker replays. The same functions are the
+attacker's picture of the defense, as far as the threat model grants it to know the defense:
+
+    surrogate              in place of `on_update`, where its own derivative is zero
+    selection              which entries of the observed update still say anything
+    keeps_direction        that `on_update` does no more than scale the update
 
 Adding a defense is one file with one class:
 
@@ -17,25 +27,61 @@ Adding a defense is one file with one class:
         def __init__(self, *, step: float = 1e-3) -> None:
             self.step = step
 
-        def on_update(self, update, *, generator):
+        def on_update(self, update, *, turn):
             return {name: (value / self.step).round() * self.step for name, value in update.items()}
+
+        def surrogate(self, update, *, turn):
+            return update  # rounding has no derivative
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from defenses.client.site import Site
 from defenses.registry import Registry
 
 Tensors = dict[str, Tensor]
-GradientFunction = Callable[[nn.Module, Tensor, Tensor], Tensors]
+Memory = dict[str, Tensor]
+PerExample = Callable[[], tuple[Tensors, Tensor]]
+"""The gradients (B, ...) of the examples of a batch by parameter name, and their losses (B,)."""
 
 _registry: Registry[Defense]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A defense's turn in a round: where its noise comes from, and what it remembers of the client's last round.
+
+    Args:
+        source: of the noise, by the full name of a site.
+        memory: tensors by name, to read and to write.
+        part: which part of a composition it is; its sites and its memory are named `part:name`.
+    """
+
+    source: Callable[[str, Site, Tensor], Tensor | None]
+    memory: Memory = field(default_factory=dict)
+    part: str = ""
+
+    def of(self, part: str) -> Turn:
+        return replace(self, part=part)
+
+    def draw(self, name: str, site: Site, x: Tensor) -> Tensor:
+        """The noise of a site, for what it acts on; what the site has at rest where it is not known."""
+        noise = self.source(f"{self.part}:{name}", site, x)
+        assert noise is not None, "a defense's site has something at rest"
+        return noise
+
+    def remembered(self, name: str, otherwise: Tensor) -> Tensor:
+        """What was remembered in the client's last round."""
+        return self.memory.get(f"{self.part}:{name}", otherwise)
+
+    def remember(self, name: str, value: Tensor) -> None:
+        self.memory[f"{self.part}:{name}"] = value
 
 
 @dataclass(frozen=True)
@@ -51,29 +97,50 @@ class Defense:
     """Base of all defenses: every hook does nothing until a subclass overrides it.
 
     Constructor parameters are keyword-only; they become the keys that a scenario may set. Bad values raise ValueError.
+
+    Class attributes:
+        draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
+        keeps_direction: `on_update` multiplies the update by a positive number, and does nothing else.
     """
 
     name: ClassVar[str] = ""
+    draws: ClassVar[bool] = False
+    keeps_direction: ClassVar[bool] = False
 
     def model_overrides(self) -> dict[str, Any]:
         """Keys of the scenario's model block that this defense replaces, e.g. `{"dropout": 0.5}`."""
         return {}
 
     def on_model(self, model: nn.Module) -> nn.Module:
-        """The client's model, changed or replaced. Raises ValueError naming a module that it cannot handle."""
+        """The model, changed or replaced. Raises ValueError naming a module that it cannot handle.
+
+        New parameters are initialised from torch's global generator, which whoever builds the model has seeded.
+        """
         return model
 
-    def on_batch(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in normalised units and labels (B,), as they will be trained on."""
+    def on_batch(self, images: Tensor, labels: Tensor, *, turn: Turn) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in normalised units and labels, (B,) or (B, K), as they will be trained on."""
         return images, labels
 
-    def gradient(self, model: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensors:
-        """The gradient of one local step by parameter name, in place of the plain one."""
+    def loss_term(self, model: nn.Module) -> Tensor | float:
+        """What is added to the loss, given the model after its forward pass."""
+        return 0.0
+
+    def gradient(self, per_example: PerExample, *, turn: Turn) -> tuple[Tensors, Tensor]:
+        """The gradient of one local step by parameter name, in place of the plain one, and the loss."""
         raise NotImplementedError
 
-    def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
+    def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
         """What leaves the client: tensors by parameter name, same names and shapes."""
         return update
+
+    def surrogate(self, update: Tensors, *, turn: Turn) -> Tensors:
+        """A differentiable picture of `on_update`, for attacks that know the defense: the function itself."""
+        return self.on_update(update, turn=turn)
+
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Which entries of an observed update still say anything, as masks (bool); None: all of them."""
+        return None
 
     def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
         """The privacy that `steps` local steps of `batch_size` out of `examples` spend, if it accounts for any."""
@@ -84,9 +151,35 @@ class Defense:
         return type(self).gradient is not Defense.gradient
 
     @property
+    def changes_model(self) -> bool:
+        return type(self).on_model is not Defense.on_model
+
+    @property
+    def changes_batch(self) -> bool:
+        return type(self).on_batch is not Defense.on_batch
+
+    @property
+    def changes_loss(self) -> bool:
+        return type(self).loss_term is not Defense.loss_term
+
+    @property
+    def changes_update(self) -> bool:
+        return type(self).on_update is not Defense.on_update
+
+    @property
+    def selects(self) -> bool:
+        """Whether it says which entries of an update to look at."""
+        return type(self).selection is not Defense.selection
+
+    @property
+    def selects_only(self) -> bool:
+        """Whether what it lets through of an update is, to a factor, as it was."""
+        return self.selects
+
+    @property
     def declarative(self) -> bool:
         """True where the defense is wholly expressed by its `model_overrides` (or is `none`)."""
-        hooks = ("on_model", "on_batch", "gradient", "on_update")
+        hooks = ("on_model", "on_batch", "loss_term", "gradient", "on_update")
         return all(getattr(type(self), hook) is getattr(Defense, hook) for hook in hooks)
 
 
@@ -94,45 +187,100 @@ class Composition(Defense):
     """Several defenses, one after the other. The order is the order of the list."""
 
     def __init__(self, parts: Sequence[Defense]) -> None:
-        self.parts = list(parts)
-        replacing = [part.name for part in self.parts if part.replaces_gradient]
+        self.parts: dict[str, Defense] = {}
+        for part in parts:
+            count = sum(known.name == part.name for known in self.parts.values())
+            self.parts[f"{part.name}#{count + 1}" if count else part.name] = part
+        replacing = [part.name for part in parts if part.replaces_gradient]
         if len(replacing) > 1:
             listed = " and ".join(replacing)
             raise ValueError(f"only one defense of a composition may replace the gradient, not {listed}")
 
     def model_overrides(self) -> dict[str, Any]:
-        return {key: value for part in self.parts for key, value in part.model_overrides().items()}
+        return {key: value for part in self.parts.values() for key, value in part.model_overrides().items()}
 
     def on_model(self, model: nn.Module) -> nn.Module:
-        for part in self.parts:
+        for part in self.parts.values():
             model = part.on_model(model)
         return model
 
-    def on_batch(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        for part in self.parts:
-            images, labels = part.on_batch(images, labels, generator=generator)
+    def on_batch(self, images: Tensor, labels: Tensor, *, turn: Turn) -> tuple[Tensor, Tensor]:
+        for key, part in self.parts.items():
+            images, labels = part.on_batch(images, labels, turn=turn.of(key))
         return images, labels
 
-    def gradient(self, model: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensors:
-        part = next(part for part in self.parts if part.replaces_gradient)
-        return part.gradient(model, images, labels, generator=generator)
+    def loss_term(self, model: nn.Module) -> Tensor | float:
+        return sum((part.loss_term(model) for part in self.parts.values()), start=0.0)
 
-    def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
-        for part in self.parts:
-            update = part.on_update(update, generator=generator)
+    def gradient(self, per_example: PerExample, *, turn: Turn) -> tuple[Tensors, Tensor]:
+        key, part = next((key, part) for key, part in self.parts.items() if part.replaces_gradient)
+        return part.gradient(per_example, turn=turn.of(key))
+
+    def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
+        for key, part in self.parts.items():
+            update = part.on_update(update, turn=turn.of(key))
         return update
 
+    def surrogate(self, update: Tensors, *, turn: Turn) -> Tensors:
+        """Of the last part that selects, nothing is left to simulate: what it keeps is compared, as it is."""
+        for key, part in self.parts.items():
+            if part is not self._selecting:
+                update = part.surrogate(update, turn=turn.of(key))
+        return update
+
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        return self._selecting.selection(observed) if self._selecting is not None else None
+
     def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
-        found = [part.accounting(steps=steps, batch_size=batch_size, examples=examples) for part in self.parts]
+        found = [part.accounting(steps=steps, batch_size=batch_size, examples=examples) for part in self.parts.values()]
         return next((accounting for accounting in found if accounting is not None), None)
 
     @property
+    def _selecting(self) -> Defense | None:
+        """The last part that changes the update, if it says which entries to look at; others are replayed."""
+        changing = [part for part in self.parts.values() if part.changes_update]
+        return changing[-1] if changing and changing[-1].selects else None
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return any(part.draws for part in self.parts.values())
+
+    @property
+    def keeps_direction(self) -> bool:  # type: ignore[override]
+        return all(part.keeps_direction or not part.changes_update for part in self.parts.values())
+
+    @property
     def replaces_gradient(self) -> bool:
-        return any(part.replaces_gradient for part in self.parts)
+        return any(part.replaces_gradient for part in self.parts.values())
+
+    @property
+    def changes_model(self) -> bool:
+        return any(part.changes_model for part in self.parts.values())
+
+    @property
+    def changes_batch(self) -> bool:
+        return any(part.changes_batch for part in self.parts.values())
+
+    @property
+    def changes_loss(self) -> bool:
+        return any(part.changes_loss for part in self.parts.values())
+
+    @property
+    def changes_update(self) -> bool:
+        return any(part.changes_update for part in self.parts.values())
+
+    @property
+    def selects(self) -> bool:
+        return self._selecting is not None
+
+    @property
+    def selects_only(self) -> bool:
+        others = [part for part in self.parts.values() if part is not self._selecting]
+        return self.selects and all(part.keeps_direction or not part.changes_update for part in others)
 
     @property
     def declarative(self) -> bool:
-        return all(part.declarative for part in self.parts)
+        return all(part.declarative for part in self.parts.values())
 
 
 _registry = Registry("defense", "defenses")

@@ -1,18 +1,20 @@
-"""A client's round: honest local training, with the hooks of its defense, on one machine and without Flower."""
+"""A client's round on one machine, without Flower: what it plays, and what it sends for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from defenses import Defense
-from defenses.stochastic import record
+from defenses.base import Memory
+from defenses.client.round import ClientRound, Played, play
+from defenses.client.site import Generators
+from defenses.client.training import LocalTraining
 from fedsim.models import entries
-from fedsim.random import generator_for, seed_torch
+from fedsim.random import generator_for
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,11 @@ class LocalResult:
     Args:
         arrays: what is sent, by the entries of the model's state: the gradient or the new weights of what was trained
             (tied weights under each of their names), frozen parameters as they came, and the buffers.
-        noise: what each stochastic layer drew, (steps * batch_size, ...) by module path.
-        loss: the mean of the training losses of the steps.
+        played: the round itself.
     """
 
     arrays: dict[str, Tensor]
-    noise: dict[str, Tensor]
-    loss: float
+    played: Played
 
 
 def train(
@@ -36,61 +36,60 @@ def train(
     images: Tensor,
     labels: Tensor,
     *,
-    local: dict[str, Any],
+    local: Mapping[str, Any],
     defense: Defense,
     seed: int,
     client: int,
     round: int,
+    memory: Memory | None = None,
+    additive: bool = False,
 ) -> LocalResult:
-    """Run one round's local training on `model`, which holds the weights that the server sent.
+    """Play one round on `model`, which holds the weights that the server sent.
 
     Args:
-        images: (steps * batch_size, C, H, W) in normalised units.
-        labels: (steps * batch_size,) class indices.
+        images: (N, C, H, W) in normalised units: of each step one after the other, or, with epochs, all of a client.
+        labels: (N,) class indices.
         local: the scenario's `federation.local` block.
-        defense: the client's defense, or composition of defenses.
+        defense: the client's defense, or composition of defenses; the model is as its `on_model` leaves it.
+        memory: what the defense remembers of the client's round before.
+        additive: whether additive noise is recorded.
 
-    The global generator is seeded from (seed, client, round) for the length of the call, so that whatever the model
-    draws (dropout masks, or a user's own layer) can be repeated, and does not depend on which process runs it.
+    All that is drawn follows from (seed, client, round) and the name of what draws it, so that it can be repeated, and
+    does not depend on which process runs it.
     """
-    generator = generator_for(seed, "defense", client=client, round=round)
-    model = defense.on_model(model)
     model.train(local["mode"] == "train")
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    sent = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimiser = torch.optim.SGD(parameters.values(), lr=local["learning_rate"])
-    losses: list[float] = []
-    gradient: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[]), record(model) as drawn:
-        seed_torch(seed, "noise", client=client, round=round)
-        for batch, targets in zip(images.split(local["batch_size"]), labels.split(local["batch_size"]), strict=True):
-            batch, targets = defense.on_batch(batch, targets, generator=generator)
-            optimiser.zero_grad()
-            if defense.replaces_gradient:
-                gradient = defense.gradient(model, batch, targets, generator=generator)
-                losses.append(float("nan"))
-            else:
-                loss = cross_entropy(model(batch), targets)
-                loss.backward()
-                losses.append(loss.item())
-                gradient = {name: _gradient_of(parameter) for name, parameter in parameters.items()}
-            for name, parameter in parameters.items():
-                parameter.grad = gradient[name].clone()
-            optimiser.step()
-    if local["share"] == "gradient":
-        changed = defense.on_update(gradient, generator=generator)
-    else:
-        delta = {name: parameter.detach() - sent[name] for name, parameter in parameters.items()}
-        delta = defense.on_update(delta, generator=generator)
-        changed = {name: sent[name] + value for name, value in delta.items()}
+    sent = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    played = play(
+        ClientRound(
+            model=model,
+            local=training(local),
+            defense=defense,
+            share="gradient" if local["share"] == "gradient" else "delta",
+            batch_size=local["batch_size"],
+        ),
+        sent,
+        images,
+        labels,
+        generators(seed, client=client, round=round),
+        memory,
+        additive=additive,
+    )
     names = entries.trained(model)
+    state = model.state_dict()
+    changed = played.update
+    if local["share"] == "weights":
+        changed = {name: sent[name] + value for name, value in changed.items()}
     arrays = {
-        entry: changed[names[entry]] if entry in names else value.detach().clone()
-        for entry, value in model.state_dict().items()
+        entry: changed[names[entry]] if entry in names else value.detach().clone() for entry, value in state.items()
     }
-    noise = {path: torch.cat(draws) for path, draws in drawn.items() if draws}
-    return LocalResult(arrays, noise, sum(losses) / len(losses))
+    return LocalResult(arrays, played)
 
 
-def _gradient_of(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
+def training(local: Mapping[str, Any]) -> LocalTraining:
+    """The local training that a scenario's `federation.local` block describes."""
+    return LocalTraining.from_dict({key: local[key] for key in LocalTraining.names() if key in local})
+
+
+def generators(seed: int, *, client: int, round: int) -> Generators:
+    """A generator for each random site and step of a client's round."""
+    return lambda site, step: generator_for(seed, "noise", client=client, round=round, site=site, step=step)

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Reconstruction
-from attacks.observation import LocalTraining, Observation, ThreatModel
-from attacks.updates import attacker_copy, local_steps, trained_part
+from attacks.observation import Observation, ThreatModel
+from attacks.updates import attacker_copy, examples, local_steps, trained_part
+from defenses.client.optimizers.sgd import SGD
+from defenses.client.training import LocalTraining
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Puzzle:
         """Raises NotApplicable for an update that cannot be used, or whose local training is not granted."""
         observation = trained_part(observation, model)
         steps = local_steps(observation)
-        images = None if observation.batch_size is None else steps * observation.batch_size
+        images = None if observation.batch_size is None else examples(observation)
+        if observation.kind == "delta" and observation.local is not None:
+            _refuse(observation.local)
         return cls(observation, threat_model, model, steps, images)
 
     @cached_property
@@ -73,7 +77,8 @@ class Puzzle:
             return update
         local = self.observation.local
         assert local is not None  # or `local_steps` had declined
-        return -(update - (_kept(local) - 1) * self.weight(name)) / local.learning_rate
+        kept, pushed = _linear(local, self.steps)
+        return -(update - (kept - 1) * self.weight(name)) / pushed
 
     def weight(self, name: str) -> Tensor:
         """A parameter that the server sent, in float64."""
@@ -122,13 +127,26 @@ def _dtype(observation: Observation) -> torch.dtype:
     return next(iter(observation.update.values())).dtype
 
 
-def _kept(local: LocalTraining) -> float:
-    """The share of the sent weights that is in the returned ones, apart from gradients: what weight decay leaves.
+def _refuse(local: LocalTraining) -> None:
+    """Raise NotApplicable unless the delta is a sum of multiples of the steps' gradients and of the weights sent."""
+    if not isinstance(local.optimizer, SGD):
+        raise NotApplicable(f"{local.optimizer.name} does not add up gradients: what it sends does not reveal them")
+    if local.clip_value is not None:
+        raise NotApplicable("the entries of the client's gradients were clipped: they do not reveal what they were")
+
+
+def _linear(local: LocalTraining, steps: int) -> tuple[float, float]:
+    """The share of the sent weights that is in the returned ones, apart from gradients: what weight decay leaves; and
+    what the gradient of a single step was multiplied by.
 
     SGD is linear in the weights and the gradients, so this scalar recursion is the whole effect of the decay.
     """
+    optimizer = local.optimizer
+    assert isinstance(optimizer, SGD)
     kept, velocity = 1.0, 0.0
-    for _ in range(local.steps):
-        velocity = local.momentum * velocity + local.weight_decay * kept
-        kept -= local.learning_rate * velocity
-    return kept
+    for _ in range(steps):
+        decay = optimizer.weight_decay * kept
+        velocity = optimizer.momentum * velocity + decay
+        kept -= local.learning_rate * (decay + optimizer.momentum * velocity if optimizer.nesterov else velocity)
+    ahead = optimizer.momentum if optimizer.nesterov and steps == 1 else 0.0
+    return kept, local.learning_rate * (1 + ahead)

@@ -24,7 +24,7 @@ from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
 from attacks.closed_form.masks import Masks
 from attacks.labels import infer_labels
-from attacks.updates import gradient, replayed
+from attacks.updates import replayed, simulate
 
 _GRID = 24  # lengths of a sign, over three decades below the length of the longest image
 _VALLEYS = 3
@@ -149,7 +149,7 @@ class _Match:
 
     def _simulate(self, length: float) -> dict[str, Tensor]:
         with replayed("replayed"):
-            found = gradient(self.model, self.parameters, {}, length * self.direction, self.labels, self.noise)
+            found = simulate(self.model, self.parameters, length * self.direction, self.labels, self.noise)
         norm = _norm(found) or 1.0
         return {name: value.div_(norm) for name, value in found.items()}
 

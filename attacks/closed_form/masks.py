@@ -100,11 +100,14 @@ def zero_columns(observation: Observation, weight: str) -> Tensor:
     A weight that only decayed is where the rounding of its own arithmetic puts it, within two units in the last place.
     """
     update, local = observation.update[weight], observation.local
-    if observation.kind == "gradient" or local is None or local.weight_decay == 0:
+    if observation.kind == "gradient" or local is None:
         return (update == 0).all(dim=0)
-    sent = observation.state[weight].double()
-    decayed = -local.learning_rate * local.weight_decay * sent
-    rounding = 2 * torch.finfo(getattr(torch, observation.precision)).eps * sent.abs()
+    sent = {weight: observation.state[weight].double()}
+    none = {weight: torch.zeros_like(sent[weight])}
+    decayed = local.optimizer.update(none, local.optimizer.init(sent), sent, local.learning_rate)[0][weight]
+    if not decayed.any():
+        return (update == 0).all(dim=0)
+    rounding = 2 * torch.finfo(getattr(torch, observation.precision)).eps * sent[weight].abs()
     return ((update.double() - decayed).abs() <= rounding).all(dim=0)
 
 

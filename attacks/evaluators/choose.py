@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from attacks.evaluators.base import Evaluator
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit
 from attacks.objectives import Objective
-from attacks.observation import LocalTraining
 from attacks.unknowns import Guess
 from attacks.updates import replayed
+from defenses.client.round import ClientRound
 
 log = logging.getLogger(__name__)
 
 
 def choose(
-    model: nn.Module,
-    objective: Objective,
-    observed: Mapping[str, Tensor],
-    example: Guess,
-    unknowns: Sequence[str],
-    *,
-    local: LocalTraining | None = None,
-    kind: Literal["gradient", "delta"] = "gradient",
+    round: ClientRound, objective: Objective, observed: Mapping[str, Tensor], example: Guess, unknowns: Sequence[str]
 ) -> Evaluator:
-    """The fastest evaluator that is right for this model.
+    """The fastest evaluator that is right for this round.
 
     Ghost matching assumes that examples do not meet inside the model, and that weights are used by their own layers
     only. No inspection of modules can show that, so its answer is compared once with the general evaluator's. It works
@@ -39,21 +32,35 @@ def choose(
     Raises:
         NotApplicable: the general evaluator cannot serve the model either.
     """
-    general = General(model, objective, observed, local=local, kind=kind)
+    kept = _kept(round, observed)
+    general = General(round, objective, observed, kept=kept)
     with replayed("replayed"):
-        true = General(model, objective, _first(observed), local=local, kind=kind)(_first(example), unknowns)
-    if kind != "gradient" or objective.exact:
+        true = General(round, objective, _first(observed), kept=_kept(round, _first(observed)))(
+            _first(example), unknowns
+        )
+    if objective.exact:
         return general
     try:
-        ghost = Ghost(model, objective, observed, example)
+        ghost = Ghost(round, objective, observed, example, kept=kept)
         fits = _agrees(ghost(example, unknowns), true, unknowns)
     except (Unfit, RuntimeError) as reason:  # what a model does with a larger batch cannot be foreseen
-        log.info("ghost matching does not fit the model (%s); the general evaluator is used", reason)
+        log.info("ghost matching does not fit the client's round (%s); the general evaluator is used", reason)
         return general
     if not fits:
         log.info("ghost matching disagrees with autograd on this model; the general evaluator is used")
         return general
     return ghost
+
+
+def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Which entries of the observed updates, (N, *shape) each, say anything, as far as the defense is known."""
+    if not round.defense.selects:
+        return None
+    each = [
+        round.defense.selection({name: value[problem] for name, value in observed.items()})
+        for problem in range(len(next(iter(observed.values()))))
+    ]
+    return {name: torch.stack([one[name] for one in each if one is not None]) for name in observed}
 
 
 def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

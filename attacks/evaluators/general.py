@@ -1,4 +1,5 @@
-"""Any model, any local training: `vmap` over problems of the gradient of the matching loss, itself made of gradients.
+"""Any model, any local training, any defense: `vmap` over problems of the gradient of the matching loss, itself made of
+gradients.
 
 `vmap` is the outermost transformation. The other way round, autograd through `vmap(grad(...))`, is silently wrong for
 normalisation layers: `vmap` takes their backward apart into operations that hold the mean and the deviation constant.
@@ -7,44 +8,42 @@ normalisation layers: `vmap` takes their backward apart into operations that hol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from attacks.evaluators.base import Evaluator
 from attacks.objectives import Objective
-from attacks.observation import LocalTraining
 from attacks.unknowns import Guess, noise_of
-from attacks.updates import simulate
+from defenses.client.round import ClientRound, replay
 
 Tensors = Mapping[str, Tensor]
 
+KEPT = ":kept"
+"""Which entries of a parameter's update are compared, after its name."""
+
 
 class General(Evaluator):
-    """Forms every problem's simulated update.
+    """Forms every problem's simulated update, by replaying the client's round.
 
     Args:
-        model: the attacker's copy; its state is what the clients received.
+        round: as far as it is known; its model's state is what the clients received.
         objective: how updates are compared.
         observed: the observed updates by parameter name, (N, *shape); parameters that are not in it are not matched.
-        local, kind: how the clients computed them, as in `simulate`.
+        kept: for each of them which entries are compared, as masks; None: all.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        observed: Tensors,
-        *,
-        local: LocalTraining | None = None,
-        kind: Literal["gradient", "delta"] = "gradient",
+        self, round: ClientRound, objective: Objective, observed: Tensors, *, kept: Tensors | None = None
     ) -> None:
-        self._model, self._objective, self._local, self._kind = model, objective, local, kind
-        trained = {name: value.detach() for name, value in model.named_parameters() if name in observed}
-        self._state = {**trained, **dict(model.named_buffers())}
+        self._round, self._objective = round, objective
+        trained = {name: value.detach() for name, value in round.model.named_parameters() if name in observed}
+        self._state = {**trained, **dict(round.model.named_buffers())}
+        self._names, self._selects = list(trained), kept is not None
         self.data = {name: observed[name] for name in trained}
+        if kept is not None:
+            self.data |= {name + KEPT: kept[name] for name in trained}
 
     def compare(self, data: Tensors, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         unknown = {name: guess[name] for name in unknowns}
@@ -52,23 +51,21 @@ class General(Evaluator):
         gradients, losses = vmap(grad_and_value(self._loss))(unknown, known, dict(data))
         return losses, gradients
 
-    def _loss(self, unknown: Tensors, known: Tensors, observed: Tensors) -> Tensor:
+    def _loss(self, unknown: Tensors, known: Tensors, data: Tensors) -> Tensor:
         """Of one problem: no leading N."""
         guess = {**known, **unknown}
-        simulated = simulate(
-            self._model,
-            self._state,
-            guess["images"],
-            guess["labels"],
-            noise_of(guess),
-            local=self._local,
-            kind=self._kind,
-        )
-        inner, ours, theirs = (
+        simulated = replay(
+            self._round, self._state, guess["images"], guess["labels"], noise_of(guess), surrogate=True
+        ).update
+        observed = {name: data[name] for name in self._names}
+        ours = {name: simulated[name] for name in observed}
+        if self._selects:
+            ours = {name: value * data[name + KEPT] for name, value in ours.items()}
+        inner, norms, theirs = (
             torch.stack([_product(first[name], second[name]) for name in observed])[None]
-            for first, second in ((simulated, observed), (simulated, simulated), (observed, observed))
+            for first, second in ((ours, observed), (ours, ours), (observed, observed))
         )
-        return self._objective(inner, ours, theirs)[0]
+        return self._objective(inner, norms, theirs)[0]
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:

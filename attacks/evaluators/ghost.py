@@ -26,9 +26,11 @@ from torch.nn import functional as F
 
 from attacks.evaluators.base import Evaluator
 from attacks.evaluators.rules import Apart, Outer, Unfit, rule_for
-from attacks.kernels import by_formula
 from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
+from defenses.client.kernels import by_formula
+from defenses.client.round import ClientRound
+from defenses.stochastic import StochasticLayer, stochastic_layers
 
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
 Part = Tensor | Outer
@@ -42,16 +44,28 @@ class Ghost(Evaluator):
     """Never forms a large parameter gradient. For gradients of one step, where every parametric layer has a rule.
 
     Args:
-        model: the attacker's copy; its weights are what the clients received.
+        round: as far as it is known; its model's weights are what the clients received.
         observed: the observed gradients by parameter name, (N, *shape); parameters that are not in it are not matched.
         example: any guess of the N problems; it shows how many rows each layer sees.
+        kept: for each parameter which entries are compared, as masks (N, *shape); None: all.
 
     Raises:
-        Unfit: a parameter whose layer has no rule, a layer called twice or never.
+        Unfit: what is sent is no gradient, a parameter whose layer has no rule, a layer called twice or never.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, observed: Mapping[str, Tensor], example: Guess) -> None:
-        self._model, self._objective = model, objective
+    def __init__(
+        self,
+        round: ClientRound,
+        objective: Objective,
+        observed: Mapping[str, Tensor],
+        example: Guess,
+        *,
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        _refuse(round)
+        model = round.model
+        self._model, self._objective, self._smoothing = model, objective, round.local.label_smoothing
+        self._noisy: dict[str, StochasticLayer] = stochastic_layers(model)
         parameters = dict(model.named_parameters())
         self._names = [name for name in parameters if name in observed]
         self._bare: dict[str, Tensor] = {}
@@ -72,7 +86,7 @@ class Ghost(Evaluator):
         self._forms: dict[str, Form] = {}
         self.data = {NORMS: torch.stack([observed[n].flatten(1).double().square().sum(1) for n in self._names], dim=1)}
         for name in self._names:
-            self._forms[name], held = _prepare(parts[name], observed[name])
+            self._forms[name], held = _prepare(parts[name], observed[name], None if kept is None else kept[name])
             self.data |= {f"{name}:{key}": value for key, value in held.items()}
 
     def compare(
@@ -101,12 +115,13 @@ class Ghost(Evaluator):
             for name, value in self._bare.items()
         }
         substituted = {name: self._bare[name] + tap for name, tap in bare_taps.items()}
-        substituted |= {f"{path}.noise": noise.flatten(0, 1) for path, noise in noise_of(guess).items()}
+        substituted |= {f"{path}.noise": self._spread_noise(path, v, batch) for path, v in noise_of(guess).items()}
         buffers = {name: value.clone() for name, value in self._model.named_buffers()}  # it may count in them
         substituted = {**buffers, **substituted}
         with self._taps(problems, batch) as calls, by_formula(self._model):
             logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
-            loss = F.cross_entropy(logits, labels.flatten(0, 1), reduction="sum") / batch
+            targets = labels.flatten(0, 1)
+            loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self._smoothing) / batch
             for path, layer_calls in calls.items():
                 if len(layer_calls) != 1:
                     raise Unfit(f"{path} is called {len(layer_calls)} times in one forward pass")
@@ -122,6 +137,15 @@ class Ghost(Evaluator):
         for name, delta in zip(bare_taps, deltas[len(calls) :]):
             parts[name] = delta.unflatten(0, (problems, batch)).sum(1, keepdim=self._bare[name].dim() == delta.dim())
         return parts
+
+    def _spread_noise(self, path: str, noise: Tensor, batch: int) -> Tensor:
+        """The noise (N, ...) of a layer as (N * B, ...): one draw a mini-batch is the same for its examples."""
+        layer = self._noisy[path]
+        if layer.on_weights:
+            raise Unfit(f"the noise of {path} acts on its weights: each problem has its own")
+        if "example" in layer.axes:
+            return noise.flatten(0, 1)
+        return noise.squeeze(1).repeat_interleave(batch, dim=0)
 
     @contextmanager
     def _taps(self, problems: int, batch: int) -> Iterator[Calls]:
@@ -169,6 +193,16 @@ class Ghost(Evaluator):
         return self._lacks_examples.setdefault(path, entering.shape[:1] != (examples,))
 
 
+def _refuse(round: ClientRound) -> None:
+    """Raise Unfit unless what is sent is the gradient of one step of cross-entropy, or a multiple of it."""
+    if round.share != "gradient" or round.local.clip_value is not None:
+        raise Unfit("what is sent is no gradient")
+    defense = round.defense
+    plain = not (defense.replaces_gradient or defense.changes_batch or defense.changes_loss)
+    if not plain or not (defense.keeps_direction or defense.selects_only):
+        raise Unfit("the defense changes more of the gradient than its length")
+
+
 def _apart(layer: nn.Module) -> Apart | None:
     rule = rule_for(layer)
     return None if rule is None else rule.apart
@@ -208,8 +242,40 @@ def _gram_norm(left: Tensor, right: Tensor) -> Tensor:
     return ((left @ left.transpose(1, 2)) * (right @ right.transpose(1, 2))).sum((1, 2))
 
 
-def _prepare(part: Part, observed: Tensor) -> tuple[Form, dict[str, Tensor]]:
+def _gathered(part: Part, *, places: Tensor, counted: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight of which few entries are compared: these alone are formed.
+
+    places: (N, 2, k) rows and columns; counted: (N, k), 0 for what only fills up; observed: (N, k).
+    """
+    assert isinstance(part, Outer)
+    rows, columns = (place[:, None, :].expand(-1, part.left.shape[1], -1) for place in places.unbind(1))
+    formed = (part.left.gather(2, rows) * part.right.gather(2, columns)).sum(1).double() * counted
+    return (formed * observed).sum(1), formed.square().sum(1)
+
+
+def _chosen(part: Part, *, observed: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """A parameter of which some entries are compared, its simulated gradient formed. observed, counted: (N, size)."""
+    formed = (part.formed() if isinstance(part, Outer) else part).flatten(1).double() * counted
+    return (formed * observed).sum(1), formed.square().sum(1)
+
+
+def _select(part: Part, observed: Tensor, kept: Tensor) -> tuple[Form, dict[str, Tensor]]:
+    """The cheapest way to compare some entries of this parameter's gradient: kept (N, *shape)."""
+    flat, mask = observed.flatten(1), kept.flatten(1)
+    most = max(1, int(mask.sum(1).max()))
+    if isinstance(part, Outer) and most * part.left.shape[1] < flat.shape[1]:
+        order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        width = part.right.shape[2]
+        places = torch.stack([order // width, order % width], dim=1)
+        counted = mask.gather(1, order).double()
+        return _gathered, {"places": places, "counted": counted, "observed": flat.gather(1, order).double() * counted}
+    return _chosen, {"observed": flat.double() * mask, "counted": mask.double()}
+
+
+def _prepare(part: Part, observed: Tensor, kept: Tensor | None) -> tuple[Form, dict[str, Tensor]]:
     """The cheapest way to compare this parameter's gradient, formed or by its factors, and what it needs to hold."""
+    if kept is not None:
+        return _select(part, observed, kept)
     if not isinstance(part, Outer):
         return _formed, {"observed": observed.flatten(1).double()}
     problems, rows, out = part.left.shape

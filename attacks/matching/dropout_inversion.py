@@ -43,5 +43,5 @@ class DropoutInversion(IterativeAttack):
         return Composition(
             unknowns=[Images(setting), Noise(setting)],
             objective=Cosine(),
-            priors=[TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.model)],
+            priors=[TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.sites)],
         )

@@ -56,7 +56,7 @@ class MaskReadout(IterativeAttack):
         priors: list[Prior] = [TotalVariation(self.total_variation)]
         if unread:
             unknowns.append(Noise(replace(setting, noise_inputs=unread)))
-            priors.append(DropRate(self.drop_rate, setting.model, known=self._read))
+            priors.append(DropRate(self.drop_rate, setting.sites, known=self._read))
         return Composition(unknowns=unknowns, objective=Cosine(), priors=priors)
 
     def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:

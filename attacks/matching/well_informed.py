@@ -43,7 +43,8 @@ class WellInformed(IterativeAttack):
         drawn = observation.noise or {}
         if missing := setting.noise_inputs.keys() - drawn.keys():
             raise NotApplicable(f"the observation holds no noise of {', '.join(sorted(missing))}")
-        for path in setting.noise_inputs:
-            if len(drawn[path]) != setting.images:
-                raise NotApplicable(f"the noise of {path} is of {len(drawn[path])} images, not {setting.images}")
-        return {path: drawn[path] for path in setting.noise_inputs}
+        for name in setting.noise_inputs:
+            site, steps = setting.sites[name], setting.sizes or (setting.images,)
+            if "example" in site.axes and len(drawn[name]) != sum(steps):
+                raise NotApplicable(f"the noise of {name} is of {len(drawn[name])} images, not {sum(steps)}")
+        return {name: drawn[name] for name in setting.noise_inputs}

@@ -2,15 +2,17 @@
 
 from defenses.stochastic.convert import Inexplicit, check_explicit, convert, refuse_hidden
 from defenses.stochastic.dropout import Dropout, FeatureDropout
-from defenses.stochastic.layer import StochasticLayer, record, set_stochastic, stochastic_layers
+from defenses.stochastic.layer import StochasticLayer, at_rest, drawing, record, set_stochastic, stochastic_layers
 
 __all__ = [
     "Dropout",
     "FeatureDropout",
     "Inexplicit",
     "StochasticLayer",
+    "at_rest",
     "check_explicit",
     "convert",
+    "drawing",
     "record",
     "refuse_hidden",
     "set_stochastic",

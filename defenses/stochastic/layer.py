@@ -7,38 +7,48 @@ differentiates it, and the state dict that clients exchange never holds it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from defenses.client.site import EXAMPLE, Site
 
-class StochasticLayer(nn.Module, ABC):
-    """A layer with explicit randomness.
+Draw = Callable[[str, "StochasticLayer", Tensor], Tensor | None]
+"""From a layer's module path, the layer and its input to a noise; None: the input passes unchanged."""
+
+
+class StochasticLayer(nn.Module, Site):
+    """A layer with explicit randomness: a random site of its model, named by its module path.
 
     In training mode it samples; in evaluation mode it passes its input through; with a noise in its slot it injects
     that noise in either mode. An attacker's copy of a model trains with its stochastic layers in evaluation mode
     (`set_stochastic(model, False)`), so that the model is deterministic except for what is injected.
+
+    Class attributes:
+        axes: what has a draw of its own, by default each example of each step; see `defenses.client.site`.
+        on_weights: whether the noise acts on the layer's weights, so that each draw is another weight.
     """
 
+    axes = EXAMPLE
+    on_weights: bool = False
     noise: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("noise", None, persistent=False)
-        self._observer: Callable[[Tensor], None] | None = None
+        self._draw: Callable[[Tensor], Tensor | None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.noise is not None:
-            return self.inject(x, self.noise)
-        if not self.training:
-            return x
-        noise = self.sample(x)
-        if self._observer is not None:
-            self._observer(noise)
-        return self.inject(x, noise)
+        noise = self.noise
+        if noise is None:
+            if not self.training:
+                return self.unperturbed(x)
+            noise = self.sample(x) if self._draw is None else self._draw(x)
+        return self.unperturbed(x) if noise is None else self.inject(x, noise)
 
     @abstractmethod
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -48,17 +58,12 @@ class StochasticLayer(nn.Module, ABC):
     def inject(self, x: Tensor, noise: Tensor) -> Tensor:
         """The layer's output (B, ...) for a given noise. Differentiable in both."""
 
-    @abstractmethod
-    def relax(self, noise: Tensor) -> Tensor:
-        """A drawn noise as a point of the continuous set that an attacker optimises over."""
+    def unperturbed(self, x: Tensor) -> Tensor:
+        """The layer's output (B, ...) without any noise, as in evaluation mode."""
+        return x
 
-    @abstractmethod
-    def project(self, noise: Tensor) -> Tensor:
-        """The nearest point of that set: what an attacker applies after every step."""
-
-    @abstractmethod
-    def penalty(self, noise: Tensor) -> Tensor:
-        """How unlikely this noise (B, ...) of one problem is, as one non-negative number."""
+    def rest(self, x: Tensor) -> Tensor | None:
+        return None
 
 
 def stochastic_layers(model: nn.Module) -> dict[str, StochasticLayer]:
@@ -74,21 +79,35 @@ def set_stochastic(model: nn.Module, active: bool) -> nn.Module:
 
 
 @contextmanager
+def drawing(model: nn.Module, draw: Draw) -> Iterator[None]:
+    """While open, the stochastic layers in training mode ask `draw` for their noise."""
+    layers = stochastic_layers(model)
+    before = {path: layer._draw for path, layer in layers.items()}
+    for path, layer in layers.items():
+        layer._draw = partial(draw, path, layer)
+    try:
+        yield
+    finally:
+        for path, layer in layers.items():
+            layer._draw = before[path]
+
+
+def at_rest(path: str, layer: StochasticLayer, x: Tensor) -> None:
+    """Draws nothing: the model is deterministic."""
+
+
+@contextmanager
 def record(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Collect what a model draws: `{module path: [noise of the first call, of the second, ...]}`.
 
     Recording observes the draws; it never freezes them. Layers that draw nothing have an empty list.
     """
-    layers = stochastic_layers(model)
-    drawn: dict[str, list[Tensor]] = {path: [] for path in layers}
+    drawn: dict[str, list[Tensor]] = {path: [] for path in stochastic_layers(model)}
 
-    def observer(path: str) -> Callable[[Tensor], None]:
-        return lambda noise: drawn[path].append(noise.detach().clone())
+    def draw(path: str, layer: StochasticLayer, x: Tensor) -> Tensor:
+        noise = layer.sample(x)
+        drawn[path].append(noise.detach().clone())
+        return noise
 
-    for path, layer in layers.items():
-        layer._observer = observer(path)
-    try:
+    with drawing(model, draw):
         yield drawn
-    finally:
-        for layer in layers.values():
-            layer._observer = None

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, Tensors, register
+from defenses.base import Defense, Tensors, Turn, register
 
 
 def global_norm(update: Tensors) -> Tensor:
@@ -25,11 +25,13 @@ class Clip(Defense):
         norm: the bound, above 0.
     """
 
+    keeps_direction = True
+
     def __init__(self, *, norm: float = 1.0) -> None:
         if not 0 < norm < math.inf:
             raise ValueError(f"clip: norm = {norm} is not a positive number")
         self.norm = norm
 
-    def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
+    def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
         scale = self.norm / global_norm(update).clamp(min=self.norm)  # no branch: it must hold under torch.func
         return {name: value * scale.to(value.dtype) for name, value in update.items()}

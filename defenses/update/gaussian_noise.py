@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from defenses.base import Defense, Tensors, register
+from defenses.base import Defense, Tensors, Turn, register
+from defenses.client.site import Gaussian
 
 
 @register("gaussian_noise")
@@ -23,9 +22,6 @@ class GaussianNoise(Defense):
             raise ValueError(f"gaussian_noise: std = {std} is not a number of at least 0")
         self.std = std
 
-    def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
-        noised = {}
-        for name, value in update.items():
-            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=generator.device)
-            noised[name] = value + self.std * noise.to(value.device)
-        return noised
+    def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
+        noise = Gaussian()
+        return {name: value + self.std * turn.draw(name, noise, value) for name, value in update.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from defenses.base import Defense, Tensors, register
+from defenses.base import Defense, Tensors, Turn, register
 
 
 @register("pruning")
@@ -17,17 +19,29 @@ class Pruning(Defense):
 
     Args:
         keep: the fraction of entries that is kept, in (0, 1]; at least one entry is.
+        error_feedback: what was not sent is added to the update of the client's next round, as Lin et al. do.
     """
 
-    def __init__(self, *, keep: float = 0.1) -> None:
+    def __init__(self, *, keep: float = 0.1, error_feedback: bool = False) -> None:
         if not 0 < keep <= 1:
             raise ValueError(f"pruning: keep = {keep} is not in (0, 1]")
         self.keep = keep
+        self.error_feedback = error_feedback
 
-    def on_update(self, update: Tensors, *, generator: torch.Generator) -> Tensors:
+    def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
+        if self.error_feedback:
+            update = {name: value + turn.remembered(name, torch.zeros_like(value)) for name, value in update.items()}
         flat = torch.cat([value.flatten() for value in update.values()])
         largest = flat.abs().topk(math.ceil(self.keep * flat.numel()), sorted=False).indices
-        pruned = torch.zeros_like(flat)
-        pruned[largest] = flat[largest]
+        kept = torch.zeros_like(flat).scatter(0, largest, 1)
+        pruned = flat * kept
         pieces = pruned.split([value.numel() for value in update.values()])
-        return {name: piece.view_as(value) for (name, value), piece in zip(update.items(), pieces)}
+        sent = {name: piece.view_as(value) for (name, value), piece in zip(update.items(), pieces)}
+        if self.error_feedback:
+            for name, value in update.items():
+                turn.remember(name, value - sent[name])
+        return sent
+
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries that were sent. What was not is smaller than all of them, and says no more than that."""
+        return {name: value != 0 for name, value in observed.items()}

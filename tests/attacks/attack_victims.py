@@ -49,8 +49,8 @@ def observe(
     optimiser = torch.optim.SGD(
         client.parameters(),
         lr=local.learning_rate if local else 0.1,
-        momentum=local.momentum if local else 0.0,
-        weight_decay=local.weight_decay if local else 0.0,
+        momentum=local.optimizer.momentum if local else 0.0,
+        weight_decay=local.optimizer.weight_decay if local else 0.0,
     )
     with torch.random.fork_rng(), record(client) as drawn:
         torch.manual_seed(seed)

@@ -13,6 +13,7 @@ from attacks.evaluators.ghost import Ghost
 from attacks.objectives import Cosine, Objective
 from attacks.unknowns import NOISE, noise_inputs
 from attacks.updates import attacker_copy
+from defenses.client.round import ClientRound
 
 Problem = tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]
 
@@ -57,19 +58,22 @@ def assert_same(found: tuple[Tensor, dict[str, Tensor]], true: tuple[Tensor, dic
 
 def assert_ghost_equals_general(made: Problem, objective: Objective) -> None:
     model, observed, guess = made
-    ghost, general = Ghost(model, objective, observed, guess), General(model, objective, observed)
+    ghost, general = (
+        Ghost(ClientRound(model=model), objective, observed, guess),
+        General(ClientRound(model=model), objective, observed),
+    )
     assert_same(ghost(guess, unknowns(guess)), general(guess, unknowns(guess)))
 
 
 def assert_problems_do_not_meet(made: Problem) -> None:
     """All together give what each gives alone."""
     model, observed, guess = made
-    together = Ghost(model, Cosine(), observed, guess)(guess, unknowns(guess))
+    together = Ghost(ClientRound(model=model), Cosine(), observed, guess)(guess, unknowns(guess))
 
     def alone(number: int) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         return lambda values: {name: value[number : number + 1] for name, value in values.items()}
 
     for number in range(len(together[0])):
         one = alone(number)
-        result = Ghost(model, Cosine(), one(observed), one(guess))(one(guess), unknowns(guess))
+        result = Ghost(ClientRound(model=model), Cosine(), one(observed), one(guess))(one(guess), unknowns(guess))
         assert_same((together[0][number : number + 1], one(together[1])), result)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
+from defenses.client.optimizers.sgd import SGD
 from fedsim import models
 
 
@@ -53,7 +54,7 @@ def test_it_is_exact_on_its_architecture(fused: bool, rate: float) -> None:
     assert result.details["certain"] == [True]
     assert result.details["stage"] == "april"
     assert abs(psnr(result, images) + 20 * math.log10(result.details["expected_error"])) < 12
-    images, delta = victim(model, local=LocalTraining(learning_rate=0.1, weight_decay=0.01))
+    images, delta = victim(model, local=LocalTraining(learning_rate=0.1, optimizer=SGD(weight_decay=0.01)))
     assert psnr(solve(delta, model), images) >= 40
 
 

@@ -18,6 +18,7 @@ from attacks.matching.cut import UpstreamAndFeatures
 from attacks.objectives import Cosine
 from attacks.unknowns import NOISE, Setting, noise_inputs
 from attacks.updates import attacker_copy
+from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout
 from defenses.stochastic.dropout import FeatureDropout
 from fedsim import models
@@ -146,7 +147,7 @@ def test_with_the_truth_in_its_place_the_loss_and_its_slope_vanish() -> None:
     known = attack.known(observation, observation.labels, setting)  # type: ignore[attr-defined]
     guess = {"images": images[None], **{name: value[None] for name, value in known.items()}}
     observed = {name: value[None] for name, value in observation.update.items()}
-    evaluator = choose(setting.model, attack.compose(setting).objective, observed, guess, ["images"])  # type: ignore[attr-defined]
+    evaluator = choose(ClientRound(model=setting.model), attack.compose(setting).objective, observed, guess, ["images"])  # type: ignore[attr-defined]
     loss, gradients = evaluator(guess, ["images"])
     assert abs(float(loss)) < 1e-12
     assert float(gradients["images"].abs().max()) < 1e-6
@@ -176,7 +177,7 @@ def test_the_linear_loss_has_the_client_s_gradient() -> None:
     known = attack.known(observation, observation.labels, setting)  # type: ignore[attr-defined]
     guess = {"images": images[None], **{name: value[None] for name, value in known.items()}}
     observed = {name: value[None] for name, value in observation.update.items()}
-    loss, _ = choose(setting.model, Cosine(), observed, guess, ["images"])(guess, ["images"])
+    loss, _ = choose(ClientRound(model=setting.model), Cosine(), observed, guess, ["images"])(guess, ["images"])
     assert abs(float(loss)) < 1e-12
     assert torch.equal(known[NOISE + "drop"], observation.noise["drop"])  # type: ignore[index]
 

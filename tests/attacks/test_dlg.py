@@ -13,6 +13,7 @@ from attacks.evaluators import choose
 from attacks.objectives import Euclidean
 from attacks.seeds import generator_for
 from attacks.updates import simulate
+from defenses.client.round import ClientRound
 
 UNLABELLED = ThreatModel(labels="unknown")
 
@@ -53,7 +54,7 @@ def test_in_float32_the_loss_is_the_distance_down_to_its_last_digits() -> None:
     near = images + 1e-6 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     update = {name: value.float()[None] for name, value in observation.update.items()}
     guess = {"images": near[None], "labels": torch.tensor([[2]])}
-    [loss], _ = choose(model, Euclidean(), update, guess, ["images"])(guess, ["images"])
+    [loss], _ = choose(ClientRound(model=model), Euclidean(), update, guess, ["images"])(guess, ["images"])
     simulated = simulate(model, dict(model.state_dict()), near, guess["labels"][0])
     distance = sum((simulated[name].double() - update[name][0].double()).square().sum() for name in update)
     torch.testing.assert_close(loss, distance, rtol=1e-2, atol=0)

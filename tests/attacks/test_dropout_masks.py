@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attacks import LocalTraining, NotApplicable, Observation
 from attacks.closed_form.masks import Masks, read_masks
 from attacks.updates import attacker_copy, lacks
+from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout, FeatureDropout
 from fedsim.models import build
 
@@ -38,7 +39,7 @@ def changed(observation: Observation, change: object) -> Observation:
 
 @pytest.mark.parametrize("rate", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize(
-    "local", [None, LocalTraining(), LocalTraining(learning_rate=0.01), LocalTraining(weight_decay=1e-2)]
+    "local", [None, LocalTraining(), LocalTraining(learning_rate=0.01), LocalTraining(optimizer=SGD(weight_decay=1e-2))]
 )
 def test_every_mask_of_the_mlp_is_read(rate: float, local: LocalTraining | None) -> None:
     images, labels = mnist(1)

@@ -13,6 +13,7 @@ from attacks.evaluators.ghost import Ghost, low_rank
 from attacks.evaluators.rules import Unfit, rule
 from attacks.objectives import Cosine, Euclidean
 from attacks.unknowns import noise_inputs
+from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout, stochastic_layers
 
 
@@ -103,7 +104,10 @@ def test_the_gradient_is_the_slope_of_the_loss(make) -> None:
     model, observed, guess = problem(make(6).double(), 2, 2, 0)
     names = unknowns(guess)
     along = {name: torch.randn_like(guess[name]) for name in names}
-    for evaluator in (Ghost(model, Cosine(), observed, guess), General(model, Cosine(), observed)):
+    for evaluator in (
+        Ghost(ClientRound(model=model), Cosine(), observed, guess),
+        General(ClientRound(model=model), Cosine(), observed),
+    ):
         _, gradients = evaluator(guess, names)
         slope = sum(float((gradients[name] * along[name]).sum()) for name in names)
         ahead, behind = (
@@ -159,19 +163,19 @@ def with_own_norm(width: int) -> nn.Module:
 @pytest.mark.parametrize("make", [with_own_batch_norm, with_own_norm, Tied, Twice])
 def test_where_ghost_matching_is_wrong_the_general_evaluator_is_used(make) -> None:
     model, observed, guess = problem(make(4).double(), 3, 2, 0)
-    assert isinstance(choose(model, Cosine(), observed, guess, ["images"]), General)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, ["images"]), General)
 
 
 @pytest.mark.parametrize("make", [mlp, convolutional, tokens_linear, Tokens])
 def test_where_ghost_matching_is_right_it_is_used(make) -> None:
     model, observed, guess = problem(make(4).double(), 3, 2, 0)
-    assert isinstance(choose(model, Cosine(), observed, guess, ["images"]), Ghost)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, ["images"]), Ghost)
 
 
 def test_a_layer_called_twice_is_named() -> None:
     model, observed, guess = problem(Twice(4).double(), 2, 1, 0)
     with pytest.raises(Unfit, match="first is called 2 times"):
-        Ghost(model, Cosine(), observed, guess)
+        Ghost(ClientRound(model=model), Cosine(), observed, guess)
 
 
 def test_a_second_rule_for_a_layer_is_refused() -> None:
@@ -182,7 +186,10 @@ def test_a_second_rule_for_a_layer_is_refused() -> None:
 def test_keeping_some_problems_keeps_their_scalars() -> None:
     model, observed, guess = problem(mlp(8).double(), 4, 1, 0)
     left = torch.tensor([1, 3])
-    for evaluator in (Ghost(model, Cosine(), observed, guess), General(model, Cosine(), observed)):
+    for evaluator in (
+        Ghost(ClientRound(model=model), Cosine(), observed, guess),
+        General(ClientRound(model=model), Cosine(), observed),
+    ):
         loss, gradients = evaluator(guess, ["images"])
         evaluator.keep(left)
         kept, kept_gradients = evaluator({name: value[left] for name, value in guess.items()}, ["images"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
+from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout
 from fedsim.models import build
 
@@ -76,7 +77,7 @@ def test_a_float32_weight_delta_is_nearly_as_good(bias: bool, activation: str) -
     images, labels = mnist(2)
     spec = {"name": "mlp", "bias": bias, "dropout": 0.5, "activation": activation, "width": 256, "depth": 2}
     model = build(spec, input_shape=(1, 28, 28), classes=10, seed=0)
-    for local in (LocalTraining(), LocalTraining(learning_rate=0.01, momentum=0.9, weight_decay=1e-3)):
+    for local in (LocalTraining(), LocalTraining(learning_rate=0.01, optimizer=SGD(momentum=0.9, weight_decay=1e-3))):
         observation = observe(model, images[1:], labels[1:], mean=(MNIST_MEAN,), std=(MNIST_STD,), local=local)
         result = attack(model, observation)
         assert psnr(result.images, images[1:], MNIST_STD) >= 80
@@ -142,7 +143,7 @@ def test_the_batch_size_need_not_be_known() -> None:
 
 
 def test_several_steps_on_one_image_are_still_of_rank_one() -> None:
-    local = LocalTraining(steps=3, momentum=0.9, weight_decay=1e-2)
+    local = LocalTraining(steps=3, optimizer=SGD(momentum=0.9, weight_decay=1e-2))
     model, images, observation = tiny(bias=True, repeat=3, local=local)
     result = attack(model, observation)
     assert result.images.shape == (3, 1, 8, 8)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.updates import trained_part
+from defenses.client.optimizers.sgd import SGD
 
 SHAPE = (1, 6, 6)
 
@@ -74,7 +75,7 @@ def test_a_frozen_head_is_not_matched(way: str) -> None:
 
 def test_frozen_weights_of_a_delta_are_not_matched() -> None:
     model = network(*HEAD)
-    image, observation = seen(model, local=LocalTraining(steps=1, learning_rate=0.5, weight_decay=0.1))
+    image, observation = seen(model, local=LocalTraining(steps=1, learning_rate=0.5, optimizer=SGD(weight_decay=0.1)))
     assert not observation.update["5.weight"].any()  # SGD decays only what it trains
     answer = attacks.create("inverting_gradients", iterations=800, total_variation=0.0, tolerance=0.0, plateau=60)(
         observation, ThreatModel(), model

@@ -20,6 +20,7 @@ from attacks.evaluators.rules import Unfit, rule
 from attacks.objectives import Cosine, Euclidean
 from attacks.optimisers import State
 from attacks.step import Step
+from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout
 from fedsim.models.resnet18 import ResNet18
 
@@ -95,7 +96,7 @@ def test_the_same_as_plain_autograd_on_each_client() -> None:
     torch.manual_seed(0)
     client = mixed(4)
     model, observed, guess = problem(client, 3, 2, 0)
-    loss, gradients = Ghost(model, Cosine(), observed, guess)(guess, ["images"])
+    loss, gradients = Ghost(ClientRound(model=model), Cosine(), observed, guess)(guess, ["images"])
     client.train()
     for number in range(3):
         images = guess["images"][number].clone().requires_grad_()
@@ -133,13 +134,13 @@ def test_resnet_with_masks_unknown() -> None:
 def test_resnet_uses_ghost_matching() -> None:
     torch.manual_seed(0)
     model, observed, guess = resnet(3, 2)
-    assert isinstance(choose(model, Cosine(), observed, guess, unknowns(guess)), Ghost)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, unknowns(guess)), Ghost)
 
 
 @pytest.mark.parametrize("make", [convolutional, mlp, sequences, mixed])
 def test_ghost_matching_is_used(make) -> None:
     model, observed, guess = problem(make(4), 3, 2, 0)
-    assert isinstance(choose(model, Cosine(), observed, guess, ["images"]), Ghost)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, ["images"]), Ghost)
 
 
 def test_a_batch_norm_called_twice_is_not_ghost_matchings() -> None:
@@ -153,15 +154,15 @@ def test_a_batch_norm_called_twice_is_not_ghost_matchings() -> None:
 
     model, observed, guess = problem(away_from_the_start(Twice()), 3, 2, 0)
     with pytest.raises(Unfit, match="norm is called 2 times"):
-        Ghost(model, Cosine(), observed, guess)
-    assert isinstance(choose(model, Cosine(), observed, guess, ["images"]), General)
+        Ghost(ClientRound(model=model), Cosine(), observed, guess)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, ["images"]), General)
 
 
 def test_a_single_value_has_no_variance() -> None:
     """A client could not have trained so: torch refuses, though not where several problems stand side by side."""
     model, observed, guess = problem(mlp(4), 3, 2, 0)
     with pytest.raises(Unfit, match="single value"):
-        Ghost(model, Cosine(), observed, {name: value[:, :1] for name, value in guess.items()})
+        Ghost(ClientRound(model=model), Cosine(), observed, {name: value[:, :1] for name, value in guess.items()})
 
 
 @pytest.mark.parametrize("layer_type", [nn.BatchNorm1d, nn.BatchNorm2d])

@@ -12,6 +12,7 @@ from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit, embedding, rule
 from attacks.objectives import Cosine
+from defenses.client.round import ClientRound
 
 
 class Positions(nn.Module):
@@ -73,7 +74,7 @@ def test_positions_with_and_without_a_leading_one(shape) -> None:
 def test_ghost_matching_is_used(make) -> None:
     torch.manual_seed(0)
     model, observed, guess = problem(make(4).double(), 3, 2, 0)
-    assert isinstance(choose(model, Cosine(), observed, guess, ["images"]), Ghost)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, ["images"]), Ghost)
 
 
 def test_the_padding_row_gets_no_gradient() -> None:
@@ -88,14 +89,14 @@ def test_as_many_examples_as_positions_are_told_apart_or_left_to_the_general_eva
     """Eight indices and eight examples cannot be told apart at first."""
     torch.manual_seed(0)
     model, observed, guess = problem(Positions(4).double(), 4, 2, 0)
-    assert isinstance(choose(model, Cosine(), observed, guess, ["images"]), General)
+    assert isinstance(choose(ClientRound(model=model), Cosine(), observed, guess, ["images"]), General)
 
 
 def test_as_many_examples_as_positions_are_left_at_the_end() -> None:
     """Twelve examples at first; when two problems have finished, eight are left, like the positions."""
     torch.manual_seed(0)
     model, observed, guess = problem(Positions(4).double(), 6, 2, 0)
-    ghost = Ghost(model, Cosine(), observed, guess)
+    ghost = Ghost(ClientRound(model=model), Cosine(), observed, guess)
     loss, gradients = ghost(guess, ["images"])
     ghost.keep(torch.arange(4))
     kept, kept_gradients = ghost({name: value[:4] for name, value in guess.items()}, ["images"])
@@ -107,7 +108,7 @@ def test_as_many_examples_as_positions_are_left_at_the_end() -> None:
 def test_what_has_no_rule_is_said(option) -> None:
     model, observed, guess = problem(Positions(4, **option).double(), 2, 1, 0)
     with pytest.raises(Unfit, match="an embedding with max_norm, scale_grad_by_freq or sparse gradients has no rule"):
-        Ghost(model, Cosine(), observed, guess)
+        Ghost(ClientRound(model=model), Cosine(), observed, guess)
 
 
 def test_a_second_rule_is_refused() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
+from defenses.client.optimizers.sgd import SGD
 from fedsim import data, models
 from fedsim.random import rng_for
 
@@ -185,7 +186,7 @@ def test_the_image_may_come_back_in_several_steps(rate: float) -> None:
     torch.manual_seed(0)
     model = tiny_vit(rate)
     images, labels = victim((1, 8, 8))
-    local = LocalTraining(steps=3, learning_rate=0.1, momentum=0.9, weight_decay=0.1)
+    local = LocalTraining(steps=3, learning_rate=0.1, optimizer=SGD(momentum=0.9, weight_decay=0.1))
     result = solve(seen(model, images.expand(3, -1, -1, -1), labels.expand(3), local=local), model)
     assert psnr(result, images) >= 60
     assert result.details["certain"] == [True, False, False]
@@ -234,7 +235,7 @@ def test_weight_decay_is_undone_when_known_and_noticed_when_not() -> None:
     torch.manual_seed(0)
     model = tiny_vit(0.5)
     images, labels = victim((1, 8, 8))
-    local = LocalTraining(learning_rate=0.1, weight_decay=0.1)
+    local = LocalTraining(learning_rate=0.1, optimizer=SGD(weight_decay=0.1))
     observation = seen(model, images, labels, local=local)
     assert psnr(solve(observation, model), images) >= 90
     assert "local_training known" in declined(replace(observation, local=None), model)

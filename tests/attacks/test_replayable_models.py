@@ -19,6 +19,7 @@ from attacks.evaluators.general import General
 from attacks.objectives import Euclidean
 from attacks.unknowns import noise_inputs
 from attacks.updates import attacker_copy, simulate
+from defenses.client.round import ClientRound
 
 SHAPE = (1, 6, 6)
 
@@ -131,7 +132,7 @@ def test_the_update_is_replayed_and_differentiated_twice(name: str, mode: str) -
     stacked = {parameter: torch.stack([value, value]) for parameter, value in observation.update.items()}
     masks = {f"noise.{path}": torch.stack([value, value]) for path, value in noise.items()}
     known = {"labels": torch.stack([labels, labels]), **masks}
-    general = General(twin, Euclidean(), stacked)
+    general = General(ClientRound(model=twin), Euclidean(), stacked)
     guesses = torch.stack([images + 0.1, images * 0.9])
 
     def loss(guess: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.closed_form.low_rank import low_rank
+from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout
 from fedsim import data, models
 from fedsim.federation.start import train
@@ -119,7 +120,7 @@ def test_an_answer_is_the_same_every_time_and_independent_of_the_neighbours() ->
     [
         LocalTraining(learning_rate=0.1),
         LocalTraining(steps=3, learning_rate=0.1),
-        LocalTraining(steps=3, learning_rate=0.05, momentum=0.9, weight_decay=0.01),
+        LocalTraining(steps=3, learning_rate=0.05, optimizer=SGD(momentum=0.9, weight_decay=0.01)),
     ],
 )
 def test_several_local_steps_are_one_larger_batch(local: LocalTraining) -> None:
@@ -147,7 +148,7 @@ def test_the_sum_of_eight_clients_is_one_larger_batch(local: LocalTraining | Non
 def test_unknown_local_training_is_declined_and_a_wrong_weight_decay_is_never_believed() -> None:
     model = bundled()
     images, labels = mnist(4)
-    observation = observe(model, images, labels, local=LocalTraining(weight_decay=0.1), **GREY)
+    observation = observe(model, images, labels, local=LocalTraining(optimizer=SGD(weight_decay=0.1)), **GREY)
     with pytest.raises(NotApplicable, match="local_training known"):
         attack(model, replace(observation, local=None))
     never_wrong_in_silence(model, replace(observation, local=LocalTraining()), images)

@@ -19,6 +19,7 @@ from attacks.precision import COMPUTED, floor, rounding
 from attacks.priors import Prior, TotalVariation
 from attacks.step import SETTLED
 from attacks.unknowns import Guess, Images, Noise, Setting
+from defenses.client.round import ClientRound
 from fedsim import models
 from fedsim.runs.attack import _account
 
@@ -60,7 +61,13 @@ def scripted(
     composition = Composition(unknowns=[Images(setting)], objective=Cosine(), priors=priors)
     lowest = torch.full((1,), rounding, dtype=torch.float64)
     solution = solve(
-        composition, Scripted(script, begin), start, {}, Schedule(**schedule), cold=start, floor=lowest  # type: ignore[arg-type]
+        composition,
+        Scripted(script, begin),
+        start,
+        {},
+        Schedule(**schedule),
+        cold=start,
+        floor=lowest,  # type: ignore[arg-type]
     )
     return solution.stopped[0], int(solution.iterations[0])
 
@@ -185,9 +192,7 @@ def test_gradients_that_point_alike_are_told_apart(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("init", ["default", "xavier"])
 def test_lenets_first_gradient_gives_its_digit_away(init: str) -> None:
-    model = models.build(
-        {"name": "lenet", "dropout": 0.0, "init": init}, input_shape=(1, 28, 28), classes=10, seed=0
-    )
+    model = models.build({"name": "lenet", "dropout": 0.0, "init": init}, input_shape=(1, 28, 28), classes=10, seed=0)
     images, labels = mnist(1)
     observation = observe(model, images, labels, mean=(0.13,), std=(0.31,))
     answer = attacks.create("inverting_gradients", iterations=300)(observation, ThreatModel(), model)
@@ -284,7 +289,7 @@ def test_the_cosine_of_float32_gradients_is_exact() -> None:
         network.eval()
         updates = {name: torch.stack([one.update[name] for one in seen]) for name in seen[0].update}
         guess = {"images": start.to(dtype), "labels": torch.stack([one.labels for one in seen])}
-        evaluator = choose(network, Cosine(), updates, guess, ["images"])
+        evaluator = choose(ClientRound(model=network), Cosine(), updates, guess, ["images"])
         assert isinstance(evaluator, Ghost)
         true = {**guess, "images": torch.stack(images).to(dtype)}
         losses.append((evaluator(guess, ["images"])[0], evaluator(true, ["images"])[0]))

@@ -7,6 +7,7 @@ from torch import nn
 
 from attacks import LocalTraining, NotApplicable, Observation
 from attacks.updates import attacker_copy, observed_gradient, simulate, trained_part
+from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout
 
 torch.manual_seed(0)
@@ -43,7 +44,7 @@ def test_the_gradient_of_a_training_client(make) -> None:
 @pytest.mark.parametrize("make", [small, convolutional])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_weights_after_several_steps(make, steps: int) -> None:
-    local = LocalTraining(steps=steps, learning_rate=0.2, momentum=0.9, weight_decay=0.01)
+    local = LocalTraining(steps=steps, learning_rate=0.2, optimizer=SGD(momentum=0.9, weight_decay=0.01))
     observation = observe(make(), IMAGES, LABELS, local=local)
     twin = attacker_copy(make(), observation.state)
     found = simulate(twin, observation.state, IMAGES, LABELS, observation.noise, local=local, kind="delta")
@@ -67,7 +68,7 @@ def test_a_soft_label_of_one_class_is_that_class() -> None:
 
 def test_a_single_steps_delta_reveals_the_gradient() -> None:
     gradient = observe(small(), IMAGES, LABELS)
-    local = LocalTraining(learning_rate=0.3, momentum=0.9, weight_decay=0.05)
+    local = LocalTraining(learning_rate=0.3, optimizer=SGD(momentum=0.9, weight_decay=0.05))
     found = observed_gradient(observe(small(), IMAGES, LABELS, local=local))
     assert found is not None
     for name, value in gradient.update.items():

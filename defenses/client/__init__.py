@@ -1,0 +1,1 @@
+"""A client's round as one value, which the honest client plays and an attacker replays."""

@@ -1,0 +1,142 @@
+"""How one step's gradient is computed: by the module's own backward pass, or as a function that can be differentiated.
+
+This is the only part of a client's round that exists twice (and once more where an attack needs no gradient, only its
+products with another). The client's takes any model that trains; the other any that `torch.func` can replay.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
+
+from defenses.client.kernels import by_formula
+from defenses.client.site import Fixed, Source
+from defenses.stochastic.layer import at_rest, drawing, stochastic_layers
+
+Tensors = Mapping[str, Tensor]
+Term = Callable[[nn.Module], Tensor | float]
+"""What is added to the loss, given a model that has just seen a batch."""
+
+
+def no_term(model: nn.Module) -> float:
+    return 0.0
+
+
+class Computation(ABC):
+    """The gradient of the mean cross-entropy over one batch, plus a defense's own term.
+
+    Args:
+        model: gives the computation.
+        source: of the noise of the model's layers.
+        label_smoothing: of the cross-entropy.
+        term: of the defense.
+    """
+
+    def __init__(self, model: nn.Module, source: Source, *, label_smoothing: float = 0.0, term: Term = no_term) -> None:
+        self.model, self.source = model, source
+        self.label_smoothing, self.term = label_smoothing, term
+
+    @abstractmethod
+    def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The gradient by parameter name, and the loss; images (B, C, H, W), labels (B,) or (B, K) probabilities."""
+
+    @abstractmethod
+    def per_example(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The same of each example by itself, (B, ...) and (B,)."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) + self.term(self.model)
+
+
+class Backward(Computation):
+    """The client's: the module itself, in the mode that it is in. Its parameters and buffers change."""
+
+    def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        parameters = self._put(weights)
+        with drawing(self.model, self.source.draw):
+            loss = self.loss(self.model(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        found = {
+            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+            for name, parameter in parameters.items()
+        }
+        for parameter in parameters.values():
+            parameter.grad = None
+        return found, loss.detach()
+
+    def per_example(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """By `torch.func`, with the noise that one ordinary forward pass of the batch draws."""
+        self._put(weights)
+        fixed = Fixed()
+        with drawing(self.model, fixed.noted(self.source)), torch.no_grad():
+            self.model(images)
+        function = Functional(self.model, fixed, label_smoothing=self.label_smoothing, term=self.term)
+        found, losses = function.per_example(weights, images, labels)
+        return {name: value.detach() for name, value in found.items()}, losses.detach()
+
+    def _put(self, weights: Tensors) -> dict[str, nn.Parameter]:
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        return {name: parameters[name] for name in weights}
+
+
+class Functional(Computation):
+    """A pure function of tensors: `torch.func` differentiates it, and `vmap` runs it for many clients at once.
+
+    The model's stochastic layers are at rest unless the source gives their noise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        *,
+        label_smoothing: float = 0.0,
+        term: Term = no_term,
+        buffers: Tensors | None = None,
+    ) -> None:
+        super().__init__(model, source, label_smoothing=label_smoothing, term=term)
+        self._buffers = {**dict(model.named_buffers()), **(buffers or {})}
+        self._layers = stochastic_layers(model)
+
+    def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        noise = self._noise(images)
+
+        def loss(weights: Tensors) -> Tensor:
+            return self._loss(weights, noise, images, labels)
+
+        found, value = grad_and_value(loss)(dict(weights))
+        return dict(found), value
+
+    def per_example(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        noise = self._noise(images)
+        own = {path: value for path, value in noise.items() if "example" in self._layers[path].axes}
+        shared = {path: value for path, value in noise.items() if path not in own}
+
+        def loss(weights: Tensors, image: Tensor, label: Tensor, own: Tensors) -> Tensor:
+            alone = {path: value[None] for path, value in own.items()}
+            return self._loss(weights, {**shared, **alone}, image[None], label[None])
+
+        each = vmap(grad_and_value(loss), in_dims=(None, 0, 0, 0))
+        found, values = each(dict(weights), images, labels, own)
+        return dict(found), values
+
+    def _loss(self, weights: Tensors, noise: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+        own = {name: value.clone() for name, value in self._buffers.items()}  # a forward pass may count in them
+        substituted = {f"{path}.noise": value for path, value in noise.items()}
+        with by_formula(self.model), drawing(self.model, at_rest):
+            logits = functional_call(self.model, {**own, **weights, **substituted}, (images,))
+        return self.loss(cast(Tensor, logits), labels)
+
+    def _noise(self, images: Tensor) -> dict[str, Tensor]:
+        """What the source gives of each layer in this step; those at rest are left out."""
+        found = {path: self.source.draw(path, layer, images) for path, layer in self._layers.items()}
+        return {path: value for path, value in found.items() if value is not None}

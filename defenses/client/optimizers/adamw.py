@@ -1,0 +1,27 @@
+"""AdamW (Loshchilov and Hutter, ICLR 2019), as `torch.optim.AdamW`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from defenses.client.optimizers import Tensors, register
+from defenses.client.optimizers.adam import Adam, Moments
+
+
+@register("adamw")
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam, with a weight decay that is not divided by the gradients' size: `w <- (1 - learning_rate weight_decay) w`
+    before each step."""
+
+    weight_decay: float = 0.01
+
+    def update(
+        self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float
+    ) -> tuple[dict[str, Tensor], Moments]:
+        plain = Adam(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
+        change, after = plain.update(gradient, state, parameters, learning_rate)
+        decay = learning_rate * self.weight_decay
+        return {name: value - decay * parameters[name] for name, value in change.items()}, after

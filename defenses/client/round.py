@@ -1,0 +1,198 @@
+"""The client's round: one value that says all that a client does with the state it received, and its two interpreters.
+
+    play(round, state, images, labels, draw)       the honest client: any model that trains, its own backward pass
+    replay(round, state, images, labels, drawn)    the same as a function, differentiable in images, labels and noise
+
+Both run the same body of local steps, defenses and optimizer; only the computation of one step's gradient is theirs
+(`defenses.client.compute`). So `replay` of what `play` drew equals `play`, for every local training, every defense and
+every composition of defenses: what an attacker has to know of a client is which `ClientRound` it played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from defenses.base import Composition, Defense, Memory, Turn
+from defenses.client.compute import Backward, Computation, Functional
+from defenses.client.site import Generators, Given, Sampling, Site, Source
+from defenses.client.training import LocalTraining
+from defenses.stochastic.layer import stochastic_layers
+
+Tensors = Mapping[str, Tensor]
+
+ORDER = "order"
+"""The name among the draws of the order in which epochs take the examples, (epochs * examples,) int64."""
+
+HIDDEN = "hidden"
+"""What a user's own layers draw from torch's global generator is seeded by this name; it cannot be replayed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRound:
+    """What a client does in a round.
+
+    Args:
+        model: the computation, with the defense's `on_model` applied and in the mode that the client trains in.
+        local: its local training.
+        defense: its defenses, in order.
+        share: what is sent, the gradient of the only step or the change of the weights.
+        batch_size: examples of a step, where they do not follow from the number of steps.
+    """
+
+    model: nn.Module
+    local: LocalTraining = field(default_factory=LocalTraining)
+    defense: Defense = field(default_factory=lambda: Composition([]))
+    share: Literal["gradient", "delta"] = "gradient"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What came of a round.
+
+    Args:
+        update: what is sent, by name of the trained parameters.
+        buffers: the model's after the round; empty where it was replayed.
+        drawn: what was drawn, one tensor a site (see `defenses.client.site`), and the order, if there is one.
+        sites: the sites, by name, and the shapes of what they act on in one step.
+        loss: the mean of the steps' training losses.
+        memory: what the defenses remember for the client's next round.
+    """
+
+    update: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    drawn: dict[str, Tensor]
+    sites: dict[str, Site]
+    acts_on: dict[str, torch.Size]
+    loss: Tensor
+    memory: Memory
+
+
+def play(
+    round: ClientRound,
+    state: Tensors,
+    images: Tensor,
+    labels: Tensor,
+    draw: Generators,
+    memory: Memory | None = None,
+    *,
+    additive: bool = True,
+) -> Played:
+    """Play a round honestly. The model's weights and buffers change.
+
+    Args:
+        state: the state that the server sent.
+        images: (N, C, H, W), the distinct examples: of each step one after the other, or, with epochs, all.
+        labels: (N,) class indices.
+        draw: a generator of the CPU for each site and step.
+        memory: of the client's round before.
+        additive: whether additive noise is among what is returned as drawn.
+    """
+    model, local = round.model, round.local
+    model.load_state_dict(dict(state))
+    source = Sampling(draw, additive=additive)
+    start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    order = None
+    if local.epochs is not None:
+        order = torch.cat([torch.randperm(len(images), generator=draw(ORDER, e)) for e in range(local.epochs)])
+        order = order.to(images.device)
+    computation = Backward(model, source, label_smoothing=local.label_smoothing, term=round.defense.loss_term)
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        hidden = draw(HIDDEN, 0)
+        torch.manual_seed(hidden.initial_seed())
+        torch.default_generator.set_state(hidden.get_state())
+        update, loss, memory = _body(round, start, computation, source, images, labels, order, memory)
+    buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+    drawn = source.drawn if order is None else {**source.drawn, ORDER: order}
+    return Played(
+        update=update,
+        buffers=buffers,
+        drawn=drawn,
+        sites=source.sites,
+        acts_on=source.acts_on,
+        loss=loss.detach(),
+        memory=memory,
+    )
+
+
+def replay(
+    round: ClientRound,
+    state: Tensors,
+    images: Tensor,
+    labels: Tensor,
+    drawn: Tensors | None = None,
+    memory: Memory | None = None,
+    *,
+    surrogate: bool = False,
+    source: Source | None = None,
+) -> Played:
+    """The same round as a pure function of tensors.
+
+    Args:
+        state: the state that the server sent; the parameters in it are trained, others stay as the model has them.
+        labels: (N,) class indices, or (N, K) probabilities.
+        drawn: by site; a site of which nothing is given is at rest.
+        surrogate: whether a defense is replaced by the function that it states to be easier to differentiate.
+        source: of the noise, in place of `drawn`.
+
+    Raises:
+        ValueError: a name that the model does not have, or images that do not fit the local training.
+    """
+    model, local = round.model, round.local
+    drawn = dict(drawn or {})
+    order = drawn.pop(ORDER, None)
+    names, own = dict(model.named_parameters()), dict(model.named_buffers())
+    _refuse_unknown({name for name in drawn if ":" not in name} - stochastic_layers(model).keys())
+    start = {name: state[name] for name in names if name in state}
+    buffers = {name: value for name, value in state.items() if name in own}
+    source = source or Given(drawn, local.sizes(len(images), round.batch_size))
+    computation = Functional(
+        model, source, label_smoothing=local.label_smoothing, term=round.defense.loss_term, buffers=buffers
+    )
+    update, loss, memory = _body(round, start, computation, source, images, labels, order, memory, surrogate=surrogate)
+    return Played(update=update, buffers={}, drawn=drawn, sites={}, acts_on={}, loss=loss, memory=memory)
+
+
+def _body(
+    round: ClientRound,
+    start: Tensors,
+    computation: Computation,
+    source: Source,
+    images: Tensor,
+    labels: Tensor,
+    order: Tensor | None,
+    memory: Memory | None,
+    *,
+    surrogate: bool = False,
+) -> tuple[dict[str, Tensor], Tensor, Memory]:
+    """All that happens between a batch and what is sent, for both interpreters."""
+    local, defense = round.local, round.defense
+    turn = Turn(source.draw, dict(memory or {}))
+    state = local.optimizer.init(start)
+    weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
+    for step, chosen in enumerate(local.batches(len(images), round.batch_size, order)):
+        source.step = step
+        batch, targets = defense.on_batch(images[chosen], labels[chosen], turn=turn)
+        if defense.replaces_gradient:
+            gradient, loss = defense.gradient(partial(computation.per_example, weights, batch, targets), turn=turn)
+        else:
+            gradient, loss = computation.gradient(weights, batch, targets)
+        gradient = local.adjusted(gradient, weights, start)
+        change, state = local.optimizer.update(gradient, state, weights, local.learning_rate)
+        weights = {name: value + change[name] for name, value in weights.items()}
+        losses.append(loss)
+    sent = gradient if round.share == "gradient" else {name: weights[name] - start[name] for name in start}
+    sent = (defense.surrogate if surrogate else defense.on_update)(sent, turn=turn)
+    return sent, torch.stack(losses).mean(), turn.memory
+
+
+def _refuse_unknown(names: set[str]) -> None:
+    if names:
+        raise ValueError(f"the model has no {', '.join(sorted(names))}")
