@@ -36,6 +36,8 @@ class ThreatModel:
     client_mode: Literal["train", "eval"] = "train"
     batch_norm: Literal["none", "running", "batch"] = "none"
     local_training: Literal["known", "unknown"] = "known"
+    batch_order: Literal["known", "unknown"] = "unknown"
+    """`known`: in which order the client's epochs took its examples."""
     normalisation: Literal["public", "client"] = "public"
     auxiliary_data: Literal["none", "public"] = "none"
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import NotApplicable
-from attacks.observation import LocalTraining, Observation
+from attacks.observation import Observation
 from defenses import compose
 from defenses.client.kernels import start_recurrences
 from defenses.client.round import ORDER, ClientRound, replay
+from defenses.client.training import LocalTraining
 from defenses.stochastic import Inexplicit, convert, refuse_hidden, set_stochastic
 
 Tensors = Mapping[str, Tensor]

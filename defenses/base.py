@@ -99,11 +99,13 @@ class Defense:
     Constructor parameters are keyword-only; they become the keys that a scenario may set. Bad values raise ValueError.
 
     Class attributes:
+        adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: `on_update` multiplies the update by a positive number, and does nothing else.
     """
 
     name: ClassVar[str] = ""
+    adds_parameters: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False
 

@@ -10,11 +10,10 @@ run.report()          # writes report.html and returns its path
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attacks
-import defenses
 from fedsim.version import __version__
 
 if TYPE_CHECKING:
@@ -26,11 +25,12 @@ __all__ = ["Run", "__version__", "results", "run", "verify"]
 def _check_neighbours() -> None:
     """`attacks` and `defenses` are common folder names: a user's own must not silently take the place of ours."""
     home = Path(__file__).resolve().parent.parent
-    for package in (attacks, defenses):
-        found = Path(package.__file__ or "").resolve().parent
+    for name in ("attacks", "defenses"):  # found, not imported: each imports the other
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin if spec is not None and spec.origin else name).resolve().parent
         if found.parent != home:
             raise ImportError(
-                f"fedsim: a folder named {package.__name__!r} at {found.parent} hides fedsim's own package; "
+                f"fedsim: a folder named {name!r} at {found.parent} hides fedsim's own package; "
                 "rename it, or start Python from another directory"
             )
 

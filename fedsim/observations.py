@@ -5,6 +5,7 @@
                              round_1_client_0.json          everything else the server knows
     cells/<key>/grants/round_1_client_0.labels.safetensors  loaded only where the threat model grants it
                        round_1_client_0.noise.safetensors
+                       round_1_client_0.order.safetensors
                        public.safetensors
 
 `load` is the only reader, and it returns exactly what the threat model allows.
@@ -39,6 +40,22 @@ class Seen:
     derived: dict[str, str]
 
 
+_PLAIN = (
+    "kind",
+    "precision",
+    "input_shape",
+    "classes",
+    "mean",
+    "std",
+    "batch_size",
+    "examples",
+    "defense",
+    "round",
+    "client",
+)
+"""What JSON holds of an observation as it is."""
+
+
 def name_of(round: int, client: int) -> str:
     return f"round_{round}_client_{client}"
 
@@ -56,9 +73,10 @@ def save(cell: Path, observation: Observation, *, model: Mapping[str, Any], deri
         write_tensors(cell / "grants" / f"{name}.labels.safetensors", {"labels": observation.labels})
     if observation.noise is not None:
         write_tensors(cell / "grants" / f"{name}.noise.safetensors", observation.noise)
-    plain = ("kind", "precision", "input_shape", "classes", "mean", "std", "batch_size", "defense", "round", "client")
-    record = {field: getattr(observation, field) for field in plain}
-    record["local"] = dataclasses.asdict(observation.local) if observation.local else None
+    if observation.order is not None:
+        write_tensors(cell / "grants" / f"{name}.order.safetensors", {"order": observation.order})
+    record = {field: getattr(observation, field) for field in _PLAIN}
+    record["local"] = observation.local.to_dict() if observation.local else None
     write_json(
         cell / "observations" / f"{name}.json",
         {"observation": record, "model": dict(model), "derived": dict(derived)},
@@ -84,8 +102,10 @@ def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen
     tensors = read_tensors(cell / "observations" / f"{name}.safetensors")
     granted: dict[str, Any] = {
         "batch_size": fields["batch_size"] if threat_model.batch_size == "known" else None,
-        "local": LocalTraining(**fields["local"]) if threat_model.local_training == "known" else None,
+        "local": LocalTraining.from_dict(fields["local"]) if threat_model.local_training == "known" else None,
         "defense": tuple(fields["defense"] or ()) if threat_model.defense == "known" else None,
+        "examples": fields["examples"] if threat_model.batch_size == "known" else None,
+        "order": None,
         "labels": None,
         "noise": None,
         "public": None,
@@ -95,12 +115,17 @@ def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen
     if threat_model.noise == "known":
         path = cell / "grants" / f"{name}.noise.safetensors"
         granted["noise"] = read_tensors(path) if path.exists() else {}
+    if threat_model.batch_order == "known":
+        path = cell / "grants" / f"{name}.order.safetensors"
+        granted["order"] = read_tensors(path)["order"] if path.exists() else None
     if threat_model.auxiliary_data == "public":
         path = cell / "grants" / "public.safetensors"
         granted["public"] = read_tensors(path)["public"] if path.exists() else None
     model = dict(record["model"])
     if threat_model.dropout_rate == "unknown":
         model["dropout"] = 0.0
+    if threat_model.defense == "unknown" and "defenses" in model:
+        model["resting"] = True  # the model itself was sent: what the defense draws in it is not known
     observation = Observation(
         state=read_tensors(cell / "observations" / f"round_{round}.state.safetensors"),
         update={key.removeprefix("update."): value for key, value in tensors.items() if key.startswith("update.")},
@@ -129,7 +154,7 @@ def to(observation: Observation, device: torch.device, dtype: torch.dtype) -> Ob
         tensors = getattr(observation, field)
         if tensors is not None:
             changes[field] = {key: move(value) for key, value in tensors.items()}
-    for field in ("labels", "public"):
+    for field in ("labels", "public", "order"):
         tensor = getattr(observation, field)
         if tensor is not None:
             changes[field] = move(tensor)

@@ -6,14 +6,17 @@ takes it out before any strategy sees the reply, and seals it under the cell's `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from defenses.client.round import ORDER, Played
+from defenses.client.site import EXAMPLE, Axis
 from fedsim.files import read_tensors, write_tensors
 from fedsim.observations import name_of
 
@@ -23,9 +26,12 @@ class Truth:
     """What one client trained on in one round.
 
     Args:
-        images: uint8 (N, C, H, W) with N = steps * batch size, the originals in the order they were trained on.
+        images: uint8 (N, C, H, W), the distinct originals: of the steps' batches one after the other, or, of a client
+            that trained for epochs, all that it went through.
         labels: int64 (N,).
-        noise: what each stochastic layer drew, (N, ...) by module path.
+        noise: what was drawn at each random site: of a dropout layer (N, ...), by its module path.
+        axes: what has a draw of its own at each site (see `defenses.client.site`).
+        order: in which order epochs took the images; None where there were none.
         loss: the mean training loss over the batches.
     """
 
@@ -33,15 +39,34 @@ class Truth:
     labels: Tensor
     noise: Mapping[str, Tensor]
     loss: float
+    axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    order: Tensor | None = None
+
+    @classmethod
+    def of_round(cls, images: Tensor, labels: Tensor, played: Played) -> Truth:
+        """What a client trained on, as its round says."""
+        drawn = {name: value.cpu() for name, value in played.drawn.items()}
+        order = drawn.pop(ORDER, None)
+        axes = {name: site.axes for name, site in played.sites.items()}
+        return cls(images, labels, drawn, float(played.loss), axes, order)
 
     def tensors(self) -> dict[str, Tensor]:
-        flat = {f"noise.{path}": noise for path, noise in self.noise.items()}
+        """Flat, with the axes in the names: `noise(step,example).<site>`."""
+        flat = {f"noise({','.join(self.axes.get(site, EXAMPLE))}).{site}": v for site, v in self.noise.items()}
+        if self.order is not None:
+            flat["order"] = self.order
         return {"images": self.images, "labels": self.labels, "loss": torch.tensor(self.loss).double(), **flat}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Truth:
-        noise = {key.removeprefix("noise."): value for key, value in tensors.items() if key.startswith("noise.")}
-        return cls(tensors["images"], tensors["labels"], noise, float(tensors["loss"]))
+        noise: dict[str, Tensor] = {}
+        axes: dict[str, tuple[Axis, ...]] = {}
+        for key, value in tensors.items():
+            if found := re.fullmatch(r"noise\(([a-z,]+)\)\.(.+)", key):
+                noise[found[2]] = value
+                axes[found[2]] = tuple(found[1].split(","))  # type: ignore[arg-type]
+        order = tensors.get("order")
+        return cls(tensors["images"], tensors["labels"], noise, float(tensors["loss"]), axes, order)
 
 
 def pack(truth: Truth) -> bytes:

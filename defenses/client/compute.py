@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from defenses.client.kernels import by_formula
 from defenses.client.site import Fixed, Source
-from defenses.stochastic.layer import at_rest, drawing, stochastic_layers
+from defenses.stochastic.layer import StochasticLayer, at_rest, drawing, stochastic_layers
 
 Tensors = Mapping[str, Tensor]
 Term = Callable[[nn.Module], Tensor | float]
@@ -58,9 +58,12 @@ class Backward(Computation):
     """The client's: the module itself, in the mode that it is in. Its parameters and buffers change."""
 
     def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        parameters = self._put(weights)
         with drawing(self.model, self.source.draw):
-            loss = self.loss(self.model(images), labels)
+            return self._backward(weights, images, labels)
+
+    def _backward(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        parameters = self._put(weights)
+        loss = self.loss(self.model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         found = {
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
@@ -71,14 +74,35 @@ class Backward(Computation):
         return found, loss.detach()
 
     def per_example(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """By `torch.func`, with the noise that one ordinary forward pass of the batch draws."""
+        """With the noise that one ordinary forward pass of the batch draws: all at once by `torch.func`; one after the
+        other, by the module itself, where it cannot replay the model (as with gradient checkpointing)."""
         self._put(weights)
         fixed = Fixed()
         with drawing(self.model, fixed.noted(self.source)), torch.no_grad():
             self.model(images)
         function = Functional(self.model, fixed, label_smoothing=self.label_smoothing, term=self.term)
-        found, losses = function.per_example(weights, images, labels)
+        try:
+            found, losses = function.per_example(weights, images, labels)
+        except RuntimeError:
+            return self._one_by_one(weights, images, labels, fixed)
         return {name: value.detach() for name, value in found.items()}, losses.detach()
+
+    def _one_by_one(
+        self, weights: Tensors, images: Tensor, labels: Tensor, noise: Source
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        found, losses = list[dict[str, Tensor]](), list[Tensor]()
+        for number in range(len(images)):
+
+            def own(path: str, layer: StochasticLayer, x: Tensor, number: int = number) -> Tensor | None:
+                drawn = noise.draw(path, layer, x)
+                return drawn if drawn is None or "example" not in layer.axes else drawn[number : number + 1]
+
+            one = slice(number, number + 1)
+            with drawing(self.model, own):
+                gradient, loss = self._backward(weights, images[one], labels[one])
+            found.append(gradient)
+            losses.append(loss)
+        return {name: torch.stack([each[name] for each in found]) for name in weights}, torch.stack(losses)
 
     def _put(self, weights: Tensors) -> dict[str, nn.Parameter]:
         parameters = dict(self.model.named_parameters())

@@ -43,7 +43,7 @@ class LocalTraining:
     label_smoothing: float = 0.0
     trained: tuple[str, ...] = ()
 
-    def batches(self, examples: int, batch_size: int | None, order: Tensor | None) -> list[slice | Tensor]:
+    def batches(self, examples: int, batch_size: int | None, order: Tensor | None) -> Sequence[slice | Tensor]:
         """What each step takes of a client's examples.
 
         Args:

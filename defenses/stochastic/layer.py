@@ -35,6 +35,8 @@ class StochasticLayer(nn.Module, Site):
 
     axes = EXAMPLE
     on_weights: bool = False
+    resting: bool = False
+    """Whether it does nothing whatever its mode, as a layer of a defense that an attacker does not know of."""
     noise: Tensor | None
 
     def __init__(self) -> None:
@@ -45,7 +47,7 @@ class StochasticLayer(nn.Module, Site):
     def forward(self, x: Tensor) -> Tensor:
         noise = self.noise
         if noise is None:
-            if not self.training:
+            if not self.training or self.resting:
                 return self.unperturbed(x)
             noise = self.sample(x) if self._draw is None else self._draw(x)
         return self.unperturbed(x) if noise is None else self.inject(x, noise)
@@ -67,8 +69,12 @@ class StochasticLayer(nn.Module, Site):
 
 
 def stochastic_layers(model: nn.Module) -> dict[str, StochasticLayer]:
-    """The stochastic layers of a model by their module path, in the model's order."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, StochasticLayer)}
+    """The stochastic layers of a model that are not at rest, by their module path, in the model's order."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, StochasticLayer) and not module.resting
+    }
 
 
 def set_stochastic(model: nn.Module, active: bool) -> nn.Module:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedsim import truth
 from fedsim.federation.plan import Plan
 from fedsim.federation.round import client_round
+from fedsim.files import key_of
 from fedsim.paths import USER_PATH
 
 app = ClientApp()
@@ -44,14 +47,39 @@ def train_round(message: Message, context: Context) -> Message:
 
     model = plan.model()
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    turn = client_round(plan, model, client=client, round=round, device=device)
+    memory = _Memory(context, plan)
+    turn = client_round(plan, model, client=client, round=round, device=device, memory=memory.before(round))
     result = turn.result
+    memory.keep(round, result.played.memory)
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "arrays": ArrayRecord({name: value.cpu() for name, value in result.arrays.items()}),
         "metrics": MetricRecord({"num-examples": len(turn.labels)}),
     }
     if plan.attacked(round):
-        noise = {path: drawn.cpu() for path, drawn in result.noise.items()}
-        envelope = truth.pack(truth.Truth(turn.pixels, turn.labels, noise, result.loss))
+        envelope = truth.pack(truth.Truth.of_round(turn.pixels, turn.labels, result.played))
         records[TRUTH] = ConfigRecord({"safetensors": envelope})
     return Message(RecordDict(records), reply_to=message)
+
+
+class _Memory:
+    """What a client's defense remembers from round to round, in the context that Flower keeps of a node.
+
+    One context serves all cells of a simulation, and a round may be asked for twice: each cell has its own, and a round
+    that is repeated starts from what was remembered before it.
+    """
+
+    def __init__(self, context: Context, plan: Plan) -> None:
+        self._records, self._cell = context.state.array_records, key_of(plan.work)
+
+    def before(self, round: int) -> dict[str, Tensor]:
+        for earlier in range(round - 1, 0, -1):
+            if (name := self._name(earlier)) in self._records:
+                return dict(self._records[name].to_torch_state_dict())
+        return {}
+
+    def keep(self, round: int, memory: Mapping[str, Tensor]) -> None:
+        if memory:
+            self._records[self._name(round)] = ArrayRecord({name: value.cpu() for name, value in memory.items()})
+
+    def _name(self, round: int) -> str:
+        return f"memory {self._cell} {round}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsim import models
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
-from fedsim.federation.start import train
+from fedsim.federation.start import adding_parameters, train
 from fedsim.federation.unattacked import final_state
 from fedsim.files import key_of
 from fedsim.version import __version__
@@ -61,10 +61,11 @@ def describe(plan: Plan) -> dict[str, Any]:
 def privacy(plan: Plan) -> dict[str, Any]:
     """Epsilon and delta of `training_of(plan)`, for the client with the fewest images, as if it trained every round."""
     trained = training_of(plan)
+    examples = min(len(part) for part in plan.partition())
     accounting = plan.defense().accounting(
-        steps=trained.federation["rounds"] * trained.local["steps"],
+        steps=trained.federation["rounds"] * trained.training.count(examples, trained.local["batch_size"]),
         batch_size=trained.local["batch_size"],
-        examples=min(len(part) for part in plan.partition()),
+        examples=examples,
     )
     return {
         "epsilon": accounting.epsilon if accounting else None,
@@ -90,9 +91,8 @@ def reachable(work: dict[str, Any], start: dict[str, Tensor]) -> float | None:
     """
     plan = Plan(work)
     dataset, block = plan.dataset, work["utility"]["reachable"]
-    model = models.build(
-        {**work["model"], "dropout": block["dropout"]}, input_shape=dataset.input_shape, classes=len(dataset.classes)
-    )
+    spec = {**work["model"], "dropout": block["dropout"], "defenses": adding_parameters(work)}
+    model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes))
     model.load_state_dict(start)
     steps, batch_size, learning_rate = block["steps"], block["batch_size"], block["learning_rate"]
     diverged = train(
@@ -109,6 +109,7 @@ def reachable_key(work: dict[str, Any]) -> str:
             "content": work.get("content"),
             "source": work.get("source"),
             "model": {**work["model"], "dropout": None},
+            "defenses": adding_parameters(work),
             "start": work.get("start"),
             "reachable": work["utility"]["reachable"],
             "seed": work["seed"],

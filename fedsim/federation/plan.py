@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 import defenses
+from defenses.client.training import LocalTraining, freeze
 from fedsim import data, models
 from fedsim.data import Dataset
+from fedsim.local import training
 from fedsim.random import rng_for, salted, seed_for
 
 
@@ -63,16 +65,25 @@ class Plan:
         """A fresh model, as initialised; what the first round sends is `start.initial_state`."""
         dataset = self.dataset
         model = models.build(
-            self.work["model"],
+            self.model_spec(),
             input_shape=dataset.input_shape,
             classes=len(dataset.classes),
             seed=seed_for(self.seed, "weights"),
         )
         return model.to(self.dtype)
 
+    def model_spec(self) -> dict[str, Any]:
+        """The model block, with the defenses that change the model: server, clients and attackers build the same."""
+        changing = [spec for spec in self.work["defense"] if defenses.compose([spec]).changes_model]
+        return {**self.work["model"], **({"defenses": changing} if changing else {})}
+
     def client_model(self) -> nn.Module:
-        """The same as a client makes of it: its defense may change it."""
-        return self.defense().on_model(self.model())
+        """The same as a client has it: only what it trains requires a gradient."""
+        return freeze(self.model(), self.training.trained)
+
+    @property
+    def training(self) -> LocalTraining:
+        return training(self.local)
 
     def defense(self) -> defenses.Defense:
         return defenses.compose(self.work["defense"])
@@ -81,16 +92,24 @@ class Plan:
         return _partition(json.dumps(self.work["data"], sort_keys=True), self.federation["clients"], self.seed)
 
     def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:
-        """The images uint8 (steps * batch_size, C, H, W) and labels that a client trains on in a round.
+        """The images uint8 (N, C, H, W) and labels that a client trains on in a round.
 
-        Batches are drawn without replacement; a client with too few images goes through them again.
+        Batches are drawn without replacement; a client with too few images goes through them again. For epochs they
+        are the client's own examples, or as many of them as `examples` says.
         """
-        count = self.local["steps"] * self.local["batch_size"]
         own = self.partition()[client]
+        count = self.local["steps"] * self.local["batch_size"]
+        if self.training.epochs is not None:
+            count = min(self.local.get("examples") or len(own), len(own))
         rng = rng_for(self.client_seed, "batch", client=client, round=round)
         order = np.concatenate([rng.permutation(own) for _ in range(-(-count // len(own)))])[:count]
         chosen = torch.from_numpy(order)
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]
+
+    @property
+    def records_additive(self) -> bool:
+        """Whether additive noise, which may be as large as the model, is kept for an oracle."""
+        return bool(self.work.get("additive_noise", False))
 
     def attacked(self, round: int) -> bool:
         return round in self.work["victims"]["rounds"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from defenses.base import Memory
+from defenses.client.training import freeze
 from fedsim.federation.plan import Plan
 from fedsim.local import LocalResult, train
 
@@ -16,8 +18,8 @@ class Turn:
     """What a client trained on and what it made of it.
 
     Args:
-        pixels: uint8 (steps * batch_size, C, H, W).
-        labels: (steps * batch_size,).
+        pixels: uint8 (N, C, H, W), as they came from the data set.
+        labels: (N,).
     """
 
     pixels: Tensor
@@ -25,11 +27,17 @@ class Turn:
     result: LocalResult
 
 
-def client_round(plan: Plan, model: nn.Module, *, client: int, round: int, device: torch.device) -> Turn:
-    """Train `model`, which holds the weights that the server sent, for one round of one client."""
+def client_round(
+    plan: Plan, model: nn.Module, *, client: int, round: int, device: torch.device, memory: Memory | None = None
+) -> Turn:
+    """Train `model`, which holds the weights that the server sent, for one round of one client.
+
+    Args:
+        memory: what the client's defense remembers of its round before.
+    """
     pixels, labels = plan.batch(client, round)
     result = train(
-        model.to(device),
+        freeze(model.to(device), plan.training.trained),
         plan.dataset.normalise(pixels).to(device, plan.dtype),
         labels.to(device),
         local=plan.local,
@@ -37,6 +45,8 @@ def client_round(plan: Plan, model: nn.Module, *, client: int, round: int, devic
         seed=plan.client_seed,
         client=client,
         round=round,
+        memory={name: value.to(device) for name, value in (memory or {}).items()},
+        additive=plan.records_additive,
     )
     return Turn(pixels, labels, result)
 

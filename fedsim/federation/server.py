@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
-from attacks import LocalTraining, Observation
+from attacks import Observation
 from fedsim import observations, truth
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
@@ -85,7 +85,9 @@ class CaptureWriter:
             std=dataset.std,
             buffers=buffers,
             batch_size=local["batch_size"],
-            local=LocalTraining(steps=local["steps"], learning_rate=local["learning_rate"]),
+            examples=seen.examples,
+            local=plan.training,
+            order=envelope.order,
             labels=envelope.labels,
             noise=envelope.noise,
             defense=tuple(plan.work["defense"]),
@@ -93,7 +95,7 @@ class CaptureWriter:
             client=seen.client,
         )
         derived = {"client_mode": local["mode"], "batch_norm": "running" if self._running else "none"}
-        observations.save(self.directory, observation, model=plan.work["model"], derived=derived)
+        observations.save(self.directory, observation, model=plan.model_spec(), derived=derived)
         truth.seal(self.directory, seen.round, seen.client, envelope)
 
     def fault(self, round: int, client: int, reason: str) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import defenses
 from fedsim import models
 from fedsim.data import Dataset
 from fedsim.federation.plan import Plan
@@ -82,8 +83,16 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
 
 
 def _undefended(work: dict[str, Any]) -> dict[str, Any]:
-    """The model block with the model's own dropout rate, which the defense may have replaced."""
-    return {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
+    """The model block with the model's own dropout rate, which the defense may have replaced; of the defenses only
+    those without which the state would lack parameters."""
+    own = {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
+    adding = adding_parameters(work)
+    return {**own, "defenses": adding} if adding else own
+
+
+def adding_parameters(work: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a cell's defense that add parameters to the model."""
+    return [spec for spec in work["defense"] if defenses.get(spec["name"]).adds_parameters]
 
 
 def train(

@@ -28,13 +28,16 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
     fresh, trains = plan.model(), plan.client_model()
     trained, frozen = frozenset(entries.trained(trains)), entries.frozen(trains)
     state = start
+    memories: dict[int, Tensors] = {}
     for round in range(1, plan.federation["rounds"] + 1):
         total: Tensors = {}
         replies = 0
         for client in drawn(plan, round):
             model = copy.deepcopy(fresh)
             model.load_state_dict(state)
-            turn = client_round(plan, model, client=client, round=round, device=device)
+            memory = memories.get(client)
+            turn = client_round(plan, model, client=client, round=round, device=device, memory=memory)
+            memories[client] = turn.result.played.memory
             reply = {name: value.cpu() for name, value in turn.result.arrays.items()}
             if not all(value.isfinite().all() for value in reply.values()):
                 continue

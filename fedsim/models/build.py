@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from defenses import compose
 from defenses.registry import parameters as _constructor_parameters
 from defenses.stochastic import Dropout, check_explicit, convert, stochastic_layers
 from fedsim.errors import BadInput
@@ -22,6 +23,10 @@ from fedsim.models.mlp import MLP
 from fedsim.models.resnet18 import ResNet18
 from fedsim.models.vit import ViT
 from fedsim.models.vit_b16 import ViTB16
+from fedsim.random import seed_for
+
+_OURS = ("dropout", "defenses", "resting")
+"""Keys of a specification that no constructor is given."""
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
 
@@ -46,7 +51,8 @@ def build(
     Args:
         spec: `{"name": "mlp", **keys}` or `{"factory": "package.module:function", **keys}`; the keys go to the
             constructor or to the factory, which is called with `input_shape` and `classes` besides. The key `dropout`
-            sets the rate of all dropout layers; None or absent leaves the model's own.
+            sets the rate of all dropout layers; None or absent leaves the model's own. The key `defenses` lists
+            specifications of defenses, whose `on_model` is applied; with `resting` what they draw is at rest.
         input_shape: (C, H, W).
         seed: of the initial weights; the global random state is left alone. None draws them from it.
 
@@ -55,7 +61,7 @@ def build(
             hidden randomness, or logits of the wrong shape.
     """
     label, make = _constructor(spec)
-    keys = {key: value for key, value in spec.items() if key not in ("name", "factory", "dropout")}
+    keys = {key: value for key, value in spec.items() if key not in _OURS and key not in ("name", "factory")}
     explained = partial(_located, make) if "factory" in spec else _explained
     with explained(label, ValueError, TypeError, RuntimeError), _seeded(seed):  # torch: no memory for such a width
         model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
@@ -68,9 +74,22 @@ def build(
         model = convert(model)
     if spec.get("dropout") is not None:
         _set_dropout(label, model, spec["dropout"])
+    model = _defended(model, spec, seed)
     with explained(tried, Exception):
         check_explicit(model, example)  # at the rate that is set: a layer of rate 0 draws nothing, however often called
         _check_logits(model, example, classes)
+    return model
+
+
+def _defended(model: nn.Module, spec: Mapping[str, Any], seed: int | None) -> nn.Module:
+    """The model with what defenses make of it; new parameters are drawn by the defense's name. ValueError: refused."""
+    own = stochastic_layers(model).keys()
+    for described in spec.get("defenses", ()):
+        with _seeded(None if seed is None else seed_for(seed, "defense weights", defense=described["name"])):
+            model = compose([described]).on_model(model)
+    if spec.get("resting"):
+        for path, layer in stochastic_layers(model).items():
+            layer.resting = path not in own
     return model
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 import attacks
 from attacks import NotApplicable, Observation, ThreatModel
+from defenses.client.round import ORDER
 from fedsim import models, observations
 from fedsim.federation.cost import training_of
 from fedsim.federation.plan import Plan
@@ -148,13 +149,14 @@ def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], Threa
     plan = Plan(cell.work())
     dataset, local, shape = plan.dataset, plan.local, plan.dataset.input_shape
     state = {name: value.detach().clone() for name, value in plan.model().state_dict().items()}
-    count = local["steps"] * local["batch_size"]
+    count = len(plan.batch(0, 1)[1])
     labels = torch.zeros(count, dtype=torch.int64)
     victims = []
     for client in range(min(cell.scenario.victims.clients, cell.scenario.engine.chunk)):
-        model, images = plan.model(), torch.randn(count, *shape, dtype=plan.dtype)
-        where = {"seed": 0, "client": client, "round": 1}
-        result = train(model, images, labels, local=local, defense=plan.defense(), **where)
+        model, images = plan.client_model(), torch.randn(count, *shape, dtype=plan.dtype)
+        result = train(
+            model, images, labels, local=local, defense=plan.defense(), seed=0, client=client, round=1
+        )
         update = {name: result.arrays[name] for name in sorted(entries.trained(plan.client_model()).values())}
         if local["share"] == "weights":
             update = {name: value - state[name] for name, value in update.items()}
@@ -166,15 +168,17 @@ def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], Threa
             mean=dataset.mean,
             std=dataset.std,
             batch_size=local["batch_size"],
-            local=attacks.LocalTraining(steps=local["steps"], learning_rate=local["learning_rate"]),
+            examples=count,
+            local=plan.training,
             kind="gradient" if local["share"] == "gradient" else "delta",
             labels=labels,
-            noise=result.noise,
+            noise={name: value for name, value in result.played.drawn.items() if name != ORDER},
+            order=result.played.drawn.get(ORDER),
             client=client,
         )
         victims.append(observations.to(seen, torch.device("cpu"), torch.float32))
     threat_model = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec})
-    return victims, threat_model, models.build(cell.work()["model"], input_shape=shape, classes=len(dataset.classes))
+    return victims, threat_model, models.build(plan.model_spec(), input_shape=shape, classes=len(dataset.classes))
 
 
 def _duration(seconds: float) -> str:

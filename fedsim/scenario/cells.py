@@ -10,12 +10,24 @@ from typing import Any
 import defenses
 from fedsim import data, models
 from fedsim.paths import look_beside
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import Local, Scenario
 
 _OWN_FILES = {"npz", "folder"}
 
 _NO_SETTING = ("seed", "salt", "victims", "defense")
 """Parts of a cell's work that tell rows of one setting apart: who was attacked, and under which defense."""
+
+_LATER = (
+    "epochs",
+    "examples",
+    "optimizer",
+    "clip_norm",
+    "clip_value",
+    "proximal",
+    "label_smoothing",
+    "trained",
+)
+"""Keys of `federation.local` that came later."""
 
 _HOW_COMPUTED = ("compile", "device", "record")
 """Keys of the engine that change no result beyond its last digits."""
@@ -58,6 +70,15 @@ class Cell:
             return {"checkpoint": {"path": start["checkpoint"], "content": models.fingerprint(start["checkpoint"])}}
         return {}
 
+    def federation(self) -> dict[str, Any]:
+        """The `federation` block. Keys that came later than others say nothing where they are as by default, so that
+        the keys of older runs, and their settings, stay what they were."""
+        block = self.scenario.federation.model_dump(mode="json")
+        default = Local().model_dump(mode="json")
+        local = block["local"]
+        block["local"] = {key: value for key, value in local.items() if key not in _LATER or value != default[key]}
+        return block
+
     def utility(self) -> dict[str, Any] | None:
         """The `utility` block, what it leaves open filled in from `federation.local` and the model's own dropout."""
         if self.scenario.utility is None:
@@ -91,7 +112,7 @@ class Cell:
         work = {
             "data": source,
             "model": self.model_spec(),
-            "federation": scenario.federation.model_dump(mode="json"),
+            "federation": self.federation(),
             "defense": list(self.working_defense()),
             "seed": self.seed,
             "victims": scenario.victims.model_dump(mode="json"),

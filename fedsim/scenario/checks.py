@@ -11,8 +11,9 @@ import torch
 
 import attacks
 import defenses
+from defenses.client import optimizers
 from fedsim.scenario.document import KeyPath, Problem, format_path
-from fedsim.scenario.members import Member
+from fedsim.scenario.members import SGD, Member
 from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
 
 
@@ -51,6 +52,16 @@ def _federation(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     if local.share == "gradient" and local.steps != 1:
         message = f"share: gradient needs steps: 1, not {local.steps}; use share: weights for several local steps"
         yield ("federation", "local", "steps"), message
+    if local.share == "gradient" and local.epochs is not None:
+        yield ("federation", "local", "epochs"), "share: gradient is of one step; use share: weights for epochs"
+    if local.share == "gradient" and local.optimizer != SGD:
+        message = "share: gradient sends the gradient before any optimizer; use share: weights"
+        yield ("federation", "local", "optimizer"), message
+    if local.epochs is not None and local.steps != 1:
+        yield ("federation", "local", "steps"), "give either epochs or steps"
+    if local.examples is not None and local.epochs is None:
+        yield ("federation", "local", "examples"), "says how many examples epochs go through, but there are no epochs"
+    yield from _refused(("federation", "local", "optimizer"), local.optimizer, optimizers.create)
 
 
 def _victims(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:

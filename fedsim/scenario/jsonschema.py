@@ -23,6 +23,8 @@ def json_schema() -> dict[str, Any]:
         schema["required"].remove(key)
     schema["$defs"]["Victims"]["required"].remove("clients")
     for block in schema["$defs"].values():
+        if "optimizer" in block.get("properties", {}):
+            block["properties"]["optimizer"] = _or_name(block["properties"]["optimizer"])
         partition = block.get("properties", {}).get("partition")
         if partition is not None:
             block["properties"]["partition"] = {"anyOf": [{"const": "iid"}, partition]}

@@ -11,10 +11,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 import attacks
 import defenses
+from defenses.client import optimizers
 from defenses.registry import parameters
 from fedsim import models
 from fedsim.models.build import MODELS
@@ -134,7 +135,12 @@ if TYPE_CHECKING:
     Model: TypeAlias = ModelMember
     Attack: TypeAlias = Member
     Defense: TypeAlias = Member
+    Optimizer: TypeAlias = Member
 else:
     Model = _union([*(_model(name) for name in models.names()), FactoryModel])
     Attack = _union(_member("attack", name, cls, parameters(cls)) for name, cls in attacks.base._registry)
     Defense = _union(_member("defense", name, cls, parameters(cls)) for name, cls in defenses.base._registry)
+    Optimizer = _union(_member("optimizer", name, cls, parameters(cls)) for name, cls in optimizers._registry)
+
+SGD = TypeAdapter(Optimizer).validate_python({"name": "sgd"})
+"""Plain stochastic gradient descent."""

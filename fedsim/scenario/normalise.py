@@ -1,7 +1,8 @@
 """The shorthands of a scenario file, written out before anything is validated.
 
-`model: mlp` is `model: {name: mlp}`, `- none` is `- {name: none}`, `partition: iid` is `partition: {kind: iid}`, a
-defense that is no list is a composition of one, and what another key decides is filled in: the schema knows one form.
+`model: mlp` is `model: {name: mlp}`, `optimizer: adamw` is `optimizer: {name: adamw}`, `- none` is `- {name: none}`,
+`partition: iid` is `partition: {kind: iid}`, a defense that is no list is a composition of one, and what another key
+decides is filled in: the schema knows one form.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ def write_out(data: dict[str, Any]) -> None:
     for key in ("attacks", "defenses"):
         if isinstance(data.get(key), list):
             data[key] = [_named(item) for item in data[key]]
+    federation = data.get("federation")
+    local = federation.get("local") if isinstance(federation, dict) else None
+    if isinstance(local, dict) and isinstance(local.get("optimizer"), str):
+        local["optimizer"] = {"name": local["optimizer"]}
     source = data.get("data")
     if isinstance(source, dict) and isinstance(source.get("partition"), str):
         source["partition"] = {"kind": source["partition"]}

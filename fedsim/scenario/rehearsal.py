@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import attacks
-import defenses
 from attacks.cascade import Cascade
 from attacks.iterative import IterativeAttack
 from fedsim import data, models
@@ -88,8 +87,8 @@ def _optimises(scenario: Scenario) -> bool:
 
 @lru_cache(maxsize=256)
 def _try(model: str, code: str, shape: tuple[int, int, int], classes: int, working: str) -> None:
-    built = models.build(json.loads(model), input_shape=shape, classes=classes, seed=0)
-    defenses.compose(json.loads(working)).on_model(built)
+    spec = {**json.loads(model), "defenses": json.loads(working)}
+    models.build(spec, input_shape=shape, classes=classes, seed=0)
 
 
 def _checkpoint(scenario: Scenario, dataset: Dataset) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import Field, JsonValue, PrivateAttr, create_model
 
 from attacks import ThreatModel
-from fedsim.scenario.members import Attack, Block, Count, Defense, Member, Model, Positive
+from fedsim.scenario.members import SGD, Attack, Block, Count, Defense, Member, Model, Optimizer, Positive
 
 if TYPE_CHECKING:
     from fedsim.scenario.cells import Cell
@@ -22,7 +22,16 @@ Metric = Literal["mse", "psnr", "ssim", "lpips"]
 CLIENTS = 4
 METRICS: tuple[str, ...] = get_args(Metric)
 
-GRANTS = ("labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "auxiliary_data")
+GRANTS = (
+    "labels",
+    "batch_size",
+    "defense",
+    "dropout_rate",
+    "noise",
+    "local_training",
+    "batch_order",
+    "auxiliary_data",
+)
 """What a scenario decides of the threat model. The rest follows from the federation and the attack."""
 
 
@@ -104,8 +113,25 @@ class Local(Block):
 
     batch_size: Count = 1
     steps: Count = 1
-    """Local SGD steps, each on a fresh batch."""
+    """Local optimizer steps, each on a fresh batch."""
+    epochs: Count | None = None
+    """Passes over the client's own examples, in place of `steps` fresh batches; the last batch of a pass may be
+    smaller."""
+    examples: Count | None = None
+    """How many of its examples a client goes through in its epochs; null is all."""
     learning_rate: Positive = 0.1
+    optimizer: Optimizer = SGD
+    """Its state starts afresh in each round."""
+    clip_norm: Positive | None = None
+    """Bound of each step's gradient in L2 norm; null is none."""
+    clip_value: Positive | None = None
+    """Bound of each entry of it; null is none."""
+    proximal: Annotated[float, Field(ge=0)] = 0.0
+    """Weight mu of FedProx' term, `mu / 2 |w - w_0|^2`."""
+    label_smoothing: Fraction = 0.0
+    """Share of each label that is spread over all classes."""
+    trained: tuple[str, ...] = ()
+    """Patterns of the parameters that clients train, such as `head.*`; empty is all."""
     mode: Literal["train", "eval"] = "train"
     """train: dropout active, batch norm on batch statistics: what an honest client does."""
     share: Literal["gradient", "weights"] = "gradient"

@@ -76,6 +76,8 @@ def _gradient(
     dataset = data.load(source)
     label = f"model {spec['name']!r}" if "name" in spec else f"model factory {spec['factory']!r}"
     dtype = torch.float64 if local["precision"] == "float64" else torch.float32
+    changing = [part for part in working if defenses.compose([part]).changes_model]
+    spec = {**spec, "defenses": changing} if changing else spec
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(dtype)
     if not entries.trained(model):
         raise BadInput(f"{label}: has no parameter that is trained, so that a client has nothing to send")
@@ -90,7 +92,7 @@ def _gradient(
             model,
             images,
             labels,
-            local={**local, "steps": 1, "share": "gradient"},
+            local=_one_step(local),
             defense=defense,
             seed=0,
             client=0,
@@ -101,12 +103,17 @@ def _gradient(
     return model, images, labels, {name: value for name, value in result.arrays.items() if name in names}
 
 
+def _one_step(local: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in local.items() if key not in ("epochs", "optimizer", "trained")}
+    return {**kept, "steps": 1, "share": "gradient"}
+
+
 @contextmanager
 def _explained(model: nn.Module, logits: tuple[int, int], tried: str, *, of_model: bool) -> Iterator[None]:
     """While open, the module that was running when something went wrong is known; the error names it.
 
     Args:
-        logits: the shape that the model's output must have.
+        logits: the shape that the model's output must have, or that of one example.
         of_model: whether the model is to blame (BadInput), or else the defense (ValueError).
     """
     running: list[tuple[str, nn.Module]] = []
@@ -115,7 +122,7 @@ def _explained(model: nn.Module, logits: tuple[int, int], tried: str, *, of_mode
         return lambda module, inputs: running.append((path, module))
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:  # not called where the module fails
-        if module is model and not (isinstance(output, Tensor) and output.shape == logits):
+        if module is model and not (isinstance(output, Tensor) and output.shape in (logits, (1, logits[1]))):
             found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ValueError(f"returned {found}, not logits of shape {logits}")
         running.pop()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from defenses.client.site import EXAMPLE, Axis
 from fedsim.scoring.matching import match
 from fedsim.scoring.metrics import METRICS
 from fedsim.table import LEAKED_PSNR, LEAKED_SSIM
@@ -40,6 +41,7 @@ def score_victim(
     labels: Tensor | None = None,
     true_noise: Mapping[str, Tensor] | None = None,
     noise: Mapping[str, Tensor] | None = None,
+    axes: Mapping[str, tuple[Axis, ...]] | None = None,
     metrics: Sequence[str] = tuple(METRICS),
 ) -> Scored:
     """Match an attack's answer to what the client trained on, and score it.
@@ -49,9 +51,11 @@ def score_victim(
         reconstruction: (R, C, H, W) in the model's normalised units, in any order.
         mean, std: per channel, of that normalisation.
         true_labels: (B,); `labels`: (R,) in the order of `reconstruction`, if the attack gave any.
-        true_noise: what each stochastic layer drew, (B, ...) by layer; `noise`: (R, ...), as the attack estimated it,
-            in the order of `reconstruction`. Mask accuracy is the share of entries that are right once rounded; the
-            layers that the attack has no estimate of do not count.
+        true_noise: what was drawn at each random site, of a dropout layer (B, ...); `noise`: as the attack estimated
+            it, in the order of `reconstruction`. Mask accuracy is the share of entries that are right once rounded; the
+            sites that the attack has no estimate of do not count.
+        axes: what has a draw of its own at each site (see `defenses.client.site`), by default each example: the draw of
+            an example, of the step that it is in, or of the whole round is what its row is about.
         metrics: which of `METRICS` to report. The flags are always there.
 
     Raises:
@@ -89,7 +93,7 @@ def score_victim(
         if labels is not None:
             row["label_correct"] = int(labels[j]) == int(true_labels[i])
         if noise and true_noise:
-            row |= _mask_accuracy(true_noise, noise, i, j)
+            row |= _mask_accuracy(true_noise, noise, axes or {}, (i, j), (len(original), len(reconstruction)))
     return Scored(rows=rows, reconstructions=matched, order=order)
 
 
@@ -99,20 +103,36 @@ def _nothing() -> dict[str, object]:
     return scores | flags | dict.fromkeys(("label_correct", "mask_accuracy", "mask_accuracy_layers"))
 
 
-def _mask_accuracy(truth: Mapping[str, Tensor], guess: Mapping[str, Tensor], i: int, j: int) -> dict[str, object]:
+def _mask_accuracy(
+    truth: Mapping[str, Tensor],
+    guess: Mapping[str, Tensor],
+    axes: Mapping[str, tuple[Axis, ...]],
+    pair: tuple[int, int],
+    counts: tuple[int, int],
+) -> dict[str, object]:
+    """Of one original and its reconstruction, and how many there are of each."""
     right, entries = {}, {}
-    for layer, estimate in guess.items():
-        if layer not in truth:
-            raise ValueError(f"noise of {layer!r} was estimated, but the client drew none there")
-        if estimate.shape[1:] != truth[layer].shape[1:]:
-            raise ValueError(f"noise of {layer!r} is {_shape(estimate)}, the client drew {_shape(truth[layer])}")
-        drawn = truth[layer][i].cpu().double()
-        right[layer] = int((estimate[j].detach().cpu().double().round() == drawn).sum())
-        entries[layer] = drawn.numel()
-    layers = {layer: right[layer] / entries[layer] for layer in right}
+    for site, estimate in guess.items():
+        if site not in truth:
+            raise ValueError(f"noise of {site!r} was estimated, but the client drew none there")
+        own = axes.get(site, EXAMPLE)
+        drawn, found = truth[site], estimate.detach()
+        apart = 1 if "step" in own else 0
+        if found.shape[apart:] != drawn.shape[apart:]:
+            raise ValueError(f"noise of {site!r} is {_shape(found)}, the client drew {_shape(drawn)}")
+        if "example" in own and len(drawn) != counts[0]:
+            continue  # epochs drew for each example several times
+        if apart:
+            drawn, found = (
+                value[place * len(value) // count] for value, place, count in zip((drawn, found), pair, counts)
+            )
+        right[site] = int((found.cpu().double().round() == drawn.cpu().double()).sum())
+        entries[site] = drawn.numel()
+    if not entries:
+        return {}
     return {
         "mask_accuracy": sum(right.values()) / sum(entries.values()),
-        "mask_accuracy_layers": json.dumps(layers),
+        "mask_accuracy_layers": json.dumps({site: right[site] / entries[site] for site in right}),
     }
 
 

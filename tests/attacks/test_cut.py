@@ -18,6 +18,7 @@ from attacks.matching.cut import UpstreamAndFeatures
 from attacks.objectives import Cosine
 from attacks.unknowns import NOISE, Setting, noise_inputs
 from attacks.updates import attacker_copy
+from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout
 from defenses.stochastic.dropout import FeatureDropout
@@ -203,7 +204,7 @@ def delta_of(model: nn.Module, seed: int = 0, **local: float) -> tuple[Tensor, O
 def test_a_weight_delta_of_one_step_is_read(decay: float) -> None:
     torch.manual_seed(0)
     model = Convolutional()
-    images, observation = delta_of(model, learning_rate=0.1, weight_decay=decay)
+    images, observation = delta_of(model, learning_rate=0.1, optimizer=SGD(weight_decay=decay))
     reading = read(model, observation)
     features, _ = truth_at_the_head(model, images, observation)
     assert (reading.features - features).norm() <= 1e-3 * features.norm()

@@ -13,6 +13,8 @@ import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.closed_form.base import Puzzle
 from attacks.closed_form.incomplete import completed, rank_one
+from defenses.base import Turn
+from defenses.client.optimizers.sgd import SGD
 from defenses.update.pruning import Pruning
 from fedsim.models import build
 
@@ -27,7 +29,7 @@ def victim(
     spec = {"name": "mlp", "bias": bias, "dropout": dropout}
     model = build(spec, input_shape=(1, 28, 28), classes=10, seed=0)
     observation = observe(model, images, labels, local=local, **GREY)
-    update = Pruning(keep=keep).on_update(observation.update, generator=torch.Generator())
+    update = Pruning(keep=keep).on_update(dict(observation.update), turn=Turn(lambda name, site, x: None))
     defense = ({"name": "pruning", "keep": keep},)
     return model, images, replace(observation, update=update, defense=defense, noise=None)
 
@@ -49,7 +51,7 @@ def test_a_digit_comes_back_from_what_is_left(keep: float, dropout: float, least
 
 
 def test_a_pruned_weight_delta_with_weight_decay_is_as_good() -> None:
-    model, images, observation = victim(0.3, local=LocalTraining(weight_decay=1e-3))
+    model, images, observation = victim(0.3, local=LocalTraining(optimizer=SGD(weight_decay=1e-3)))
     assert psnr(attack(model, observation).images, images, MNIST_STD) >= 45
 
 

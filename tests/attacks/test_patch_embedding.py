@@ -239,11 +239,12 @@ def test_weight_decay_is_undone_when_known_and_noticed_when_not() -> None:
     observation = seen(model, images, labels, local=local)
     assert psnr(solve(observation, model), images) >= 90
     assert "local_training known" in declined(replace(observation, local=None), model)
-    unexpected = solve(replace(observation, local=replace(local, weight_decay=0.0)), model)
+    unexpected = solve(replace(observation, local=replace(local, optimizer=SGD(weight_decay=0.0))), model)
     assert unexpected.details["certain"] == [False]
-    strong = seen(model, images, labels, local=replace(local, weight_decay=10.0))
+    strong = seen(model, images, labels, local=replace(local, optimizer=SGD(weight_decay=10.0)))
     assert psnr(solve(strong, model), images) >= 60
-    assert "weight decay that is not known" in declined(replace(strong, local=replace(local, weight_decay=0.0)), model)
+    assumed = replace(strong, local=replace(local, optimizer=SGD()))
+    assert "weight decay that is not known" in declined(assumed, model)
 
 
 def test_an_update_of_adamw_is_noticed() -> None:

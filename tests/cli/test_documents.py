@@ -52,7 +52,7 @@ def test_the_attack_and_the_defense_of_the_readme_run():
     observation = Observation(state={}, update={}, input_shape=(1, 4, 4), classes=2, mean=(0.5,), std=(0.5,))
     answer = names["Grey"]()(observation, ThreatModel(), torch.nn.Flatten())
     assert answer.images.shape == (1, 1, 4, 4)
-    rounded = names["RoundTo"](step=0.5).on_update({"w": torch.tensor([0.6])}, generator=torch.Generator())
+    rounded = names["RoundTo"](step=0.5).on_update({"w": torch.tensor([0.6])}, turn=None)
     assert rounded["w"].item() == 0.5
 
 

@@ -72,8 +72,8 @@ def test_vit_b16_in_process():
     images, labels = torch.randn(1, 3, 224, 224), torch.tensor([3])
     local = {"batch_size": 1, "steps": 1, "learning_rate": 0.1, "mode": "train", "share": "gradient"}
     sent = train(model, images, labels, local=local, defense=defenses.create("none"), seed=0, client=0, round=1)
-    assert sent.noise
-    recomputed = simulate(attacker_copy(model, state), state, images, labels, sent.noise)
+    assert sent.played.drawn
+    recomputed = simulate(attacker_copy(model, state), state, images, labels, sent.played.drawn)
     distance = sum(float((recomputed[k] - sent.arrays[k]).square().sum()) for k in recomputed) ** 0.5
     size = sum(float(value.square().sum()) for value in recomputed.values()) ** 0.5
     assert size > 0

@@ -47,8 +47,8 @@ def test_batches(other):
 @pytest.mark.parametrize("other", OTHERS)
 def test_masks(other):
     first, again, second = (_trained(work(), **where) for where in ({}, {}, other))
-    assert _equal(first.noise, again.noise)
-    assert all(not torch.equal(first.noise[path], second.noise[path]) for path in first.noise)
+    assert _equal(first.played.drawn, again.played.drawn)
+    assert all(not torch.equal(first.played.drawn[path], second.played.drawn[path]) for path in first.played.drawn)
 
 
 @pytest.mark.parametrize("defense", [NOISE, PRIVATE], ids=["gaussian_noise", "dp_sgd"])

@@ -44,12 +44,12 @@ def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
             std=plan.dataset.std,
             local=LocalTraining(learning_rate=plan.local["learning_rate"]),
             labels=labels,
-            noise=result.noise,
+            noise=result.played.drawn,
             client=client,
         )
         derived = {"client_mode": "train", "batch_norm": "none"}
         observations.save(cell, seen, model=plan.work["model"], derived=derived)
-        truth.seal(cell, 1, client, truth.Truth(pixels, labels, result.noise, result.loss))
+        truth.seal(cell, 1, client, truth.Truth.of_round(pixels, labels, result.played))
 
 
 def spec(attack: dict[str, Any], clients: tuple[int, ...] = (0, 1), *, cell: str = "cell", **engine: Any) -> dict:

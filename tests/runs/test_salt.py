@@ -47,7 +47,7 @@ def _drawn_again(plan: Plan, seen: dict[str, torch.Tensor], state: dict[str, tor
         where = {"local": plan.local, "defense": plan.defense(), "seed": seed, "client": 0, "round": 1}
         replayed = train(model, plan.dataset.normalise(pixels), labels, **where)
         if all(torch.equal(replayed.arrays[name], value) for name, value in seen.items()):
-            return pixels, replayed.noise
+            return pixels, replayed.played.drawn
     return None
 
 
@@ -64,7 +64,7 @@ def test_drawing_batches_and_masks_again_from_a_guessed_seed_is_stopped_by_a_sal
         assert found is None
     else:
         assert torch.equal(found[0], pixels)
-        assert all(torch.equal(found[1][layer], noise) for layer, noise in honest.noise.items())
+        assert all(torch.equal(found[1][layer], noise) for layer, noise in honest.played.drawn.items())
 
 
 def test_a_salt_changes_what_clients_draw_and_nothing_else():
@@ -228,7 +228,7 @@ def test_a_flower_client_trains_on_what_the_salt_says(salt, monkeypatch):
     config = {"work": json.dumps(plan.work), "salt": salt, "user-path": json.dumps([os.getcwd()]), "server-round": 1}
     content = RecordDict({"arrays": ArrayRecord(plan.model().state_dict()), "config": ConfigRecord(config)})
     monkeypatch.setattr(flower_client, "Message", lambda content, reply_to: content)
-    context = SimpleNamespace(node_config={"partition-id": 0})
+    context = SimpleNamespace(node_config={"partition-id": 0}, state=RecordDict({}))
     reply = flower_client.train_round(SimpleNamespace(content=content), context)
     sealed = unpack(reply.config_records[flower_client.TRUTH]["safetensors"])
     assert torch.equal(sealed.images, plan.batch(0, 1)[0])

@@ -155,8 +155,8 @@ def test_the_training_for_utility_is_tried_too(write) -> None:
 
 @pytest.mark.filterwarnings("ignore::fedsim.errors.Caution")
 def test_a_defense_that_cannot_serve_the_model_is_blamed(write) -> None:
-    path = write("CheckpointedLayer", defense="none, dp_sgd")
-    with pytest.raises(BadInput, match=r"yaml:6:18: defenses\[1\]: dp_sgd: Opacus refuses layer 'spare_square'"):
+    path = write("normed", defense="none, dp_sgd", local="{batch_size: 2}")
+    with pytest.raises(BadInput, match=r"yaml:6:18: defenses\[1\]: dp_sgd: layer '2.0' \(BatchNorm1d\) mixes"):
         load(path)
 
 

@@ -129,7 +129,7 @@ def test_the_threat_model_block_grants_and_nothing_else():
         key: value for key, value in ThreatModel().as_dict().items() if key in _small().grants()
     }
     assert set(_small().grants()) == {
-        "labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "auxiliary_data",
+        "labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "batch_order", "auxiliary_data",
     }  # fmt: skip
 
 

@@ -233,7 +233,7 @@ def test_own_data_are_looked_for_beside_the_file_and_tried(file, tmp_path):
 
 def test_a_layer_that_the_defense_refuses_is_found_before_the_run(file):
     message = _message(file, "model=resnet18", "defenses=[none, dp_sgd]")
-    assert message.startswith("--set defenses=[none, dp_sgd]: defenses[1]: dp_sgd: Opacus refuses layer")
+    assert message.startswith("--set defenses=[none, dp_sgd]: defenses[1]: dp_sgd: layer 'stem.1' (BatchNorm2d)")
 
 
 def test_a_factory_is_tried(file, tmp_path, monkeypatch):

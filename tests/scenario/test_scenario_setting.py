@@ -36,6 +36,14 @@ CHANGES = {  # key: another value than the base's, and whether it parts settings
     "federation.local.mode": ("eval", True),
     "federation.local.share": ("weights", True),
     "federation.local.precision": ("float64", True),
+    "federation.local.epochs": (1, True),
+    "federation.local.examples": (4, True),
+    "federation.local.optimizer": ({"name": "adamw"}, True),
+    "federation.local.clip_norm": (1.0, True),
+    "federation.local.clip_value": (1.0, True),
+    "federation.local.proximal": (0.1, True),
+    "federation.local.label_smoothing": (0.1, True),
+    "federation.local.trained": (["body.*"], True),
     "utility": ({"rounds": 2}, True),
     "engine.dtype": ("float64", True),
     "engine.chunk": (2, True),
@@ -52,6 +60,15 @@ CHANGES = {  # key: another value than the base's, and whether it parts settings
 }
 
 
+_DELTA = ["federation.local.share=weights"]
+WEIGHTS = {  # keys that have a meaning with other keys only
+    "federation.local.steps": _DELTA,
+    "federation.local.epochs": _DELTA,
+    "federation.local.examples": [*_DELTA, "federation.local.epochs=2"],
+    "federation.local.optimizer": _DELTA,
+}
+
+
 def setting(options=(), defense=0, round=1):
     return parse(BASE, list(options), rehearsed=False).cells()[defense].setting(round)
 
@@ -60,9 +77,9 @@ def setting(options=(), defense=0, round=1):
 def test_a_key_that_can_change_a_result_parts_settings(key):
     value, parts = CHANGES[key]
     options = [f"{key}={json.dumps(value)}"]
-    if key == "federation.local.steps":
-        options.append("federation.local.share=weights")
-        assert setting(options) != setting(["federation.local.share=weights"])
+    if key in WEIGHTS:
+        options += WEIGHTS[key]
+        assert setting(options) != setting(WEIGHTS[key])
     else:
         assert (setting(options) != setting()) is parts
 

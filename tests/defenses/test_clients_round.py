@@ -1,0 +1,262 @@
+"""The law of the client's round: what a client played, replayed with what it drew, is the same to the last digits.
+
+Tried for every model family x local training x defense and compositions x batch and step counts, in float64. Entries
+within 1e-12 of a jump (a pruning threshold, a sign, a rounding) may fall on either side: none was met here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import defenses
+from attacks.updates import attacker_copy
+from defenses.client.optimizers import names as optimizers
+from defenses.client.optimizers.adam import Adam
+from defenses.client.optimizers.adamw import AdamW
+from defenses.client.optimizers.sgd import SGD
+from defenses.client.round import ORDER, ClientRound, Played, play, replay
+from defenses.client.training import LocalTraining, freeze
+from defenses.stochastic import convert
+
+SHAPE, CLASSES = (1, 6, 6), 4
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 9), nn.GELU(), nn.Dropout(0.4), nn.Linear(9, 7), nn.Sigmoid(), nn.Linear(7, CLASSES)
+    )
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, padding=1),
+        nn.GroupNorm(2, 4),
+        nn.SiLU(),
+        nn.Dropout2d(0.3),
+        nn.Flatten(),
+        nn.Linear(36, CLASSES),
+    )
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.positions = nn.Linear(6, 8), nn.Parameter(torch.randn(1, 6, 8))
+        self.mix = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
+        self.drop, self.head = nn.Dropout(0.25), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.mix(self.embed(x.flatten(1, 2)) + self.positions)).mean(1))
+
+
+MODELS = {"mlp": mlp, "convolutional": convolutional, "attentive": Attentive}
+
+OPTIMIZERS = [
+    SGD(),
+    SGD(momentum=0.9, weight_decay=1e-2),
+    SGD(momentum=0.8, nesterov=True),
+    Adam(epsilon=1e-3),
+    AdamW(epsilon=1e-3),
+]
+
+DEFENSES = {
+    "none": {},
+    "dropout": {"p": 0.3},
+    "clip": {"norm": 0.3},
+    "gaussian_noise": {"std": 0.01},
+    "pruning": {"keep": 0.3},
+    "dp_sgd": {"noise_multiplier": 0.5, "max_grad_norm": 0.2},
+}
+"""Every defense, with parameters under which it does something: a new one adds a line."""
+
+local_trainings = st.builds(
+    LocalTraining,
+    steps=st.integers(1, 3),
+    epochs=st.sampled_from([None, None, 1, 2]),
+    learning_rate=st.sampled_from([0.01, 0.3]),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    clip_norm=st.sampled_from([None, None, 0.1]),
+    clip_value=st.sampled_from([None, None, 0.01]),
+    proximal=st.sampled_from([0.0, 0.5]),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    trained=st.sampled_from([(), ("*weight",)]),
+)
+
+
+def generators(seed: int):
+    return lambda site, step: torch.Generator().manual_seed(zlib.crc32(f"{seed} {site} {step}".encode()))
+
+
+def build(make, parts: list[dict], seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return defenses.compose(parts).on_model(convert(make()).double())
+
+
+def client(make, local: LocalTraining, parts: list[dict], *, batch: int, share: str, mode: str) -> ClientRound:
+    model = freeze(build(make, parts), local.trained).train(mode == "train")
+    return ClientRound(model=model, local=local, defense=defenses.compose(parts), share=share, batch_size=batch)
+
+
+def both(round: ClientRound, *, examples: int, memory=None, mode: str = "train") -> tuple[Played, Played]:
+    """What a client plays on random images, and the attacker's replay of what it drew."""
+    state = {name: value.detach().clone() for name, value in round.model.state_dict().items()}
+    images = torch.rand(examples, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(examples) % CLASSES
+    trained = {name for name, value in round.model.named_parameters() if value.requires_grad}
+    twin = attacker_copy(round.model, state, client_mode=mode)
+    played = play(round, state, images, labels, generators(3), memory)
+    sent = {name: value for name, value in state.items() if name in trained}
+    return played, replay(replace(round, model=twin), sent, images, labels, played.drawn, memory)
+
+
+def assert_same(played: Played, replayed: Played) -> None:
+    assert played.update.keys() == replayed.update.keys()
+    for name, value in played.update.items():
+        torch.testing.assert_close(replayed.update[name], value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(replayed.loss, played.loss, rtol=1e-9, atol=1e-12)
+    assert played.memory.keys() == replayed.memory.keys()
+    for name, value in played.memory.items():
+        torch.testing.assert_close(replayed.memory[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_the_tables_are_complete() -> None:
+    assert set(DEFENSES) == set(defenses.names())
+    assert {optimizer.name for optimizer in OPTIMIZERS} == set(optimizers())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    model=st.sampled_from(sorted(MODELS)),
+    local=local_trainings,
+    parts=st.lists(st.sampled_from(sorted(DEFENSES)), max_size=3, unique=True),
+    batch=st.integers(1, 3),
+    examples=st.integers(2, 5),
+    mode=st.sampled_from(["train", "train", "eval"]),
+)
+def test_replay_of_what_play_drew_is_play(model, local, parts, batch, examples, mode) -> None:
+    described = [{"name": name, **DEFENSES[name]} for name in parts]
+    round = client(MODELS[model], local, described, batch=batch, share="delta", mode=mode)
+    count = examples if local.epochs is not None else local.steps * batch
+    assert_same(*both(round, examples=count, mode=mode))
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(DEFENSES))
+def test_a_shared_gradient_too(model, name) -> None:
+    parts = [{"name": name, **DEFENSES[name]}]
+    local = LocalTraining(clip_norm=0.5, label_smoothing=0.1)
+    assert_same(*both(client(MODELS[model], local, parts, batch=3, share="gradient", mode="train"), examples=3))
+
+
+def test_each_site_draws_by_its_own_name() -> None:
+    """Adding a defense never reseeds another, nor the masks."""
+    alone, beside = (
+        both(client(mlp, LocalTraining(), parts, batch=2, share="gradient", mode="train"), examples=2)[0]
+        for parts in (
+            [{"name": "gaussian_noise", "std": 0.1}],
+            [{"name": "dp_sgd"}, {"name": "clip"}, {"name": "gaussian_noise", "std": 0.1}],
+        )
+    )
+    assert alone.drawn.keys() < beside.drawn.keys()
+    assert all(torch.equal(value, beside.drawn[name]) for name, value in alone.drawn.items())
+
+
+def test_error_feedback_remembers_what_was_not_sent() -> None:
+    parts = [{"name": "pruning", "keep": 0.2, "error_feedback": True}]
+    round = client(mlp, LocalTraining(), parts, batch=2, share="delta", mode="eval")
+    first, _ = both(round, examples=2, mode="eval")
+    assert any(value.any() for value in first.memory.values())
+    round = client(mlp, LocalTraining(), parts, batch=2, share="delta", mode="eval")
+    second, again = both(round, examples=2, memory=first.memory, mode="eval")
+    assert_same(second, again)
+    whole = client(mlp, LocalTraining(), [], batch=2, share="delta", mode="eval")
+    plain, _ = both(whole, examples=2, mode="eval")
+    for name, value in plain.update.items():
+        sent, kept = first.update[name], first.memory[f"pruning:{name}"]
+        torch.testing.assert_close(sent + kept, value)
+        torch.testing.assert_close(second.update[name] + second.memory[f"pruning:{name}"], value + kept)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_optimizers_are_those_of_torch(optimizer) -> None:
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    spec = optimizer.spec()
+    name = spec.pop("name")
+    if name != "sgd":
+        spec |= {"betas": (spec.pop("beta1"), spec.pop("beta2")), "eps": spec.pop("epsilon")}
+    weights = {"a": torch.randn(5, dtype=torch.float64), "b": torch.randn(2, 3, dtype=torch.float64)}
+    theirs = {key: value.clone().requires_grad_() for key, value in weights.items()}
+    reference, state = kinds[name](list(theirs.values()), lr=0.1, **spec), optimizer.init(weights)
+    for step in range(4):
+        gradient = {key: torch.cos((step + 1) * value) for key, value in weights.items()}
+        gradient["a"] = gradient["a"] * torch.tensor([1.0, 0, 1, 0, 1], dtype=torch.float64)
+        change, state = optimizer.update(gradient, state, weights, 0.1)
+        before = weights
+        weights = {key: value + change[key] for key, value in weights.items()}
+        for key, value in theirs.items():
+            value.grad = gradient[key].clone()
+        reference.step()
+        for key, value in theirs.items():
+            torch.testing.assert_close(weights[key], value.detach(), rtol=1e-12, atol=1e-14)
+        if step == 0 and (found := optimizer.first_gradient(change, before, 0.1)) is not None:
+            for key, value in gradient.items():
+                torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_units_that_were_dropped_leave_adam_differentiable() -> None:
+    """Their gradients are zero, and so is the root of their mean square, whose derivative would be infinite."""
+    local = LocalTraining(steps=2, optimizer=Adam(), learning_rate=0.01)
+    round = client(mlp, local, [], batch=1, share="delta", mode="train")
+    played, _ = both(round, examples=2)
+    assert any((value == 0).any() for value in played.update.values())
+    state = dict(round.model.state_dict())
+    twin = attacker_copy(build(mlp, []), state)
+    images = torch.rand(2, *SHAPE, dtype=torch.float64).requires_grad_()
+    again = replay(replace(round, model=twin), state, images, torch.tensor([0, 1]), played.drawn)
+    [slope] = torch.autograd.grad(sum(value.square().sum() for value in again.update.values()), [images])
+    assert slope.isfinite().all()
+    assert slope.any()
+
+
+def test_epochs_take_every_example_once_and_the_last_batch_may_be_smaller() -> None:
+    local = LocalTraining(epochs=2, learning_rate=0.1)
+    round = client(mlp, local, [], batch=2, share="delta", mode="train")
+    played, replayed = both(round, examples=5)
+    order = played.drawn[ORDER].view(2, 5)
+    assert all(sorted(one.tolist()) == list(range(5)) for one in order)
+    assert not torch.equal(order[0], order[1])
+    assert local.sizes(5, 2) == [2, 2, 1, 2, 2, 1]
+    assert [len(mask) for name, mask in played.drawn.items() if name != ORDER] == [10]
+    assert_same(played, replayed)
+
+
+def test_a_model_that_cannot_be_replayed_trains() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+
+    found = [
+        both_of.update
+        for make in (mlp, Checkpointed)
+        for both_of in [
+            play(
+                client(make, LocalTraining(steps=2), [], batch=1, share="delta", mode="eval"),
+                build(make, []).state_dict(),
+                torch.ones(2, *SHAPE, dtype=torch.float64),
+                torch.tensor([0, 1]),
+                generators(0),
+            )
+        ]
+    ]
+    torch.testing.assert_close(list(found[0].values()), list(found[1].values()))
