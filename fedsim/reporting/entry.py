@@ -21,6 +21,7 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     TypeAdapter,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -277,6 +278,10 @@ class Picture(_Part):
         return self.tile[0] * len(self.psnr), self.tile[1] * 2
 
 
+_SINCE = {"batch_order": "unknown"}
+"""Fields of the threat model that came after the first entries, and what they were then."""
+
+
 class Entry(_Part):
     """One JSON file of the leaderboard."""
 
@@ -295,11 +300,17 @@ class Entry(_Part):
     @field_validator("threat_model")
     @classmethod
     def _known(cls, fields: dict[str, str]) -> dict[str, str]:
+        fields = {**_SINCE, **fields}
         names = {column.removeprefix("threat_") for column in THREAT}
         if fields.keys() != names:
             raise ValueError(f"its fields are {', '.join(sorted(names))}")
         _THREAT_MODEL.validate_python(fields)
         return fields
+
+    @field_serializer("threat_model")
+    def _as_ever(self, fields: dict[str, str]) -> dict[str, str]:
+        """An entry's name follows from its content: what is as it was before there was such a field says nothing."""
+        return {name: value for name, value in fields.items() if _SINCE.get(name) != value}
 
     @model_validator(mode="after")
     def _follows(self) -> Entry:
@@ -315,7 +326,7 @@ class Entry(_Part):
             "setting": self.setting.model_dump(mode="json", exclude={"label"}),
             "defense": [self.defense.model_dump(mode="json", exclude={"label"})],
             "attack": self.attack.model_dump(mode="json", include={"name", "params"}),
-            "threat_model": self.threat_model,
+            "threat_model": self._as_ever(self.threat_model),
         }
         words = (self.source.scenario, self.setting.model, self.defense.label, self.attack.name)
         return "--".join([*(slug(word)[:32] for word in words), key_of(about)[:8]])

@@ -15,9 +15,21 @@ _WORDS = {
     "batch_size": lambda value: f"batch {value}",
     "steps": lambda value: f"steps {value}",
     "share": lambda value: {"gradient": "gradients"}.get(value, str(value)),
+    "optimizer.name": lambda value: str(value),
+    "optimizer.momentum": lambda value: f"momentum {value}",
     "content": lambda value: f"files {str(value)[:6]}",
 }
-_ALWAYS = {"federation.local.batch_size": 1, "federation.local.steps": 1}
+_ALWAYS = {
+    "federation.local.batch_size": 1,
+    "federation.local.steps": 1,
+    "federation.local.epochs": None,
+    "federation.local.optimizer.name": "sgd",
+    "federation.local.optimizer.momentum": 0.0,
+    "federation.local.clip_norm": None,
+    "federation.local.clip_value": None,
+    "federation.local.proximal": 0.0,
+    "federation.local.label_smoothing": 0.0,
+}
 """Keys that are named wherever they are not this, even where all settings agree."""
 
 

@@ -1,0 +1,146 @@
+"""What it is worth to know how a client trains: attacks on weight deltas, told of the local training and not.
+
+    python benchmarks/local_training.py --victims 16 --iterations 3000
+
+One row per local training and attacker: `told` is granted all of it, `plain` assumes that as many steps of plain SGD at
+the same learning rate were taken, `floor` guesses the mean image. PSNR in [0, 1] pixels, of the images that training
+took; nothing is drawn (dropout 0), each step sees an image of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from statistics import median
+
+import torch
+
+import attacks
+from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
+from defenses.client.optimizers.adam import Adam
+from defenses.client.optimizers.adamw import AdamW
+from defenses.client.optimizers.sgd import SGD
+from defenses.client.round import ORDER, ClientRound, play
+from defenses.client.training import freeze
+from fedsim import data, models
+from fedsim.local import generators
+from fedsim.random import rng_for
+from fedsim.scoring.matching import match
+from fedsim.scoring.metrics import METRICS
+
+TRAININGS = {
+    "1 step, SGD": LocalTraining(learning_rate=0.1),
+    "3 steps, SGD": LocalTraining(steps=3, learning_rate=0.05),
+    "3 steps, momentum 0.9, decay 1e-4": LocalTraining(
+        steps=3, learning_rate=0.05, optimizer=SGD(momentum=0.9, weight_decay=1e-4)
+    ),
+    "3 steps, clipped to norm 0.5": LocalTraining(steps=3, learning_rate=0.05, clip_norm=0.5),
+    "3 steps, FedProx 1": LocalTraining(steps=3, learning_rate=0.05, proximal=1.0),
+    "1 step, labels smoothed by 0.1": LocalTraining(learning_rate=0.1, label_smoothing=0.1),
+    "1 step, AdamW": LocalTraining(learning_rate=0.001, optimizer=AdamW()),
+    "3 steps, AdamW": LocalTraining(steps=3, learning_rate=0.001, optimizer=AdamW()),
+    "3 steps, Adam": LocalTraining(steps=3, learning_rate=0.001, optimizer=Adam()),
+    "2 epochs of 3 examples, batch 2": LocalTraining(epochs=2, learning_rate=0.05),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--victims", type=int, default=16)
+    parser.add_argument("--iterations", type=int, default=3_000)
+    parser.add_argument("--attack", default="inverting_gradients")
+    parser.add_argument("--only", nargs="+", default=list(TRAININGS), help="names of local trainings, or parts of them")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
+    arguments = parser.parse_args()
+    rows = []
+    for name, local in TRAININGS.items():
+        if any(part in name for part in arguments.only):
+            rows += measure(name, local, arguments)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+    budget = f"{arguments.victims} victims, {arguments.iterations} iterations"
+    print(f"{arguments.attack} on mlp without bias, mnist, {budget}")
+    print(f"{'local training':<36}{'knows':>7}{'min':>8}{'median':>8}{'stopped':>11}{'seconds':>9}")
+    for row in rows:
+        print(
+            f"{row['local']:<36}{row['knows']:>7}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
+            f"{row['stopped']:>11}{row['seconds']:>9.1f}"
+        )
+
+
+def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    dataset = data.load({"name": "mnist"})
+    spec = {"name": "mlp", "bias": False, "dropout": 0.0}
+    shape, classes = dataset.input_shape, len(dataset.classes)
+    batch, count = (2, 3) if local.epochs else (1, local.steps)
+    order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
+    seen, truths = [], []
+    model = models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    for victim in range(arguments.victims):
+        chosen = torch.from_numpy(order[victim * count : (victim + 1) * count])
+        images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
+        client = freeze(models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed), local.trained)
+        draw = generators(arguments.seed, client=victim, round=1)
+        round = ClientRound(model=client, local=local, share="delta", batch_size=batch)
+        played = play(round, state, images, labels, draw)
+        truths.append(dataset.train_images[chosen].double() / 255)
+        seen.append(
+            Observation(
+                state=state,
+                update=played.update,
+                kind="delta",
+                input_shape=shape,
+                classes=classes,
+                mean=dataset.mean,
+                std=dataset.std,
+                labels=labels,
+                local=local,
+                batch_size=batch,
+                examples=count,
+                order=played.drawn.get(ORDER),
+                client=victim,
+            )
+        )
+    assumed = replace(local, optimizer=SGD(), clip_norm=None, proximal=0, label_smoothing=0)
+    plain = [replace(one, local=assumed) for one in seen]
+    rows = []
+    for knows, observations, attack in (
+        ("told", seen, attacks.create(arguments.attack, iterations=arguments.iterations)),
+        ("plain", plain, attacks.create(arguments.attack, iterations=arguments.iterations)),
+        ("floor", seen, attacks.create("null_mean")),
+    ):
+        began = time.perf_counter()
+        answers = attack.run(observations, ThreatModel(), model, seed=arguments.seed)
+        scores, why = [], set[str]()
+        for truth, answer in zip(truths, answers):
+            if isinstance(answer, NotApplicable):
+                raise SystemExit(f"{name}: {answer}")
+            found = _pixels(answer.images, dataset)
+            places = match(truth, found)
+            scores.append(float(METRICS["psnr"](truth, found[places]).mean()))
+            why.add(answer.stopped or "")
+        rows.append(
+            {
+                "local": name,
+                "knows": knows,
+                "min_psnr": min(scores),
+                "median_psnr": median(scores),
+                "stopped": "/".join(sorted(why))[:10],
+                "seconds": time.perf_counter() - began,
+            }
+        )
+    return rows
+
+
+def _pixels(images: torch.Tensor, dataset: data.Dataset) -> torch.Tensor:
+    mean, std = (torch.tensor(value).double().view(-1, 1, 1) for value in (dataset.mean, dataset.std))
+    return (images.double() * std + mean).clamp(0, 1)
+
+
+if __name__ == "__main__":
+    main()
