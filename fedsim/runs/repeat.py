@@ -122,7 +122,7 @@ def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
     for cell in whole.cells():
         for round in cell.scenario.victims.rounds:
             setting = _comparable(cell.setting(round))
-            if list(cell.defense) == list(part.defense) and "round" in wanted and _says(setting, wanted):
+            if _alike(cell.defense, part.defense) and "round" in wanted and _says(setting, wanted):
                 found.setdefault(key_of(setting), (cell, round))
     if len(found) > 1:
         raise BadInput(f"its scenario has {len(found)} federations of the entry's setting; it does not say which")
@@ -142,6 +142,10 @@ def _comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(block, dict):
             block.pop("path", None)
     return plain
+
+
+def _alike(defense: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> bool:
+    return len(defense) == len(wanted) and all(_says(one, other) for one, other in zip(defense, wanted))
 
 
 def _says(whole: Any, wanted: Any) -> bool:

@@ -130,7 +130,10 @@ def test_the_repositorys_entries_can_be_repeated_here():
         seed = entry.victims.values[0].seed
         again = repetition(verification.part_of(entry, seed=seed, clients=1))
         [cell] = again.scenario.cells()
-        assert (list(cell.defense), cell.seed) == (entry.defense.parts, seed)
+        assert cell.seed == seed
+        assert len(cell.defense) == len(entry.defense.parts)
+        for part, said in zip(cell.defense, entry.defense.parts):
+            assert part.items() >= said.items()  # a parameter that came later has its default
 
 
 def test_a_verification_stays_with_an_entry_until_its_numbers_change(tmp_path):
