@@ -37,6 +37,7 @@ from attacks.updates import (
     attacker_copy,
     client_round,
     examples,
+    mean_gradient,
     observed_gradient,
     order_of,
     out_of_memory,
@@ -268,9 +269,8 @@ class _Victim:
         if not needs_labels:
             pass
         elif threat_model.labels == "inferred":
-            if found is None:
-                raise NotApplicable("labels cannot be inferred from several local steps")
-            inferred = infer_labels(model, found, batch_size=images, classes=observation.classes)
+            gradients = mean_gradient(observation) if found is None else found
+            inferred = infer_labels(model, gradients, batch_size=images, classes=observation.classes)
             labels = inferred.labels
             details = {"labels": "inferred", "label_confidence": round(inferred.confidence, 4)}
         elif observation.labels is None:

@@ -189,6 +189,27 @@ def observed_gradient(observation: Observation) -> dict[str, Tensor] | None:
     return local.first_gradient(observation.update, start)
 
 
+def mean_gradient(observation: Observation) -> dict[str, Tensor]:
+    """About the mean of the gradients of a client's several steps: what labels can be counted in.
+
+    The steps' gradients are taken to be alike, as they are while the steps are small; weight decay is left out.
+
+    Raises:
+        NotApplicable: the local training is not granted, or its optimizer does not add gradients up.
+    """
+    local = observation.local
+    if local is None:
+        raise NotApplicable("a weight delta needs local_training known")
+    unit, still = {"": torch.ones(())}, {"": torch.zeros(())}
+    if local.optimizer.first_gradient(unit, still, local.learning_rate) is None:
+        raise NotApplicable(f"labels cannot be inferred: {local.optimizer.name} does not add up gradients")
+    moved, state = torch.zeros(()), local.optimizer.init(still)
+    for _ in range(local_steps(observation)):
+        change, state = local.optimizer.update(unit, state, still, local.learning_rate)
+        moved = moved + change[""]
+    return {name: value / moved.to(value) for name, value in observation.update.items()}
+
+
 def local_steps(observation: Observation) -> int:
     """How many local steps the update is made of; a gradient is one.
 

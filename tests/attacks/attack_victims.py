@@ -51,6 +51,7 @@ def observe(
         lr=local.learning_rate if local else 0.1,
         momentum=local.optimizer.momentum if local else 0.0,
         weight_decay=local.optimizer.weight_decay if local else 0.0,
+        nesterov=local.optimizer.nesterov if local else False,
     )
     with torch.random.fork_rng(), record(client) as drawn:
         torch.manual_seed(seed)
