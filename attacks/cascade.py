@@ -36,7 +36,7 @@ class Cascade(Attack):
         restarts: its random starts per victim; the first one is what was learnt, if anything was.
     """
 
-    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
+    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None, "secure_aggregation": "defense"}
 
     iterations: int = 20_000
     restarts: int = 1

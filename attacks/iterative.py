@@ -13,6 +13,7 @@ A subclass states its composition; its fields are the keys that a scenario may s
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from abc import abstractmethod
@@ -34,10 +35,12 @@ from attacks.seeds import generator_for
 from attacks.step import Layout
 from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of, noise_sites
 from attacks.updates import (
+    as_one_batch,
     attacker_copy,
     client_round,
     examples,
     mean_gradient,
+    meets,
     observed_gradient,
     order_of,
     out_of_memory,
@@ -46,6 +49,7 @@ from attacks.updates import (
 )
 from defenses.client.round import ORDER
 from defenses.client.training import LocalTraining
+from defenses.stochastic import stochastic_layers
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +60,8 @@ class IterativeAttack(Attack):
 
     Args:
         iterations: at most this many.
-        restarts: random starts per victim; the one with the lowest attack loss is the answer.
+        restarts: random starts per victim, and per value that can only be tried (see `attacks.unknowns`); the one with
+            the lowest attack loss is the answer.
         learning_rate: at the start.
         total_variation: weight of the smoothness prior, lower where the data term starts low (see `attacks.step`).
         tolerance: a victim has converged when its data term, the loss without priors, has fallen to this share of what
@@ -65,7 +70,11 @@ class IterativeAttack(Attack):
         patience: iterations without improvement after which a victim is given up.
     """
 
-    requires: ClassVar = {"labels": ("known", "inferred"), "batch_size": ("known",), "aggregation": ("individual",)}
+    requires: ClassVar = {
+        "labels": ("known", "inferred"),
+        "batch_size": ("known",),
+        "aggregation": ("individual", "sum_of_*"),  # of sums, those that one larger batch would give
+    }
 
     iterations: int = 20_000
     restarts: int = 1
@@ -160,6 +169,7 @@ class IterativeAttack(Attack):
         try:
             setting = _setting(group[0], threat_model, model)
             composition = self.compose(setting)
+            tries = _tries(composition, self.restarts)
         except NotApplicable as reason:
             return {victim.index: reason for victim in group}
         known: list[dict[str, Tensor]] = []
@@ -179,11 +189,11 @@ class IterativeAttack(Attack):
             _start(composition, seed, victim.observation, restart, warm if restart == 0 else {})
             for victim in attacked
             for warm in [self.warm_start(victim.given)]
-            for restart in range(self.restarts)
+            for restart, _ in tries
         ]
         start = _stack(starts, like)
-        repeated = _stack([one for one in known for _ in range(self.restarts)], like)
-        observed = _stack([victim.update for victim in attacked for _ in range(self.restarts)], like)
+        repeated = _stack([{**one, **fixed} for one in known for _, fixed in tries], like)
+        observed = _stack([victim.update for victim in attacked for _ in tries], like)
         layout = Layout(start, composition.unknowns)
         try:
             assert setting.round is not None
@@ -192,17 +202,15 @@ class IterativeAttack(Attack):
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in attacked}
         # one for all restarts of a victim, wherever they start, so that their losses can be compared
-        cold = [
-            _start(composition, seed, victim.observation, 0, {}) for victim in attacked for _ in range(self.restarts)
-        ]
-        roundings = [rounding(victim.observation) for victim in attacked for _ in range(self.restarts)]
+        cold = [_start(composition, seed, victim.observation, 0, {}) for victim in attacked for _ in tries]
+        roundings = [rounding(victim.observation) for victim in attacked for _ in tries]
         recorder = Recorder(
             every=self.record_every,
             iterations=self.iterations,
             problems=[
-                number * self.restarts + restart
+                number * len(tries) + place
                 for number, victim in enumerate(attacked)
-                for restart in range(self.restarts)
+                for place in range(len(tries))
                 if victim.index < VICTIMS
             ],
             mean=setting.mean,
@@ -227,10 +235,11 @@ class IterativeAttack(Attack):
             watch=both(self.watch, recorder) if self.record_every else self.watch,
         )
         self.compile_seconds += solution.compile_seconds
-        best = solution.loss.view(len(attacked), self.restarts).argmin(dim=1)
+        best = solution.loss.view(len(attacked), len(tries)).argmin(dim=1)
         for number, victim in enumerate(attacked):
-            problem = number * self.restarts + int(best[number])
-            answer = results[victim.index] = _answer(solution, problem, victim)
+            place = int(best[number])
+            problem = number * len(tries) + place
+            answer = results[victim.index] = _answer(solution, problem, victim, tries[place][1])
             if isinstance(answer, Reconstruction):
                 answer.snapshots = recorder.snapshots(
                     problem, iterations=answer.iterations, curve=solution.curves[problem]
@@ -262,6 +271,8 @@ class _Victim:
         cls, index: int, given: Observation, threat_model: ThreatModel, model: nn.Module, *, needs_labels: bool
     ) -> _Victim:
         images = examples(given)
+        if threat_model.aggregation != "individual":
+            as_one_batch(given)
         observation = trained_part(given, model)
         found = observed_gradient(observation)
         labels: Tensor | None = None
@@ -306,6 +317,8 @@ def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Se
     with replayed("replayed"):
         sites = noise_sites(round, victim.images, observation.input_shape)
     layers = noise_inputs(twin, sizes[0], observation.input_shape) if trains else {}
+    if threat_model.aggregation != "individual":
+        _refuse_shared(twin, list(layers))
     return Setting(
         model=twin,
         images=victim.images,
@@ -319,6 +332,22 @@ def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Se
         sizes=sizes,
         defense_sites={name: site for name, (site, _) in sites.items()},
     )
+
+
+def _refuse_shared(twin: nn.Module, drawing: Sequence[str]) -> None:
+    """Decline a sum over clients of a model in which what is each client's own would be shared by all."""
+    if (path := meets(twin)) is not None:
+        raise NotApplicable(f"each client's batch has its own statistics in {path}: the sum is not of one batch")
+    layers = stochastic_layers(twin)
+    if shared := [path for path in drawing if "example" not in layers[path].axes]:
+        raise NotApplicable(f"each client drew its own noise in {shared[0]}: the sum is not of one batch")
+
+
+def _tries(composition: Composition, restarts: int) -> list[tuple[int, dict[str, Tensor]]]:
+    """The problems of one victim: every restart with each of the values that can only be tried."""
+    each = [unknown.alternatives() for unknown in composition.unknowns]
+    found = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*each)]
+    return [(restart, fixed) for fixed in found for restart in range(restarts)]
 
 
 def _start(
@@ -337,10 +366,13 @@ def _stack(problems: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, 
     return {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in stacked.items()}
 
 
-def _answer(solution: Solution, problem: int, victim: _Victim) -> Reconstruction | NotApplicable:
+def _answer(
+    solution: Solution, problem: int, victim: _Victim, fixed: Mapping[str, Tensor]
+) -> Reconstruction | NotApplicable:
+    """What was found, and the values that were tried and found to be right."""
     if not solution.loss[problem].isfinite():
         return NotApplicable("the matching loss is not finite: the simulated update is zero or not a number")
-    guess = {name: value[problem].cpu() for name, value in solution.guess.items()}
+    guess = {name: value[problem].cpu() for name, value in solution.guess.items()} | dict(fixed)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (victim.observation.mean, victim.observation.std))
     return Reconstruction(
         images=guess["images"].clamp(-mean / std, (1 - mean) / std),  # an image, whatever the search went through

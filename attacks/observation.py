@@ -1,4 +1,5 @@
-"""What a server saw of one client in one round, and what it is assumed to know besides: the information barrier.
+"""What a server saw of one client in one round, or of several together, and what it is assumed to know besides: the
+information barrier.
 
 An attack is given an `Observation`, the `ThreatModel` and a model of its own, and nothing else. A field that the
 threat model does not grant is None.
@@ -15,6 +16,9 @@ from torch import Tensor
 from defenses.client.training import LocalTraining
 
 Tensors = Mapping[str, Tensor]
+
+SUM = -1
+"""The `client` of an observation that is a sum over several."""
 
 OF_LABELS = 0
 """The batch size that an observation states by its labels."""
@@ -51,7 +55,12 @@ class ThreatModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One client's reply in one round, as the server received it.
+    """One client's reply in one round, as the server received it; or the mean of several clients' replies.
+
+    Such a sum (`clients`, `weights`) is told as one larger batch: `batch_size`, `examples`, `labels` and `noise` are of
+    all clients together, those of one step side by side. It is the update of that batch where all weigh alike and none
+    but the mean loss acted on them: the gradient of one step, or one step of plain SGD, since both are linear in the
+    examples' gradients (`attacks.updates.as_one_batch`).
 
     Args:
         state: the global model that the server sent: parameters and buffers by name.
@@ -74,7 +83,10 @@ class Observation:
             dropout layer (images, ...) by its module path.
         public: (N, C, H, W) public images in normalised units, if granted.
         defense: the client's defenses as `{"name": ..., **parameters}`, if granted.
-        round, client: where it was seen; they seed the attack's own randomness and nothing else.
+        round, client: where it was seen; they seed the attack's own randomness and nothing else. The client of a sum is
+            `SUM`.
+        clients: whose updates it is the mean of; empty for one client's own.
+        weights: how much each of them weighs in it, such as its number of examples.
     """
 
     state: Tensors
@@ -96,6 +108,8 @@ class Observation:
     defense: tuple[Mapping[str, Any], ...] | None = None
     round: int = 1
     client: int = 0
+    clients: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size == OF_LABELS:

@@ -13,6 +13,8 @@ be that value itself: it may be anything that the value is a function of.
 
 from __future__ import annotations
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +33,9 @@ Draw = Callable[[str], torch.Generator]
 """A generator of its own for each name that an unknown draws."""
 
 NOISE = "noise."
+
+ENUMERATED = 16
+"""At most so many values of what no descent can move are tried, one after the other."""
 
 
 def noise_of(guess: Guess) -> dict[str, Tensor]:
@@ -88,6 +93,14 @@ class Unknown(ABC):
     def value(self, name: str, free: Tensor) -> Tensor:
         """What stands in the guess, differentiable in what is optimised, both (N, ...): the same unless overridden."""
         return free
+
+    def alternatives(self) -> list[dict[str, Tensor]]:
+        """What it stands for and no descent can move, in all ways that it can be: each is tried, and held fixed.
+
+        Raises:
+            NotApplicable: there are too many of them.
+        """
+        return [{}]
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
@@ -149,12 +162,16 @@ class SoftLabels(Unknown):
 
 
 class Noise(Unknown):
-    """What the random sites drew: from their own distribution, by the raw gradient, in their relaxed set."""
+    """What the random sites drew: from their own distribution, by the raw gradient, in their relaxed set.
+
+    The draws of a site that has no such set (a permutation) are enumerated.
+    """
 
     def __init__(self, setting: Setting) -> None:
-        self.inputs = setting.noise_inputs
         self.sizes = setting.sizes or (setting.images,)
         self.sites = setting.sites
+        self.inputs = {name: shape for name, shape in setting.noise_inputs.items() if self.sites[name].relaxable}
+        self.discrete = [name for name in setting.noise_inputs if name not in self.inputs]
 
     def owns(self, name: str) -> bool:
         return name.startswith(NOISE)
@@ -162,11 +179,28 @@ class Noise(Unknown):
     def start(self, draw: Draw) -> dict[str, Tensor]:
         return {NOISE + name: self._drawn(name, shape, draw(NOISE + name)) for name, shape in self.inputs.items()}
 
+    def alternatives(self) -> list[dict[str, Tensor]]:
+        each = {name: self._values(name) for name in self.discrete}
+        if math.prod(len(values) for values in each.values()) > ENUMERATED:
+            raise NotApplicable(_too_many(" and ".join(each)))
+        return [
+            {NOISE + name: value for name, value in zip(each, chosen)} for chosen in itertools.product(*each.values())
+        ]
+
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient
 
     def project(self, name: str, value: Tensor) -> Tensor:
         return self.sites[name.removeprefix(NOISE)].project(value)
+
+    def _values(self, name: str) -> list[Tensor]:
+        """All that a site can have drawn in all steps."""
+        site = self.sites[name]
+        support, steps = site.support(ENUMERATED), len(self.sizes) if "step" in site.axes else 1
+        ragged = "example" in site.axes and len(set(self.sizes)) > 1
+        if support is None or ragged or len(support) ** steps > ENUMERATED:
+            raise NotApplicable(_too_many(name))
+        return [joined(list(draws), site.axes) for draws in itertools.product(support, repeat=steps)]
 
     def _drawn(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         site = self.sites[name]
@@ -175,6 +209,10 @@ class Noise(Unknown):
         steps = self.sizes if "step" in site.axes else self.sizes[:1]
         draws = [site.relax(site.sample(torch.zeros(shape), generator)) for _ in steps]
         return joined(draws, site.axes)
+
+
+def _too_many(sites: str) -> str:
+    return f"what the client drew at {sites} is not known, and more than the {ENUMERATED} values that could be tried"
 
 
 def noise_sites(

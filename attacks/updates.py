@@ -14,11 +14,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import NotApplicable
 from attacks.observation import Observation
 from defenses import compose
 from defenses.client.kernels import start_recurrences
+from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ORDER, ClientRound, replay
 from defenses.client.training import LocalTraining
 from defenses.stochastic import Inexplicit, convert, refuse_hidden, set_stochastic
@@ -59,7 +61,7 @@ def attacker_copy(
     start_recurrences(twin)
     if client_mode == "train":
         for module in twin.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, _BatchNorm):
                 module.track_running_stats = False
                 module.running_mean = module.running_var = module.num_batches_tracked = None
     if example is not None:
@@ -134,6 +136,7 @@ def client_round(
         defense=compose([dict(spec) for spec in observation.defense or ()]),
         share=share,
         batch_size=observation.batch_size,
+        classes=observation.classes,
     )
 
 
@@ -208,6 +211,35 @@ def mean_gradient(observation: Observation) -> dict[str, Tensor]:
         change, state = local.optimizer.update(unit, state, still, local.learning_rate)
         moved = moved + change[""]
     return {name: value / moved.to(value) for name, value in observation.update.items()}
+
+
+def as_one_batch(observation: Observation) -> None:
+    """Decline a sum over clients that is not the update of one batch of all their images.
+
+    It is where the update is linear in the gradients of the examples: a gradient, or one step of plain SGD (momentum
+    and weight decay included), of clients that weigh alike and whose defense leaves their batches and updates alone.
+
+    Raises:
+        NotApplicable: it is not, with the reason.
+    """
+    if len(set(observation.weights)) > 1:
+        raise NotApplicable("the clients weigh differently in the sum: it is not the update of one batch")
+    local = observation.local
+    if local_steps(observation) != 1:
+        raise NotApplicable("a sum over clients of several local steps is not the update of one batch")
+    if local is not None and (local.clip_norm is not None or local.clip_value is not None):
+        raise NotApplicable("each client clipped its own gradient: the sum is not the update of one batch")
+    if observation.kind == "delta" and local is not None and not isinstance(local.optimizer, SGD):
+        raise NotApplicable(f"{local.optimizer.name} acted on each client's own gradient: the sum is not of one batch")
+    defense = compose([dict(spec) for spec in observation.defense or ()])
+    if defense.changes_batch or defense.changes_loss or defense.replaces_gradient or defense.changes_update:
+        raise NotApplicable("the defense acted on each client by itself: the sum is not the update of one batch")
+
+
+def meets(model: nn.Module) -> str | None:
+    """The first module of a copy in which the examples of a batch meet, so that those of two clients must not."""
+    named = model.named_modules()
+    return next((path for path, layer in named if isinstance(layer, _BatchNorm) and layer.training), None)
 
 
 def local_steps(observation: Observation) -> int:

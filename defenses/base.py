@@ -10,13 +10,20 @@ A client's round (`defenses.client.round`) runs the hooks in this order:
                            composition may replace the plain one
     on_update              once: what leaves the client (the gradient, or the weight delta)
 
-Each is a function of its input and of what it draws: `turn.draw(name, site, x)` gives the noise of a random site (see
-`defenses.client.site`), drawn where the client plays, given where an attacker replays. The same functions are the
-attacker's picture of the defense, as far as the threat model grants it to know the defense:
+and after all clients of a round
+
+    on_aggregate           what the server sees of their updates: one in place of all
+
+Each but the last is a function of its input and of what it draws: `turn.draw(name, site, x)` gives the noise of a
+random site (see `defenses.client.site`), drawn where the client plays, given where an attacker replays. The same
+functions are the attacker's picture of the defense, as far as the threat model grants it to know the defense:
 
     surrogate              in place of `on_update`, where its own derivative is zero
     selection              which entries of the observed update still say anything
     keeps_direction        that `on_update` does no more than scale the update
+
+Where a defense would do nothing at all, as deployed, it says so (`refuses`), so that nobody takes it for one that was
+tried.
 
 Adding a defense is one file with one class:
 
@@ -40,6 +47,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from defenses.client.site import Site
@@ -61,11 +69,13 @@ class Turn:
         source: of the noise, by the full name of a site.
         memory: tensors by name, to read and to write.
         part: which part of a composition it is; its sites and its memory are named `part:name`.
+        classes: how many the model tells apart, if the round says so.
     """
 
     source: Callable[[str, Site, Tensor], Tensor | None]
     memory: Memory = field(default_factory=dict)
     part: str = ""
+    classes: int | None = None
 
     def of(self, part: str) -> Turn:
         return replace(self, part=part)
@@ -76,12 +86,29 @@ class Turn:
         assert noise is not None, "a defense's site has something at rest"
         return noise
 
+    def one_hot(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Labels as probabilities (B, K), of class indices (B,) or of themselves."""
+        if labels.is_floating_point():
+            return labels
+        if self.classes is None:
+            raise ValueError(f"{self.part}: the client's round does not say how many classes there are")
+        return (labels[:, None] == torch.arange(self.classes, device=labels.device)).to(dtype)
+
     def remembered(self, name: str, otherwise: Tensor) -> Tensor:
         """What was remembered in the client's last round."""
         return self.memory.get(f"{self.part}:{name}", otherwise)
 
     def remember(self, name: str, value: Tensor) -> None:
         self.memory[f"{self.part}:{name}"] = value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Where a defense is to act: the images of a local step, the clients of a round, and the rounds that it goes on."""
+
+    batch_size: int
+    clients: int
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -144,6 +171,19 @@ class Defense:
         """Which entries of an observed update still say anything, as masks (bool); None: all of them."""
         return None
 
+    def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
+        """What the server sees of a round, in place of the update of each client.
+
+        Args:
+            updates: of the clients, by parameter name.
+            weights: of the clients in the mean, such as their numbers of examples.
+        """
+        raise NotImplementedError
+
+    def refuses(self, deployment: Deployment) -> str | None:
+        """Why it would leave everything as it is there, in one line; None: it acts."""
+        return None
+
     def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
         """The privacy that `steps` local steps of `batch_size` out of `examples` spend, if it accounts for any."""
         return None
@@ -169,6 +209,11 @@ class Defense:
         return type(self).on_update is not Defense.on_update
 
     @property
+    def aggregates(self) -> bool:
+        """Whether the server sees one update of a round, and that of no client."""
+        return type(self).on_aggregate is not Defense.on_aggregate
+
+    @property
     def selects(self) -> bool:
         """Whether it says which entries of an update to look at."""
         return type(self).selection is not Defense.selection
@@ -181,7 +226,7 @@ class Defense:
     @property
     def declarative(self) -> bool:
         """True where the defense is wholly expressed by its `model_overrides` (or is `none`)."""
-        hooks = ("on_model", "on_batch", "loss_term", "gradient", "on_update")
+        hooks = ("on_model", "on_batch", "loss_term", "gradient", "on_update", "on_aggregate")
         return all(getattr(type(self), hook) is getattr(Defense, hook) for hook in hooks)
 
 
@@ -233,6 +278,17 @@ class Composition(Defense):
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         return self._selecting.selection(observed) if self._selecting is not None else None
 
+    def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
+        """The first part that aggregates is given the updates of the clients, the next what that makes of them."""
+        for part in self.parts.values():
+            if part.aggregates:
+                updates, weights = [part.on_aggregate(updates, weights)], [1.0]
+        return updates[0]
+
+    def refuses(self, deployment: Deployment) -> str | None:
+        reasons = [part.refuses(deployment) for part in self.parts.values()]
+        return next((reason for reason in reasons if reason is not None), None)
+
     def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
         found = [part.accounting(steps=steps, batch_size=batch_size, examples=examples) for part in self.parts.values()]
         return next((accounting for accounting in found if accounting is not None), None)
@@ -270,6 +326,10 @@ class Composition(Defense):
     @property
     def changes_update(self) -> bool:
         return any(part.changes_update for part in self.parts.values())
+
+    @property
+    def aggregates(self) -> bool:
+        return any(part.aggregates for part in self.parts.values())
 
     @property
     def selects(self) -> bool:

@@ -41,6 +41,7 @@ def train(
     seed: int,
     client: int,
     round: int,
+    classes: int | None = None,
     memory: Memory | None = None,
     additive: bool = False,
 ) -> LocalResult:
@@ -51,6 +52,7 @@ def train(
         labels: (N,) class indices.
         local: the scenario's `federation.local` block.
         defense: the client's defense, or composition of defenses; the model is as its `on_model` leaves it.
+        classes: how many the model tells apart, for a defense that mixes labels.
         memory: what the defense remembers of the client's round before.
         additive: whether additive noise is recorded.
 
@@ -66,6 +68,7 @@ def train(
             defense=defense,
             share="gradient" if local["share"] == "gradient" else "delta",
             batch_size=local["batch_size"],
+            classes=classes,
         ),
         sent,
         images,

@@ -3,6 +3,7 @@
     cells/<key>/observations/round_1.state.safetensors      the global model that was sent
                              round_1_client_0.safetensors   the update that came back
                              round_1_client_0.json          everything else the server knows
+                             round_1_sum.safetensors, .json in their place, where it sees clients together alone
     cells/<key>/grants/round_1_client_0.labels.safetensors  loaded only where the threat model grants it
                        round_1_client_0.noise.safetensors
                        round_1_client_0.order.safetensors
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from attacks import LocalTraining, Observation, ThreatModel
+from attacks.observation import SUM
 from fedsim.files import read_json, read_tensors, write_json, write_tensors
 
 
@@ -52,12 +54,15 @@ _PLAIN = (
     "defense",
     "round",
     "client",
+    "clients",
+    "weights",
 )
 """What JSON holds of an observation as it is."""
 
 
 def name_of(round: int, client: int) -> str:
-    return f"round_{round}_client_{client}"
+    """Of what was seen of one client in a round; of the sum over its clients where `client` is `SUM`."""
+    return f"round_{round}_sum" if client == SUM else f"round_{round}_client_{client}"
 
 
 def save(cell: Path, observation: Observation, *, model: Mapping[str, Any], derived: Mapping[str, str]) -> None:
@@ -89,9 +94,15 @@ def save_public(cell: Path, images: Tensor) -> None:
 
 
 def listed(cell: Path) -> list[tuple[int, int]]:
-    """The (round, client) pairs that were observed in a cell, in order."""
+    """The (round, client) pairs that were observed in a cell, in order; `SUM` is the client of a sum."""
     found = [read_json(path)["observation"] for path in (cell / "observations").glob("*.json")]
     return sorted((record["round"], record["client"]) for record in found)
+
+
+def clients_of(cell: Path, round: int, client: int) -> list[int]:
+    """Whose updates an observation holds: of a sum several."""
+    record = read_json(cell / "observations" / f"{name_of(round, client)}.json")["observation"]
+    return [int(one) for one in record.get("clients") or [client]]
 
 
 def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen:
@@ -138,6 +149,8 @@ def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen
         std=tuple(fields["std"]),
         round=fields["round"],
         client=fields["client"],
+        clients=tuple(fields.get("clients", ())),
+        weights=tuple(fields.get("weights", ())),
         **granted,
     )
     return Seen(observation=observation, model=model, derived=record["derived"])

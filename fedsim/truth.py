@@ -7,7 +7,7 @@ takes it out before any strategy sees the reply, and seals it under the cell's `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,29 @@ class Truth:
                 axes[found[2]] = tuple(found[1].split(","))  # type: ignore[arg-type]
         order = tensors.get("order")
         return cls(tensors["images"], tensors["labels"], noise, float(tensors["loss"]), axes, order)
+
+
+def together(truths: Sequence[Truth], *, steps: int = 1) -> Truth:
+    """What several clients trained on, as one batch: one client after the other, in each step.
+
+    Noise is left out where it is no draw of an example: each client has its own. So is the order of epochs.
+
+    Args:
+        steps: of fresh batches that each client took; 1 for epochs.
+    """
+
+    def joined(values: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part for step in zip(*(value.chunk(steps) for value in values)) for part in step])
+
+    first = truths[0]
+    sites = [] if first.order is not None else [site for site in first.noise if "example" in first.axes[site]]
+    return Truth(
+        images=joined([truth.images for truth in truths]),
+        labels=joined([truth.labels for truth in truths]),
+        noise={site: joined([truth.noise[site] for truth in truths]) for site in sites},
+        loss=sum(truth.loss for truth in truths) / len(truths),
+        axes={site: first.axes[site] for site in sites},
+    )
 
 
 def pack(truth: Truth) -> bytes:

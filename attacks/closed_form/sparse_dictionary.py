@@ -65,6 +65,7 @@ class SparseDictionary(ClosedForm):
     """
 
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual", "sum_of_*")}
+    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "secure_aggregation": None}
     strength: ClassVar[int] = 20
 
     starts: int = 8

@@ -30,7 +30,12 @@ class DropoutInversion(IterativeAttack):
     """
 
     requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
-    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
+    adapts: ClassVar = {
+        "dropout": "dropout_rate",
+        "clip": None,
+        "mixup": "defense",
+        "secure_aggregation": "defense",
+    }
 
     drop_rate: float = 1e-4
 

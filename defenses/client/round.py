@@ -43,6 +43,7 @@ class ClientRound:
         defense: its defenses, in order.
         share: what is sent, the gradient of the only step or the change of the weights.
         batch_size: examples of a step, where they do not follow from the number of steps.
+        classes: how many the model tells apart; only a defense that mixes labels has to know.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class ClientRound:
     defense: Defense = field(default_factory=lambda: Composition([]))
     share: Literal["gradient", "delta"] = "gradient"
     batch_size: int | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,7 @@ def _body(
 ) -> tuple[dict[str, Tensor], Tensor, Memory]:
     """All that happens between a batch and what is sent, for both interpreters."""
     local, defense = round.local, round.defense
-    turn = Turn(source.draw, dict(memory or {}))
+    turn = Turn(source.draw, dict(memory or {}), classes=round.classes)
     state = local.optimizer.init(start)
     weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
     for step, chosen in enumerate(local.batches(len(images), round.batch_size, order)):

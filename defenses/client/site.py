@@ -38,6 +38,8 @@ class Site(ABC):
 
     axes: tuple[Axis, ...] = ROUND
     structural: bool = True
+    relaxable: bool = True
+    """Whether gradient descent can move a draw; one that it cannot is enumerated (see `support`) or has to be known."""
 
     @abstractmethod
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -60,7 +62,7 @@ class Site(ABC):
         return noise.new_zeros(())
 
     def support(self, limit: int) -> Tensor | None:
-        """All values (V, ...) that one draw can take, if they are at most `limit`."""
+        """All values (V, ...) that the draw of one step can take, if they are at most `limit`."""
         return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, Tensors, Turn, register
+from defenses.base import Defense, Deployment, Tensors, Turn, register
 
 
 @register("pruning")
@@ -41,6 +41,11 @@ class Pruning(Defense):
             for name, value in update.items():
                 turn.remember(name, value - sent[name])
         return sent
+
+    def refuses(self, deployment: Deployment) -> str | None:
+        if self.error_feedback and deployment.rounds < 2:
+            return "pruning: error_feedback acts on a client's next round; it needs 2 or more rounds"
+        return None
 
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The entries that were sent. What was not is smaller than all of them, and says no more than that."""

@@ -46,6 +46,7 @@ class Eavesdropper(Strategy):
         on_capture: called with each good reply, and with the truth if the client sent it.
         on_fault: called with (round, client, reason) for each client whose reply is unusable; such a reply goes no
             further, since one NaN would spread to the global model.
+        on_end: called with the round once all its replies were captured or found to be unusable.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Eavesdropper(Strategy):
         salt: str = "",
         on_capture: Callable[[Capture, Truth | None], None],
         on_fault: Callable[[int, int, str], None],
+        on_end: Callable[[int], None] = lambda round: None,
     ) -> None:
         self.strategy = strategy
         self._partition_of = partition_of
@@ -72,6 +74,7 @@ class Eavesdropper(Strategy):
         self._salt = salt
         self._on_capture = on_capture
         self._on_fault = on_fault
+        self._on_end = on_end
         self._sent: dict[str, Tensor] = {}
         self._asked: set[int] = set()
 
@@ -111,6 +114,7 @@ class Eavesdropper(Strategy):
                 implied = implied_weights(self._sent, received, self._trained, self._learning_rate)
                 reply.content["arrays"] = ArrayRecord(implied)
             usable.append(reply)
+        self._on_end(server_round)
         arrays, metrics = self.strategy.aggregate_train(server_round, usable)
         return self._restored(arrays), metrics
 

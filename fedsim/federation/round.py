@@ -45,6 +45,7 @@ def client_round(
         seed=plan.client_seed,
         client=client,
         round=round,
+        classes=len(plan.dataset.classes),
         memory={name: value.to(device) for name, value in (memory or {}).items()},
         additive=plan.records_additive,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
 from attacks import Observation
+from attacks.observation import SUM
+from defenses.aggregation.secure_aggregation import weighted_mean
 from fedsim import observations, truth
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
@@ -54,26 +57,66 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
 
 
 class CaptureWriter:
-    """Writes the captures of the attacked clients, and remembers the faults."""
+    """Writes the captures of the attacked clients, and remembers the faults.
+
+    Where the defense aggregates, what a client sent is kept until its round is over, and of all of them one observation
+    is written.
+    """
 
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self.directory = directory
         self.faults: list[dict[str, Any]] = []
+        self._defense = plan.defense()
         model = plan.client_model()
         self._trained = set(entries.trained(model).values())
         self._buffers = entries.buffers(model)
         self._running = entries.has_running_statistics(model)
         self._taken: dict[int, int] = {}
+        self._together: list[tuple[Capture, Truth]] = []
 
     def capture(self, seen: Capture, envelope: Truth | None) -> None:
         if envelope is None or not self._take(seen.round):
             return
+        if self._defense.aggregates:
+            self._together.append((seen, envelope))
+            return
+        self._save(seen, self._update(seen), self._of(seen, self._buffers), envelope)
+        truth.seal(self.directory, seen.round, seen.client, envelope)
+
+    def fault(self, round: int, client: int, reason: str) -> None:
+        if self._take(round):
+            self.faults.append({"round": round, "client": client, "reason": reason})
+
+    def end(self, round: int) -> None:
+        """Of the captures that wait for the end of their round, the one thing that the server sees."""
+        captures, self._together = self._together, []
+        if len(captures) == 1:  # no protocol would open it
+            [(seen, _)] = captures
+            reason = "no other client's update arrived: there is no sum"
+            self.faults.append({"round": round, "client": seen.client, "reason": reason})
+        if len(captures) < 2:
+            return
+        weights = [seen.examples for seen, _ in captures]
+        update = self._defense.on_aggregate([self._update(seen) for seen, _ in captures], weights)
+        buffers = weighted_mean([self._of(seen, self._buffers) for seen, _ in captures], weights)
+        steps = self.plan.local["steps"] if self.plan.training.epochs is None else 1
+        envelope = truth.together([envelope for _, envelope in captures], steps=steps)
+        self._save(captures[0][0], update, buffers, envelope, captures)
+        for seen, own in captures:
+            truth.seal(self.directory, round, seen.client, own)
+
+    def _save(
+        self,
+        seen: Capture,
+        update: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        envelope: Truth,
+        captures: Sequence[tuple[Capture, Truth]] = (),
+    ) -> None:
+        """Write an observation: of one client, or of all whose captures are given."""
         plan, dataset, local = self.plan, self.plan.dataset, self.plan.local
-        update = {name: value for name, value in seen.received.items() if name in self._trained}
-        if local["share"] == "weights":
-            update = {name: value - seen.sent[name] for name, value in update.items()}
-        buffers = {name: value for name, value in seen.received.items() if name in self._buffers}
+        weights = tuple(one.examples for one, _ in captures)
         observation = Observation(
             state=seen.sent,
             update=update,
@@ -84,23 +127,31 @@ class CaptureWriter:
             mean=dataset.mean,
             std=dataset.std,
             buffers=buffers,
-            batch_size=local["batch_size"],
-            examples=seen.examples,
+            batch_size=local["batch_size"] * max(1, len(captures)),
+            examples=sum(weights) or seen.examples,
             local=plan.training,
             order=envelope.order,
             labels=envelope.labels,
             noise=envelope.noise,
             defense=tuple(plan.work["defense"]),
             round=seen.round,
-            client=seen.client,
+            client=SUM if captures else seen.client,
+            clients=tuple(one.client for one, _ in captures),
+            weights=weights,
         )
         derived = {"client_mode": local["mode"], "batch_norm": "running" if self._running else "none"}
+        if captures:
+            derived["aggregation"] = f"sum_of_{len(captures)}"
         observations.save(self.directory, observation, model=plan.model_spec(), derived=derived)
-        truth.seal(self.directory, seen.round, seen.client, envelope)
 
-    def fault(self, round: int, client: int, reason: str) -> None:
-        if self._take(round):
-            self.faults.append({"round": round, "client": client, "reason": reason})
+    def _update(self, seen: Capture) -> dict[str, Tensor]:
+        update = self._of(seen, self._trained)
+        if self.plan.local["share"] == "weights":
+            return {name: value - seen.sent[name] for name, value in update.items()}
+        return update
+
+    def _of(self, seen: Capture, names: Collection[str]) -> dict[str, Tensor]:
+        return {name: value for name, value in seen.received.items() if name in names}
 
     def _take(self, round: int) -> bool:
         """True for the first clients of an attacked round, in partition order: these are the victims."""
@@ -140,6 +191,7 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: CaptureWriter, start: dict[s
         salt=plan.salt,
         on_capture=recorder.capture,
         on_fault=recorder.fault,
+        on_end=recorder.end,
     )
     accuracies: list[float | None] = []
 

@@ -120,7 +120,7 @@ def emerging(directory: RunDirectory, job: str, victim: int) -> Emerging:
     sample, original = _original(directory, account, client, final)
     outcome = account["clients"][client]
     return Emerging(
-        title=f"{name}, client {client}" + ("" if sample is None else f", sample {sample}"),
+        title=f"{name}, {_whose(outcome, client)}" + ("" if sample is None else f", sample {sample}"),
         iterations=[*kept[f"{client}.iterations"].tolist(), outcome["iterations"]],
         losses=[*kept[f"{client}.losses"].tolist(), outcome["loss"]],
         images=images,
@@ -129,6 +129,10 @@ def emerging(directory: RunDirectory, job: str, victim: int) -> Emerging:
         legend=legend,
         original=original,
     )
+
+
+def _whose(outcome: dict[str, Any], client: str) -> str:
+    return f"sum over {len(outcome['of'])} clients" if "of" in outcome else f"client {client}"
 
 
 def gif(shown: Emerging) -> bytes:
@@ -281,7 +285,7 @@ def _original(
         pl.col("attack") == spec["attack"]["name"],
         pl.col("attack_params") == json.dumps(parameters, sort_keys=True),
         pl.col("round") == spec["round"],
-        pl.col("client") == int(client),
+        pl.col("client").is_in(account["clients"][client].get("of", [int(client)])),
         pl.col("picture").is_not_null(),
         *(pl.col(f"threat_{aspect}") == value for aspect, value in account["threat_model"].items()),
     )

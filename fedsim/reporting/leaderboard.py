@@ -26,7 +26,7 @@ from fedsim.scoring.summary import RATES, answered, summarise
 from fedsim.table import SCHEMA
 
 THREAT = [name for name in SCHEMA if name.startswith("threat_")]
-_OBSERVED = ["threat_client_mode", "threat_batch_norm"]
+_OBSERVED = ["threat_client_mode", "threat_batch_norm", "threat_aggregation"]
 """Threat-model fields that are read off an observation; a client that sent none has only defaults there."""
 
 SETTING = ["setting", "dataset", "model", "setting_params", "batch_size", "local_steps", "update_kind"]

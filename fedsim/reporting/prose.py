@@ -190,8 +190,11 @@ _THREATS: dict[str, dict[str, str]] = {
 
 
 def threat_model(board: pl.DataFrame) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Who sees what: the sentences that hold for the attacks in general, and for each exception those that differ."""
-    rows = board.select("attack_label", "role", *THREAT).unique(maintain_order=True).to_dicts()
+    """Who sees what: the sentences that hold for the attacks in general, and for each exception those that differ.
+
+    An exception is an attack; or a defense, where that decides what the server sees.
+    """
+    rows = board.select("attack_label", "defense_label", "role", *THREAT).unique(maintain_order=True).to_dicts()
     usual = [row for row in rows if row["role"] == "attack"] or rows
     common = {name: Counter(row[name] for row in usual).most_common(1)[0][0] for name in THREAT} if usual else {}
     general = [_threat(name, value) for name, value in common.items()]
@@ -199,8 +202,9 @@ def threat_model(board: pl.DataFrame) -> tuple[list[str], list[tuple[str, list[s
     for row in rows:
         for name in THREAT:
             sentence = _threat(name, row[name])
-            if row[name] != common[name] and sentence not in exceptions.get(row["attack_label"], []):
-                exceptions.setdefault(row["attack_label"], []).append(sentence)
+            whom = row["defense_label" if name == "threat_aggregation" else "attack_label"]
+            if row[name] != common[name] and sentence not in exceptions.get(whom, []):
+                exceptions.setdefault(whom, []).append(sentence)
     alike: dict[tuple[str, ...], list[str]] = {}
     for label, sentences in exceptions.items():
         alike.setdefault(tuple(sentences), []).append(label)

@@ -292,7 +292,7 @@ def _plain(value: object) -> str:
 def _threats(rows: list[AttackRow]) -> pl.DataFrame:
     """The threat models of rows, as `fedsim.reporting.prose` reads them off a leaderboard."""
     return pl.DataFrame(
-        {"attack_label": row.attack_label, "role": row.entry.attack.role}
+        {"attack_label": row.attack_label, "defense_label": row.entry.defense.label, "role": row.entry.attack.role}
         | {name: row.entry.threat_model[name.removeprefix("threat_")] for name in THREAT}
         for row in rows
     )

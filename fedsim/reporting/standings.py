@@ -30,8 +30,8 @@ from fedsim.scoring import intervals
 
 _FOLLOWS_FROM_THE_CLIENTS = ("client_mode", "batch_norm")
 """Threat-model fields that are read off an observation: nobody grants them, so they do not part defenses."""
-_OF_THE_DEFENSE = ("defense", "dropout_rate")
-"""What an attacker may know of the defense: its worst case is over all of it."""
+_OF_THE_DEFENSE = ("defense", "dropout_rate", "aggregation")
+"""What an attacker may know of the defense, and what the defense lets it see: its worst case is over all of it."""
 
 
 @dataclass

@@ -56,7 +56,8 @@ class Answer:
     """What came of a task.
 
     Args:
-        account: JSON: per client the status, losses, iterations and details; the time, and what it was computed with.
+        account: JSON: per client the status, losses, iterations and details, and of a sum (client -1) whose it is; the
+            time, and what it was computed with.
         reconstructions, snapshots: tensors by `<client>.<what>`.
     """
 
@@ -115,7 +116,7 @@ def respond(task: Task, report: Report | None = None) -> Answer:
     snapshots: dict[str, Tensor] = {}
     clients: dict[str, Any] = {}
     for one, answer in zip(seen, answers, strict=True):
-        clients[str(one.client)] = _account(answer)
+        clients[str(one.client)] = _account(answer) | ({"of": list(one.clients)} if one.clients else {})
         if isinstance(answer, Reconstruction):
             reconstructions |= {f"{one.client}.{key}": value for key, value in _tensors(answer).items()}
             snapshots |= {f"{one.client}.{key}": value for key, value in _snapshots(answer).items()}

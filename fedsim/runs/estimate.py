@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ from fedsim.local import train
 from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import attack_specs, cell_key, cells_of
+from fedsim.runs.jobs import attack_specs, cell_key, cells_of, expected
 from fedsim.scenario import Cell, Scenario
 
 START_SECONDS = 15.0
@@ -55,8 +54,7 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
     for cell in cells_of(directory, scenario):
         key = cell_key(cell)
         work, rounds = cell.work(), len(cell.scenario.victims.rounds)
-        victims = cell.scenario.victims.clients
-        chunks = rounds * math.ceil(victims / cell.scenario.engine.chunk)
+        chunks = expected(cell)
         specs = attack_specs(cell.scenario)
         state = "shared" if key in seen else "trained" if directory.cell(key).exists() else "new"
         cost = 0.0
@@ -155,7 +153,15 @@ def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], Threa
     for client in range(min(cell.scenario.victims.clients, cell.scenario.engine.chunk)):
         model, images = plan.client_model(), torch.randn(count, *shape, dtype=plan.dtype)
         result = train(
-            model, images, labels, local=local, defense=plan.defense(), seed=0, client=client, round=1
+            model,
+            images,
+            labels,
+            local=local,
+            defense=plan.defense(),
+            seed=0,
+            client=client,
+            round=1,
+            classes=len(dataset.classes),
         )
         update = {name: result.arrays[name] for name in sorted(entries.trained(plan.client_model()).values())}
         if local["share"] == "weights":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import check_address, check_capacity, cluster
 from fedsim.runs.directory import RunDirectory, check_owner, claimed
-from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, cells_of, jobs_of
+from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, cells_of, expected, jobs_of
 from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.salt import settle
@@ -122,9 +121,9 @@ def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) ->
         for job in jobs_of(directory, cell):
             works.setdefault(job.key, _Work(job, [])).cells.append(cell)
     missing = {key: work for key, work in works.items() if not (directory.job(key) / "job.json").exists()}
-    expected = _expected_jobs([cell for cell in cells if cell not in trained])
+    to_come = _expected_jobs([cell for cell in cells if cell not in trained])
     tracker.known(
-        cells=len({cell_key(cell) for cell in trained}), jobs=(len(works) - len(missing), len(works) + expected)
+        cells=len({cell_key(cell) for cell in trained}), jobs=(len(works) - len(missing), len(works) + to_come)
     )
     for key, work in works.items():
         if key not in missing:
@@ -138,7 +137,7 @@ def _expected_jobs(cells: list[Cell]) -> int:
     distinct: dict[str, int] = {}
     for cell in cells:
         scenario = cell.scenario
-        chunks = math.ceil(scenario.victims.clients / scenario.engine.chunk) * len(scenario.victims.rounds)
+        chunks = expected(cell)
         for spec in attack_specs(scenario):
             distinct[key_of([cell_key(cell), spec, scenario.grants(), scenario.engine.model_dump()])] = chunks
     return sum(distinct.values())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import attacks
+import defenses
 from defenses.registry import parameters
 from fedsim import observations
 from fedsim.files import key_of
@@ -57,6 +59,13 @@ def _filled(spec: dict[str, Any]) -> dict[str, Any]:
     accepted = parameters(attacks.get(spec["name"]))
     defaults = {key: p.default for key, p in accepted.items() if p.default is not inspect.Parameter.empty}
     return {**defaults, **spec}
+
+
+def expected(cell: Cell) -> int:
+    """The jobs of each attack on a cell that is not trained yet, if every victim is observed."""
+    scenario = cell.scenario
+    seen = 1 if defenses.compose(cell.defense).aggregates else scenario.victims.clients
+    return math.ceil(seen / scenario.engine.chunk) * len(scenario.victims.rounds)
 
 
 def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:

@@ -27,7 +27,9 @@ def _read(record: Path) -> dict[int, Curve]:
     try:
         clients = read_json(record)["clients"]
         return {
-            int(client): [(int(i), float(loss)) for i, loss in own.get("losses", [])] for client, own in clients.items()
+            int(client): [(int(i), float(loss)) for i, loss in own.get("losses", [])]
+            for seen_as, own in clients.items()
+            for client in own.get("of", [seen_as])  # a sum has one curve, which is each of its clients'
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

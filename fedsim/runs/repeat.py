@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import defenses
 from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.files import key_of
@@ -33,7 +34,7 @@ class Part:
         attack: its name.
         params: the attack's parameters in full.
         seed: which federation.
-        clients: the first so many are attacked.
+        clients: the first so many are attacked; all, where the server sees their sum.
     """
 
     definition: Mapping[str, Any]
@@ -70,7 +71,8 @@ def repetition(part: Part, overrides: Sequence[str] = (), *, allow_factory: bool
     cell, round = _cell(whole, part)
     spec = _attack(cell, part)
     count, chunk = cell.scenario.victims.clients, cell.scenario.engine.chunk
-    clients = min(part.clients, count)
+    summed = defenses.compose(list(cell.defense)).aggregates
+    clients = count if summed else min(part.clients, count)
     if clients > chunk:  # the last chunk whole, too: what is attacked at once changes the last digits
         clients = min(math.ceil(clients / chunk) * chunk, count)
     narrow = cell.scenario.to_dict() | {

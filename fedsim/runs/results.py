@@ -64,7 +64,9 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
         if score.exists():
             yield table.read(score).with_columns(chosen_on, observed=True)
         elif error.exists():
-            faults = [(job.spec["round"], client, read_json(error)["reason"]) for client in job.spec["clients"]]
+            round, reason = job.spec["round"], read_json(error)["reason"]
+            each = [observations.clients_of(directory.cell(key), round, client) for client in job.spec["clients"]]
+            faults = [(round, client, reason) for clients in each for client in clients]
             failed = table.frame(list(_failed(cell, faults, [job.spec["attack"]])))
             yield failed.with_columns(chosen_on, observed=True)
 

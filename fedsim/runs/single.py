@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 import attacks
 from attacks import ThreatModel
+from attacks.observation import SUM
 from defenses.registry import UnknownName, parameters
 from fedsim import observations
 from fedsim.errors import BadInput
@@ -92,7 +93,8 @@ def _draw(cell: Path, answer: Path, round: int) -> list[Path]:
         if part == "images":
             seen = read_json(cell / "observations" / f"{observations.name_of(round, int(client))}.json")["observation"]
             for index, image in enumerate(_pixels(images, seen["mean"], seen["std"])):
-                target = answer / f"client_{client}_image_{index}.png"
+                whose = "sum" if int(client) == SUM else f"client_{client}"
+                target = answer / f"{whose}_image_{index}.png"
                 buffer = io.BytesIO()
                 Image.fromarray(image).save(buffer, format="PNG")
                 write_bytes(target, buffer.getvalue())

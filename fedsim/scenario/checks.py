@@ -11,6 +11,7 @@ import torch
 
 import attacks
 import defenses
+from defenses.base import Deployment
 from defenses.client import optimizers
 from fedsim.scenario.document import KeyPath, Problem, format_path
 from fedsim.scenario.members import SGD, Member
@@ -19,7 +20,7 @@ from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
 
 def check(scenario: Scenario) -> None:
     """Raise the first `Problem` of a scenario whose keys are valid one by one."""
-    for rule in (_seeds, _federation, _victims, _metrics, _attacks, _defenses, _start, _own_files):
+    for rule in (_seeds, _federation, _victims, _metrics, _attacks, _defenses, _deployed, _summed, _start, _own_files):
         for path, message in rule(scenario):
             raise Problem(path, message)
 
@@ -108,6 +109,36 @@ def _defenses(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     yield from _repeated(("defenses",), scenario.defenses, label_of, label_of)
 
 
+def _deployed(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    """A defense that would leave everything as it is: its rows would be those of no defense, under its name."""
+    federation, local = scenario.federation, scenario.federation.local
+    deployment = Deployment(
+        batch_size=min(local.batch_size, local.examples or local.batch_size),
+        clients=federation.clients_per_round,
+        rounds=federation.rounds,
+    )
+    for i, parts in enumerate(scenario.defenses):
+        for j, part in enumerate(parts):
+            reason = defenses.create(**part.spec()).refuses(deployment)
+            if reason is not None:
+                yield _blamed(("defenses", i, j), part, reason), reason
+
+
+def _summed(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    """Where the server sees sums, all clients of a round are attacked, and they are attacked together."""
+    victims, together = scenario.victims, scenario.federation.clients_per_round
+    for parts in scenario.defenses:
+        if not defenses.compose(specs_of(parts)).aggregates:
+            continue
+        label = label_of(parts)
+        if victims.clients != together:
+            message = f"{victims.clients}, but under {label} the server sees one sum of a round; accepted: {together}"
+            yield ("victims", "clients"), f"{message} (federation.clients_per_round)"
+        if victims.development:
+            message = f"{victims.development}, but under {label} all victims of a round are attacked as one"
+            yield ("victims", "development"), f"{message}; accepted: 0"
+
+
 def _start(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     start = scenario.model.start()
     if len(start) > 1:
@@ -141,8 +172,13 @@ def _refused(path: KeyPath, member: Member, create: Callable[..., Any]) -> Itera
     try:
         create(**spec)
     except ValueError as error:
-        named = [key for key in spec if key != "name" and re.search(rf"\b{re.escape(key)}\b", str(error))]
-        yield (*path, *named[:1]), _line(error)
+        yield _blamed(path, member, str(error)), _line(error)
+
+
+def _blamed(path: KeyPath, member: Member, message: str) -> KeyPath:
+    """The parameter that a message about a member names, or the member."""
+    named = [key for key in member.spec() if key != "name" and re.search(rf"\b{re.escape(key)}\b", message)]
+    return (*path, *named[:1])
 
 
 def _repeated(

@@ -97,6 +97,7 @@ def _gradient(
             seed=0,
             client=0,
             round=1,
+            classes=len(dataset.classes),
         )
     model.load_state_dict(before)
     names = set(entries.trained(model).values())

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fedsim import table
 from fedsim.files import read_json, read_tensors, whole_directory, write_bytes
-from fedsim.observations import name_of
+from fedsim.observations import clients_of, name_of
 from fedsim.scoring.score import score_victim
-from fedsim.truth import Truth, open_envelope
+from fedsim.truth import open_envelope, together
 
 
 def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequence[str]) -> None:
@@ -31,19 +31,27 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
     rows: list[dict[str, object]] = []
     originals: list[Tensor] = []
     reconstructions: list[Tensor] = []
-    for client, outcome in account["clients"].items():
+    for seen_as, outcome in account["clients"].items():
         round = account["spec"]["round"]
-        truth = open_envelope(cell, round, int(client))
-        common = _common(account, outcome, truth, key, round, int(client))
-        own = {name.removeprefix(f"{client}."): v for name, v in tensors.items() if name.startswith(f"{client}.")}
+        clients = clients_of(cell, round, int(seen_as))
+        own_truths = [open_envelope(cell, round, client) for client in clients]
+        truth = own_truths[0] if len(clients) == 1 else together(own_truths)
+        common = _common(account, outcome, key, round)
+        owners = [
+            {"client": client, "victim_loss": own.loss if np.isfinite(own.loss) else None, "sample": sample}
+            for client, own in zip(clients, own_truths)
+            for sample in range(len(own.labels))
+        ]
+        own = {name.removeprefix(f"{seen_as}."): v for name, v in tensors.items() if name.startswith(f"{seen_as}.")}
         if outcome["status"] == "ok" and len(own["images"]) > len(truth.labels):
             # matched to the truth, the best of many guesses would be chosen by the truth
-            reason = f"the attack answered {len(own['images'])} images, but the client had {len(truth.labels)}"
+            who = "client" if len(clients) == 1 else "clients"
+            reason = f"the attack answered {len(own['images'])} images, but the {who} had {len(truth.labels)}"
             common |= {"status": "failed", "reason": reason}
         if common["status"] != "ok":
-            rows += [{**common, "sample": sample} for sample in range(len(truth.labels))]
+            rows += [{**common, **owner} for owner in owners]
             continue
-        seen = read_json(cell / "observations" / f"{name_of(round, int(client))}.json")["observation"]
+        seen = read_json(cell / "observations" / f"{name_of(round, int(seen_as))}.json")["observation"]
         scored = score_victim(
             original=truth.images,
             reconstruction=own["images"],
@@ -58,8 +66,8 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             metrics=metrics,
         )
         pictures = sum(map(len, originals))
-        for sample, scores in enumerate(scored.rows):
-            rows.append({**common, **scores, "sample": sample, "picture": pictures + sample})
+        for place, (owner, scores) in enumerate(zip(owners, scored.rows, strict=True)):
+            rows.append({**common, **scores, **owner, "picture": pictures + place})
         originals.append(truth.images)
         reconstructions.append(scored.reconstructions)
     with whole_directory(target) as directory:
@@ -70,20 +78,16 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             write_bytes(directory / "pictures.npz", buffer.getvalue())
 
 
-def _common(
-    account: dict[str, Any], outcome: dict[str, Any], truth: Truth, key: str, round: int, client: int
-) -> dict[str, object]:
+def _common(account: dict[str, Any], outcome: dict[str, Any], key: str, round: int) -> dict[str, object]:
     spec = account["spec"]["attack"]
     return {
         "round": round,
-        "client": client,
         "attack": spec["name"],
         "attack_params": json.dumps({name: value for name, value in spec.items() if name != "name"}, sort_keys=True),
         "details": json.dumps(outcome.get("details", {}), sort_keys=True),
         **{f"threat_{aspect}": value for aspect, value in account["threat_model"].items()},
         "status": outcome["status"],
         "reason": outcome.get("reason"),
-        "victim_loss": truth.loss if np.isfinite(truth.loss) else None,
         "update_kind": account["observed"]["kind"],
         "update_precision": account["observed"]["precision"],
         "attack_loss": outcome.get("loss"),

@@ -120,6 +120,8 @@ def _mask_accuracy(
         apart = 1 if "step" in own else 0
         if found.shape[apart:] != drawn.shape[apart:]:
             raise ValueError(f"noise of {site!r} is {_shape(found)}, the client drew {_shape(drawn)}")
+        if not drawn.is_floating_point() or not ((drawn == 0) | (drawn == 1)).all():
+            continue  # no mask: a permutation, a weight
         if "example" in own and len(drawn) != counts[0]:
             continue  # epochs drew for each example several times
         if apart:

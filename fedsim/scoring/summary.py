@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from attacks.observation import SUM
 from fedsim.scoring import intervals
 from fedsim.table import PSNR_CAP_SUMMARY
 
@@ -24,6 +25,7 @@ SCORES = tuple(WORST)
 _FLOOR = "null_mean"
 _VICTIM = ["cell", "seed", "round", "client", "sample"]
 _UNIT = ["seed", "client"]
+"""Of a sum over clients all images come from one answer: it is one unit (`_summary`)."""
 
 
 def answered() -> pl.Expr:
@@ -93,6 +95,8 @@ def summarise(results: pl.DataFrame, by: Sequence[str], values: Sequence[str] = 
 
 
 def _summary(group: pl.DataFrame, values: Sequence[str]) -> dict[str, object]:
+    summed = pl.col("threat_aggregation").fill_null("individual") != "individual"
+    group = group.with_columns(pl.when(summed).then(pl.lit(SUM)).otherwise("client").alias("client"))
     found = int(group["answered"].sum())
     units = group.select(_UNIT).n_unique() if len(group) else 0
     row: dict[str, object] = {

@@ -73,6 +73,8 @@ DEFENSES = {
     "gaussian_noise": {"std": 0.01},
     "pruning": {"keep": 0.3},
     "dp_sgd": {"noise_multiplier": 0.5, "max_grad_norm": 0.2},
+    "mixup": {"alpha": 0.7},
+    "secure_aggregation": {},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
 
@@ -101,7 +103,9 @@ def build(make, parts: list[dict], seed: int = 0) -> nn.Module:
 
 def client(make, local: LocalTraining, parts: list[dict], *, batch: int, share: str, mode: str) -> ClientRound:
     model = freeze(build(make, parts), local.trained).train(mode == "train")
-    return ClientRound(model=model, local=local, defense=defenses.compose(parts), share=share, batch_size=batch)
+    return ClientRound(
+        model=model, local=local, defense=defenses.compose(parts), share=share, batch_size=batch, classes=CLASSES
+    )
 
 
 def both(round: ClientRound, *, examples: int, memory=None, mode: str = "train") -> tuple[Played, Played]:

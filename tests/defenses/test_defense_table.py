@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import defenses
 from defenses.base import Defense, Turn
+from defenses.batch.mixup import Weight
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.site import Sampling
 from defenses.stochastic import set_stochastic, stochastic_layers
@@ -114,6 +115,39 @@ def clips_each_sample_and_adds_noise(defense: Defense) -> None:
     assert torch.equal(found, flat(played(defense, model, images, labels).update))
 
 
+def mixes_pairs(defense: Defense) -> None:
+    images, labels = torch.rand(5, 1, 2, 2, generator=generator(1)), torch.tensor([0, 1, 2, 1, 0])
+    seen = set()
+    for seed in range(20):
+        source = Sampling(lambda site, step, seed=seed: generator(seed + zlib.crc32(site.encode())))
+        own = Turn(source.draw, part="mixup", classes=3)
+        mixed, targets = defense.on_batch(images, labels, turn=own)
+        weight, order = (source.drawn[f"mixup:{name}"] for name in ("weight", "permutation"))
+        [share], seen_now = weight.tolist(), tuple(order.tolist())
+        assert 0 <= share <= 1
+        assert sorted(seen_now) == [0, 1, 2, 3, 4]
+        for i, j in enumerate(seen_now):
+            torch.testing.assert_close(mixed[i], share * images[i] + (1 - share) * images[j])
+            expected = [share * (labels[i] == k) + (1 - share) * (labels[j] == k) for k in range(3)]
+            torch.testing.assert_close(targets[i], torch.tensor([float(value) for value in expected]))
+        seen.add(seen_now)
+    assert len(seen) > 10
+    assert Weight(0.2).sample(images, generator()) == Weight(0.2).sample(images, generator())
+    for alpha in (0.2, 4.0):
+        drawn = torch.stack([Weight(alpha).sample(images, generator(seed)) for seed in range(2000)])
+        assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+        assert drawn.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def shows_the_weighted_mean(defense: Defense) -> None:
+    updates = [{"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([4.0, 6.0])}, {"w": torch.tensor([0.0, 1.0])}]
+    seen = defense.on_aggregate(updates, [1, 2, 1])
+    assert seen["w"].tolist() == [9 / 4, 11 / 4]
+    assert seen["w"].dtype == torch.float32
+    assert not defense.declarative
+    assert defense.aggregates
+
+
 def played(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> Played:
     """One step of a client that shares its gradient; all that it draws is of its own site."""
 
@@ -142,6 +176,8 @@ TABLE = {
         clips_each_sample_and_adds_noise,
         [{"noise_multiplier": -1.0}, {"max_grad_norm": 0}, {"delta": 0}, {"delta": 1}],
     ),
+    "mixup": Row({"alpha": 0.5}, mixes_pairs, [{"alpha": 0}, {"alpha": -1.0}, {"alpha": math.inf}]),
+    "secure_aggregation": Row({}, shows_the_weighted_mean, []),
 }
 
 

@@ -38,6 +38,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "utility": work(defense=[{"name": "clip", "norm": 0.5}], utility=UTILITY),
         "dirichlet": work(data={**BASE["data"], "partition": {"kind": "dirichlet", "alpha": 1.0}}),
         "factory": work(model={"factory": "fed_net:make"}),
+        "sum": work(defense=[{"name": "secure_aggregation"}]),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),
     }
     (directory.path / "fed_net.py").write_text(OWN_NET)

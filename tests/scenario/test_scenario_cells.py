@@ -137,8 +137,9 @@ def test_every_registered_name_is_accepted():
     required = {"npz": {"path": "x.npz"}, "folder": {"path": "x"}, "hub": {"dataset": "x/y"}}
     from fedsim.scenario.schema import Scenario
 
+    pairs = {"federation": {"clients": 2, "local": {"batch_size": 2}}, "victims": {"clients": 2}}  # to mix, to sum up
     for kind, names in (("attacks", attacks.names()), ("defenses", defenses.names())):
-        assert len(getattr(_small(**{kind: list(names)}), kind)) == len(names)
+        assert len(getattr(_small(**{kind: list(names), **pairs}), kind)) == len(names)
     for name in models.names():
         assert _small(model=name).model.name == name
     for name in data.names():

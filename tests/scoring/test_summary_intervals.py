@@ -154,3 +154,14 @@ def test_an_empty_table_gives_an_empty_summary():
     empty = summarise(table.empty(), ["attack", "defense"])
     assert len(empty) == 0
     assert {"attack", "defense", "n", "coverage", "level", "psnr_low", "bit_exact_high"} <= set(empty.columns)
+
+
+def test_the_images_of_a_sum_over_clients_are_one_unit():
+    """They come from one answer: eight of them are no eight independent clients."""
+    alone = of(rows([20.0] * 8))
+    assert alone["clients"] == 8
+    together = of(rows([20.0] * 8, threat_aggregation=["sum_of_8"] * 8))
+    assert (together["n"], together["clients"], together["level"]) == (8, 1, None)
+    assert together["psnr_low"] is None
+    seeds = of(rows([20.0] * 8, threat_aggregation=["sum_of_4"] * 8, seed=[0] * 4 + [1] * 4, client=[0, 1, 2, 3] * 2))
+    assert seeds["clients"] == 2

@@ -1,0 +1,1 @@
+"""Defenses that act after the clients: what the server sees of a round."""

@@ -1,0 +1,40 @@
+"""The server learns the sum of the clients' updates and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense, Deployment, Tensors, register
+
+
+@register("secure_aggregation")
+class SecureAggregation(Defense):
+    """The clients of a round mask their updates so that the masks cancel in the sum (Bonawitz et al., CCS 2017): what
+    the server sees is the weighted mean of the updates, and that of no client.
+
+    The protocol itself is not run; what it lets the server see is. What a client sends is not changed, and neither is
+    the training: federated averaging needs no more than the mean.
+    """
+
+    def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
+        return weighted_mean(updates, weights)
+
+    def refuses(self, deployment: Deployment) -> str | None:
+        if deployment.clients < 2:
+            return "secure_aggregation: the sum over one client is its update; it needs 2 or more clients a round"
+        return None
+
+
+def weighted_mean(values: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
+    """The mean by name, summed up in float64, in the tensors' own dtypes (of integers: rounded)."""
+    total = float(sum(weights))
+    return {name: _mean([one[name] for one in values], weights, total) for name in values[0]}
+
+
+def _mean(values: Sequence[Tensor], weights: Sequence[float], total: float) -> Tensor:
+    mean = torch.stack([value.double() * (weight / total) for value, weight in zip(values, weights)]).sum(0)
+    like = values[0]
+    return mean.to(like.dtype) if like.is_floating_point() else mean.round().to(like.dtype)

@@ -1,0 +1,75 @@
+"""A defense that would do nothing in the scenario's federation is refused: its rows would say that it was tried."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from ruamel.yaml import YAML
+
+import defenses
+from defenses.base import Deployment
+from fedsim.cli import main
+from fedsim.errors import BadInput
+from fedsim.scenario import parse
+
+GOOD = {
+    "name": "deployed",
+    "data": {"name": "mnist"},
+    "model": {"name": "mlp", "width": 8},
+    "federation": {"clients": 3, "clients_per_round": 2, "rounds": 2, "local": {"batch_size": 2}},
+    "victims": {"clients": 2},
+    "attacks": ["null_mean"],
+    "defenses": ["none", "mixup", {"name": "pruning", "error_feedback": True}, ["clip", "secure_aggregation"]],
+    "metrics": ["psnr"],
+}
+
+REFUSED = [
+    ("federation.local.batch_size=1", "defenses[1][0]: mixup: an image has nothing to be mixed with in a batch of 1"),
+    ("federation.rounds=1", "defenses[2][0].error_feedback: pruning: error_feedback acts on a client's next round"),
+    ("federation.clients_per_round=1", "defenses[3][1]: secure_aggregation: the sum over one client is its update"),
+    ("federation.clients_per_round=3", "victims.clients: 2, but under clip + secure_aggregation the server sees one"),
+    ("victims.development=1", "victims.development: 1, but under clip + secure_aggregation all victims of a round"),
+]
+
+
+@pytest.mark.parametrize(("option", "expected"), REFUSED)
+def test_it_is_refused_by_key_and_reason(option, expected):
+    key, value = option.split("=")
+    spoilt = copy.deepcopy(GOOD)
+    if option == "federation.clients_per_round=1":
+        spoilt["victims"]["clients"] = 1
+    *path, last = key.split(".")
+    block = spoilt
+    for name in path:
+        block = block[name]
+    block[last] = int(value)
+    assert len(parse(GOOD, rehearsed=False).cells()) == 4
+    with pytest.raises(BadInput) as caught:
+        parse(spoilt, rehearsed=False)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_epochs_over_a_single_example_have_nothing_to_mix():
+    local = {"batch_size": 2, "epochs": 2, "examples": 1, "share": "weights"}
+    with pytest.raises(BadInput, match="nothing to be mixed with"):
+        parse({**GOOD, "federation": {**GOOD["federation"], "local": local}}, rehearsed=False)
+
+
+def test_the_command_ends_with_2(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.yaml"
+    with path.open("w") as file:
+        YAML().dump({**GOOD, "federation": {**GOOD["federation"], "rounds": 1}}, file)
+    monkeypatch.setattr("sys.argv", ["fedsim", "check", str(path)])
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "error_feedback acts on a client's next round" in capsys.readouterr().err
+
+
+def test_a_composition_refuses_what_a_part_refuses():
+    parts = defenses.compose([{"name": "clip"}, {"name": "mixup"}])
+    assert "mixup" in str(parts.refuses(Deployment(batch_size=1, clients=5, rounds=5)))
+    assert parts.refuses(Deployment(batch_size=2, clients=1, rounds=1)) is None
