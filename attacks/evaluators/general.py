@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from attacks.evaluators.base import Evaluator
-from attacks.objectives import Objective
+from attacks.objectives import Objective, OfEntries
 from attacks.unknowns import Guess, noise_of
 from defenses.client.round import ClientRound, replay
 
@@ -61,6 +61,8 @@ class General(Evaluator):
         ours = {name: simulated[name] for name in observed}
         if self._selects:
             ours = {name: value * data[name + KEPT] for name, value in ours.items()}
+        if isinstance(self._objective, OfEntries):
+            return self._objective.of_entries(ours, observed)
         inner, norms, theirs = (
             torch.stack([_product(first[name], second[name]) for name in observed])[None]
             for first, second in ((ours, observed), (ours, ours), (observed, observed))

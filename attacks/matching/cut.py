@@ -11,6 +11,7 @@ behind the features.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class UpstreamAndFeatures:
         head: the place of the head's weight.
     """
 
+    needs: Literal["products", "entries"] = "products"
     exact = False
 
     def __init__(self, upstream: list[int], head: int) -> None:

@@ -37,6 +37,8 @@ TABLE = {
     "dlg": Outcome(psnr=30, dropout=0.0, params={"iterations": 300}),
     "idlg": Outcome(psnr=30, dropout=0.0, params={"iterations": 300}),
     "inverting_gradients": Outcome(psnr=30, dropout=0.0, params={"iterations": 600}),
+    "sapag": Outcome(psnr=30, dropout=0.0, params={"iterations": 1000}),
+    "tag": Outcome(psnr=30, dropout=0.0, params={"iterations": 1000}),
     "dropout_inversion": Outcome(psnr=30, dropout=0.5, params={"iterations": 1200}),
     "well_informed": Outcome(psnr=30, dropout=0.5, params={"iterations": 600}),
     "cut": Outcome(psnr=30, dropout=0.5, params={"iterations": 1000}, single=True),
