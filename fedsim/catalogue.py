@@ -9,12 +9,13 @@ from rich.table import Table
 
 import attacks
 import defenses
+from defenses.client import optimizers
 from defenses.registry import parameters
 from fedsim.errors import BadInput
 
 
 def catalogue(kind: str) -> Table:
-    """The members of one kind: attacks, defenses, models, datasets, metrics or scenarios."""
+    """The members of one kind: attacks, defenses, optimizers, models, datasets, metrics or scenarios."""
     if kind not in _KINDS:
         raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
     rows = list(_KINDS[kind]())
@@ -24,6 +25,20 @@ def catalogue(kind: str) -> Table:
     for name, keys, description in rows:
         table.add_row(name, description, *([keys] if len(table.columns) == 3 else []))
     return table
+
+
+def markdown(kinds: Iterable[str]) -> str:
+    """The same as Markdown, a section for each kind: `docs/reference.md` is this of all kinds that have parameters."""
+    page = []
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
+        page += [f"## {kind.capitalize()}", "", "| name | what it is | keys, with their defaults |", "|---|---|---|"]
+        for name, keys, description in _KINDS[kind]():
+            shown = ", ".join(f"`{key}`" for key in keys.split(", ")) if keys else ""
+            page.append(f"| `{name}` | {description.replace('|', chr(92) + '|')} | {shown} |")
+        page.append("")
+    return "\n".join(page)
 
 
 Row = tuple[str, str, str]
@@ -52,6 +67,10 @@ def _attacks() -> Iterable[Row]:
 
 def _defenses() -> Iterable[Row]:
     return _members(defenses.names(), defenses.get)
+
+
+def _optimizers() -> Iterable[Row]:
+    return _members(optimizers.names(), optimizers.get)
 
 
 def _models() -> Iterable[Row]:
@@ -85,6 +104,7 @@ def _scenarios() -> Iterable[Row]:
 _KINDS: dict[str, Callable[[], Iterable[Row]]] = {
     "attacks": _attacks,
     "defenses": _defenses,
+    "optimizers": _optimizers,
     "models": _models,
     "datasets": _datasets,
     "metrics": _metrics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -12,12 +13,20 @@ from fedsim.cli.shell import ScenarioArgument, SetOption, app, out
 
 @app.command(name="list")
 def list_members(
-    kind: Annotated[str, typer.Argument(help="attacks, defenses, models, datasets, metrics or scenarios")],
+    kinds: Annotated[
+        list[str],
+        typer.Argument(metavar="KIND...", help="attacks, defenses, optimizers, models, datasets, metrics or scenarios"),
+    ],
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a document.")] = False,
 ) -> None:
     """List what a scenario can name."""
-    from fedsim.catalogue import catalogue
+    from fedsim.catalogue import catalogue, markdown
 
-    out.print(catalogue(kind))
+    if as_markdown:
+        sys.stdout.write(markdown(kinds))
+        return
+    for kind in kinds:
+        out.print(catalogue(kind))
 
 
 @app.command()

@@ -14,7 +14,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-import attacks
 import fedsim.api
 from attacks import Attack, Observation, Reconstruction, ThreatModel
 from defenses import Defense
@@ -85,11 +84,12 @@ def test_every_command_that_the_readme_names_exists():
             assert word in known, word
 
 
-def test_every_attack_and_defense_has_its_row_in_the_readme():
-    import defenses
+def test_the_reference_is_what_the_command_writes():
+    """`fedsim list attacks defenses optimizers models --markdown`: a new one needs no row written by hand."""
+    from fedsim.catalogue import markdown
 
-    for name in [*attacks.names(), *defenses.names()]:
-        assert f"`{name}`" in README, name
+    found = (ROOT / "docs" / "reference.md").read_text()
+    assert found.endswith(markdown(["attacks", "defenses", "optimizers", "models"]))
 
 
 def test_every_key_of_a_scenario_is_documented():
