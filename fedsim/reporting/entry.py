@@ -28,6 +28,7 @@ from pydantic import (
 
 import attacks
 from attacks import ThreatModel
+from attacks.observation import SUM
 from defenses.registry import UnknownName
 from fedsim.files import key_of
 from fedsim.reporting import entry_pictures
@@ -314,7 +315,8 @@ class Entry(_Part):
 
     @model_validator(mode="after")
     def _follows(self) -> Entry:
-        for said in _contradictions(self.scores, self.victims):
+        summed = self.threat_model["aggregation"] != "individual"
+        for said in _contradictions(self.scores, self.victims, summed=summed):
             raise ValueError(said)
         return self
 
@@ -332,8 +334,8 @@ class Entry(_Part):
         return "--".join([*(slug(word)[:32] for word in words), key_of(about)[:8]])
 
 
-def _contradictions(scores: Scores, victims: Victims) -> Iterator[str]:
-    """What an entry says of itself that cannot be so."""
+def _contradictions(scores: Scores, victims: Victims, *, summed: bool) -> Iterator[str]:
+    """What an entry says of itself that cannot be so. All images of a sum over clients are one unit."""
     values = victims.values
     places = {(value.seed, value.round, value.client, value.sample) for value in values}
     if len(places) < len(values):
@@ -346,7 +348,8 @@ def _contradictions(scores: Scores, victims: Victims) -> Iterator[str]:
         return
     clients: dict[tuple[int, int], list[float]] = {}
     for value in values:
-        clients.setdefault((value.seed, value.client), []).append(math.nan if value.psnr is None else value.psnr)
+        unit = value.seed, SUM if summed else value.client
+        clients.setdefault(unit, []).append(math.nan if value.psnr is None else value.psnr)
     medians = [float(np.median(scored)) for scored in clients.values()]
     low, high = intervals.of_median(medians)
     leaked = sum(value.answered and (value.psnr or 0.0) > LEAKED_PSNR for value in values) / len(values)

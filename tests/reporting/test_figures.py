@@ -124,9 +124,14 @@ def test_curves_are_found_by_the_key_of_the_scores(tmp_path):
     write_json(tmp_path / "fedsim-run.json", {"name": "x", "scenario": {"metrics": ["psnr"]}})
     accounts = {"0": {"status": "ok", "losses": [[0, 1.0], [10, 0.5]]}, "3": {"status": "not_applicable"}}
     write_json(directory.job("abc") / "job.json", {"clients": accounts})
+    summed = {"-1": {"status": "ok", "of": [0, 4], "losses": [[0, 2.0]]}}
+    write_json(directory.job("sum") / "job.json", {"clients": summed})
     write_json(directory.job("without") / "job.json", {"clients": {"0": {"losses": []}}})
     write_json(directory.job("damaged") / "job.json", [])
-    assert by_row(directory) == {score_key_of("abc", ["psnr"]): {0: [(0, 1.0), (10, 0.5)], 3: []}}
+    assert by_row(directory) == {
+        score_key_of("abc", ["psnr"]): {0: [(0, 1.0), (10, 0.5)], 3: []},
+        score_key_of("sum", ["psnr"]): {0: [(0, 2.0)], 4: [(0, 2.0)]},
+    }
 
 
 def test_figures_of_a_hostile_run(tmp_path):

@@ -98,6 +98,15 @@ def test_the_threat_model_says_what_an_attack_was_given_besides(results):
     ]
 
 
+def test_what_the_server_sees_is_told_of_the_defense_that_decides_it(results):
+    secure = (pl.col("defense") == results["defense"][-1]) & (pl.col("attack") != "well_informed")
+    seen = pl.when(secure).then(pl.lit("sum_of_8")).otherwise("threat_aggregation").alias("threat_aggregation")
+    board = leaderboard.build(results.with_columns(seen))
+    [label] = board.filter(pl.col("threat_aggregation") == "sum_of_8")["defense_label"].unique()
+    _, exceptions = prose.threat_model(board)
+    assert (label, ["It sees only the sum over 8 clients."]) in exceptions
+
+
 def test_a_panel_shows_worst_median_and_best_of_its_strongest_attack(results, pictures):
     for panel in gallery.panels(results, pictures, victims=4):
         own = results.filter(

@@ -122,6 +122,21 @@ def test_defenses_count_by_the_attacker_who_knew_them_and_who_did_not():
     assert clip.tried == 2
 
 
+def test_a_sum_over_clients_is_what_the_defense_lets_a_server_see():
+    """It stands beside the undefended client; its eight images come from one answer, so that it needs as many seeds."""
+    secure = [{"name": "secure_aggregation"}]
+    summed = {"threat_aggregation": "sum_of_8"}
+    alone = standings(victims(NONE, 60), victims(secure, 12, **summed))
+    assert len({one.group for one in alone.defenses}) == 1
+    [entry] = [one.strongest.entry for one in alone.defenses if one.strongest.entry.defense.label != "none"]
+    assert entry.victims.clients == 1
+    assert entry.scores.level is None
+    seeds = [victims(secure, 12, seed=seed, **summed) for seed in range(6)]
+    several = standings(*(victims(NONE, 60, seed=seed) for seed in range(6)), *seeds)
+    [entry] = [one.strongest.entry for one in several.defenses if one.strongest.entry.defense.label != "none"]
+    assert (entry.victims.clients, entry.victims.attacked) == (6, 48)
+
+
 def test_the_page_shows_verdicts_objections_ranges_and_verifications(tmp_path):
     results = table.frame([*victims(NONE, 60, clients=4), *victims(NOISE, 12, clients=4)])
     made = {entry.stem: entry for entry, _ in entries.entries_of(results, make_pictures, MARKER)}

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim.errors import BadInput
 from fedsim.reporting.entries import portable
-from fedsim.runs.jobs import attack_specs
+from fedsim.runs.jobs import attack_specs, expected
 from fedsim.runs.repeat import Part, repetition
 from fedsim.scenario import load, parse
 
@@ -77,6 +77,14 @@ def test_victims_are_attacked_in_the_groups_that_they_were_attacked_in(chunk, cl
     again = repetition(part_of(scenario, clients=clients))
     assert again.scenario.victims.clients == attacked
     assert (again.together, again.formerly) == at_once
+
+
+def test_a_sum_is_repeated_with_all_its_clients():
+    keys = {"sweep": {}, "victims": {"rounds": [1, 2], "clients": 9}, "defenses": ["secure_aggregation"]}
+    scenario = parse({**SMALL, **keys}, rehearsed=False)
+    again = repetition(part_of(scenario, clients=3))
+    assert again.scenario.victims.clients == 9
+    assert expected(again.scenario.cells()[0]) == 1
 
 
 def test_a_key_that_came_later_has_its_default():

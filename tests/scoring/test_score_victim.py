@@ -158,3 +158,16 @@ def test_what_cannot_be_scored_is_refused_with_the_reason():
         score(truth, normalised(truth), true_noise={"y": torch.ones(2, 3)}, noise={"x": torch.ones(2, 3)})
     with pytest.raises(ValueError, match="noise of 'x' is 4, the client drew 3"):
         score(truth, normalised(truth), true_noise={"x": torch.ones(2, 3)}, noise={"x": torch.ones(2, 4)})
+
+
+def test_what_is_no_mask_has_no_mask_accuracy():
+    """The weight and the permutation of mixup: rounded, 0.6 would be right for 0.9."""
+    images = originals(2)
+    drawn = {"weight": torch.tensor([0.9]), "permutation": torch.tensor([1, 0])}
+    guess = {"weight": torch.tensor([0.6]), "permutation": torch.tensor([1.0, 0.0])}
+    axes = {"weight": ("step",), "permutation": ("step", "example")}
+    scored = score(images, normalised(images), true_noise=drawn, noise=guess, axes=axes)
+    assert [row["mask_accuracy"] for row in scored.rows] == [None, None]
+    mask = {"drop": torch.ones(2, 4)}
+    scored = score(images, normalised(images), true_noise=drawn | mask, noise=guess | mask, axes=axes)
+    assert [row["mask_accuracy"] for row in scored.rows] == [1.0, 1.0]
