@@ -46,6 +46,7 @@ from attacks.updates import (
     out_of_memory,
     replayed,
     trained_part,
+    with_zeros,
 )
 from defenses.client.round import ORDER
 from defenses.client.training import LocalTraining
@@ -176,7 +177,7 @@ class IterativeAttack(Attack):
         attacked: list[_Victim] = []
         for victim in group:
             try:
-                known.append(self.known(victim.observation, victim.labels, setting))
+                known.append(self.known(with_zeros(victim.observation, victim.given), victim.labels, setting))
             except NotApplicable as reason:
                 results[victim.index] = reason
                 continue

@@ -320,6 +320,13 @@ def trained_part(observation: Observation, model: nn.Module) -> Observation:
     return observation if update.keys() == observation.update.keys() else replace(observation, update=update)
 
 
+def with_zeros(observation: Observation, given: Observation) -> Observation:
+    """A `trained_part`, and beside it those parameters whose update was given and is zero throughout: of a site that
+    decides whether they take part at all, this is what it drew."""
+    zeros = {name: value for name, value in given.update.items() if value is not None and not value.any()}
+    return replace(observation, update={**zeros, **observation.update})
+
+
 def lacks(what: str) -> str:
     """Why an attack declines an update without `what`, once `trained_part` has looked at it."""
     return f"the update lacks {what}: zero (as below a head initialised with zeros), not trained, or not shared"

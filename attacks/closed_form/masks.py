@@ -29,7 +29,8 @@ from attacks.base import NotApplicable
 from attacks.observation import Observation
 from attacks.unknowns import noise_inputs
 from attacks.updates import lacks, local_steps
-from defenses.stochastic import Dropout, set_stochastic, stochastic_layers
+from defenses.client.site import Site
+from defenses.stochastic import Dropout, StochasticLayer, set_stochastic, stochastic_layers
 
 _SURPRISE = math.log(1e6)
 
@@ -41,7 +42,7 @@ class Masks:
     Args:
         read: the mask (1, ...) by module path: 1 where a unit passed, 0 where it is zero.
         unread: why not, by module path.
-        readers: for each mask read, the weight in whose update it stands.
+        readers: for each mask read off a linear layer behind it, the weight in whose update it stands.
         certain: those read of which nothing but dropout can have made a unit zero.
     """
 
@@ -52,7 +53,7 @@ class Masks:
 
 
 def read_masks(model: nn.Module, observation: Observation) -> Masks:
-    """The masks of one image and one local step.
+    """The masks of one image and one local step; of a batch those that the sites themselves can tell (`Site.read`).
 
     Args:
         model: an `attacker_copy`, in the client's mode, with the observed weights.
@@ -60,20 +61,34 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
     Raises:
         NotApplicable: a batch, or several local steps: their masks lie over each other.
     """
-    drawing = _drawing(model, observation.input_shape)
+    layers, batch = stochastic_layers(model), observation.batch_size or 1
+    drawing = _drawing(model, observation.input_shape, batch)
     if not drawing:
         return Masks({}, {}, {}, frozenset())
-    if local_steps(observation) != 1 or observation.batch_size not in (None, 1):
+    telling = {path for path in drawing if type(layers[path]).read is not Site.read}
+    if local_steps(observation) != 1 or (batch != 1 and not telling):
         raise NotApplicable("masks are read off the update of one image in one step, not of a batch")
-    layers = stochastic_layers(model)
     quiet = watch(model, layers, observation.input_shape, draw=False)
     read: dict[str, Tensor] = {}
     unread: dict[str, str] = {}
     readers: dict[str, str] = {}
     certain: set[str] = set()
-    for path, found in _fed_by(model, drawing, observation.input_shape).items():
+    gradient = {n: v.masked_fill(untouched(observation, n), 0) for n, v in observation.update.items() if telling}
+    for path in (path for path in drawing if path in telling):
+        noise = layers[path].read(gradient, path, drawing[path])
+        if noise is None:
+            unread[path] = f"the update does not say what {path} drew"
+        elif _unlikely(noise, layers[path]):
+            unread[path] = f"{int((noise == 0).sum())} of {noise.numel()} entries of {path} read as dropped"
+        else:
+            read[path] = noise[None] if "example" not in layers[path].axes else noise
+            certain.add(path)
+    others = {path: shape for path, shape in drawing.items() if path not in telling}
+    for path, found in _fed_by(model, others, observation.input_shape).items():
         layer = layers[path]
-        if isinstance(found, Unread):
+        if batch != 1:
+            unread[path] = f"the masks of {batch} images in {path} lie over each other"
+        elif isinstance(found, Unread):
             unread[path] = found.reason
         elif not isinstance(layer, Dropout):
             unread[path] = f"{path} is no dropout: its noise leaves no zeros"
@@ -95,20 +110,25 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
 
 
 def zero_columns(observation: Observation, weight: str) -> Tensor:
-    """Which columns (inputs,) of a linear layer's update are zero, apart from weight decay: boolean.
+    """Which columns (inputs,) of a linear layer's update are zero, apart from weight decay: boolean."""
+    return untouched(observation, weight).all(dim=0)
+
+
+def untouched(observation: Observation, weight: str) -> Tensor:
+    """Which entries of a parameter's update are zero, apart from weight decay: boolean, of its shape.
 
     A weight that only decayed is where the rounding of its own arithmetic puts it, within two units in the last place.
     """
     update, local = observation.update[weight], observation.local
     if observation.kind == "gradient" or local is None:
-        return (update == 0).all(dim=0)
+        return update == 0
     sent = {weight: observation.state[weight].double()}
     none = {weight: torch.zeros_like(sent[weight])}
     decayed = local.optimizer.update(none, local.optimizer.init(sent), sent, local.learning_rate)[0][weight]
     if not decayed.any():
-        return (update == 0).all(dim=0)
+        return update == 0
     rounding = 2 * torch.finfo(getattr(torch, observation.precision)).eps * sent[weight].abs()
-    return ((update.double() - decayed).abs() <= rounding).all(dim=0)
+    return (update.double() - decayed).abs() <= rounding
 
 
 def watch(
@@ -142,9 +162,19 @@ class Unread:
     reason: str
 
 
-def _drawing(model: nn.Module, input_shape: tuple[int, int, int]) -> Mapping[str, torch.Size]:
-    """The stochastic layers that draw and their input shapes (2, ...); none in evaluation mode."""
-    return noise_inputs(model, 2, input_shape) if model.training else {}
+def _drawing(model: nn.Module, input_shape: tuple[int, int, int], batch: int) -> Mapping[str, torch.Size]:
+    """The stochastic layers that draw and their input shapes (batch, ...); none in evaluation mode."""
+    found = noise_inputs(model, 2, input_shape) if model.training else {}  # two, because batch norm cannot do with one
+    return {path: torch.Size((batch, *shape[1:])) for path, shape in found.items()}
+
+
+def _unlikely(noise: Tensor, layer: StochasticLayer) -> bool:
+    """Whether a layer with a rate would hardly have drawn what was read of it."""
+    said = (noise == 0) | (noise == 1)
+    rate = getattr(layer, "p", None)
+    if rate is None or not said.any():
+        return False
+    return _incredible(int((noise == 0).sum()), int(said.sum()), rate, may_be_zero=False)
 
 
 def _fed_by(

@@ -35,6 +35,8 @@ class DropoutInversion(IterativeAttack):
         "clip": None,
         "mixup": "defense",
         "secure_aggregation": "defense",
+        "dropconnect": "defense",
+        "stochastic_depth": "defense",
     }
 
     drop_rate: float = 1e-4

@@ -23,7 +23,7 @@ from attacks.objectives import Cosine
 from attacks.observation import Observation, ThreatModel
 from attacks.priors import DropRate, Prior, TotalVariation
 from attacks.unknowns import Images, Noise, Setting, Unknown
-from attacks.updates import attacker_copy, local_steps, trained_part
+from attacks.updates import attacker_copy, local_steps, trained_part, with_zeros
 
 
 @register("mask_readout")
@@ -33,14 +33,21 @@ class MaskReadout(IterativeAttack):
 
         min_{x, m}  1 - cos(g(x, r, m), g*) + total_variation * TV(x) + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
 
-    For one image and one local step. It declines where masks were drawn and none can be read.
+    For one image and one local step, or a batch where a site itself can tell what it drew (`Site.read`), as of a
+    DropConnect mask, which is the same for all images of a step. It declines where masks were drawn and none can be
+    read.
 
     Args:
         drop_rate: weight of the drop-rate prior on masks that could not be read.
     """
 
     requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
-    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
+    adapts: ClassVar = {
+        "dropout": "dropout_rate",
+        "clip": None,
+        "dropconnect": "defense",
+        "stochastic_depth": "defense",
+    }
 
     drop_rate: float = 1e-4
 
@@ -93,10 +100,10 @@ class MaskReadout(IterativeAttack):
 
 
 def _reading(observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Masks:
-    observation = trained_part(observation, model)
+    observation = with_zeros(trained_part(observation, model), observation)
     twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
     masks = read_masks(twin, observation)
-    if local_steps(observation) != 1 or observation.batch_size not in (None, 1):
+    if local_steps(observation) != 1 or (observation.batch_size not in (None, 1) and not masks.read):
         raise NotApplicable("it takes one image in one step, not a batch")
     if masks.unread and not masks.read:
         raise NotApplicable(f"no mask can be read: {next(iter(masks.unread.values()))}")

@@ -61,6 +61,16 @@ class Site(ABC):
         """How unlikely this noise of one problem is, as one non-negative number."""
         return noise.new_zeros(())
 
+    def read(self, gradient: Mapping[str, Tensor], name: str, acts_on: torch.Size) -> Tensor | None:
+        """The draw of one step that its gradient gives away by itself, as a point of the relaxed set; None: nothing.
+
+        Args:
+            gradient: by the names of all parameters that were trained, zero exactly where nothing came back.
+            name: of this site.
+            acts_on: the shape of what it acts on, (examples of the step, ...).
+        """
+        return None
+
     def support(self, limit: int) -> Tensor | None:
         """All values (V, ...) that the draw of one step can take, if they are at most `limit`."""
         return None

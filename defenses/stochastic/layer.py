@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class StochasticLayer(nn.Module, Site):
     """Whether it does nothing whatever its mode, as a layer of a defense that an attacker does not know of."""
     noise: Tensor | None
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)  # of the layer of torch that a subclass may be besides
         self.register_buffer("noise", None, persistent=False)
         self._draw: Callable[[Tensor], Tensor | None] | None = None
 

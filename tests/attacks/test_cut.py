@@ -262,7 +262,7 @@ def filled(name: str, value: Tensor) -> Tensor:
     [
         (noised, "noise or pruning|no mask can be read"),
         (pruned, "noise or pruning"),
-        (headless, "lacks the head's weight|no mask can be read: the update lacks head.weight"),
+        (headless, "lacks the head's weight|no mask can be read: the update's head.weight is zero"),
         (body_less, "lacks all that lies before the head"),
         (infinite, "not finite"),
     ],

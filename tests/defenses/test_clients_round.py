@@ -56,7 +56,27 @@ class Attentive(nn.Module):
         return self.head(self.drop(self.mix(self.embed(x.flatten(1, 2)) + self.positions)).mean(1))
 
 
-MODELS = {"mlp": mlp, "convolutional": convolutional, "attentive": Attentive}
+class Residual(nn.Module):
+    class Block(nn.Module):
+        residual_branches = ("branch",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Sequential(nn.Linear(9, 5), nn.GELU(), nn.Linear(5, 9))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.branch(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(36, 9), nn.Sequential(self.Block(), self.Block())
+        self.head = nn.Linear(9, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.first(x.flatten(1))))
+
+
+MODELS = {"mlp": mlp, "convolutional": convolutional, "attentive": Attentive, "residual": Residual}
 
 OPTIMIZERS = [
     SGD(),
@@ -75,8 +95,13 @@ DEFENSES = {
     "dp_sgd": {"noise_multiplier": 0.5, "max_grad_norm": 0.2},
     "mixup": {"alpha": 0.7},
     "secure_aggregation": {},
+    "dropconnect": {"p": 0.3},
+    "stochastic_depth": {"p": 0.5},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
+
+ONLY = {"stochastic_depth": ["residual"]}
+"""The models that a defense can handle, where it is not all of them."""
 
 local_trainings = st.builds(
     LocalTraining,
@@ -145,18 +170,28 @@ def test_the_tables_are_complete() -> None:
     mode=st.sampled_from(["train", "train", "eval"]),
 )
 def test_replay_of_what_play_drew_is_play(model, local, parts, batch, examples, mode) -> None:
-    described = [{"name": name, **DEFENSES[name]} for name in parts]
+    described = [{"name": name, **DEFENSES[name]} for name in parts if model in ONLY.get(name, MODELS)]
     round = client(MODELS[model], local, described, batch=batch, share="delta", mode=mode)
     count = examples if local.epochs is not None else local.steps * batch
     assert_same(*both(round, examples=count, mode=mode))
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
-@pytest.mark.parametrize("name", sorted(DEFENSES))
+@pytest.mark.parametrize(
+    ("model", "name"), [(model, name) for name in sorted(DEFENSES) for model in sorted(ONLY.get(name, MODELS))]
+)
 def test_a_shared_gradient_too(model, name) -> None:
     parts = [{"name": name, **DEFENSES[name]}]
     local = LocalTraining(clip_norm=0.5, label_smoothing=0.1)
     assert_same(*both(client(MODELS[model], local, parts, batch=3, share="gradient", mode="train"), examples=3))
+
+
+def test_each_example_has_a_depth_of_its_own_or_not() -> None:
+    for per, shape in (("batch", (2,)), ("example", (6,))):
+        parts = [{"name": "stochastic_depth", "p": 0.5, "per": per}]
+        round = client(Residual, LocalTraining(steps=2), parts, batch=3, share="delta", mode="train")
+        played, replayed = both(round, examples=6)
+        assert [value.shape for value in played.drawn.values()] == [shape] * 2
+        assert_same(played, replayed)
 
 
 def test_each_site_draws_by_its_own_name() -> None:

@@ -9,7 +9,9 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +150,54 @@ def shows_the_weighted_mean(defense: Defense) -> None:
     assert defense.aggregates
 
 
+def drops_weights(defense: Defense) -> None:
+    plain, model = private_model("lenet"), defense.on_model(private_model("lenet"))
+    assert list(model.state_dict()) == list(plain.state_dict())
+    images, labels = a_batch()
+    result = played(defense, model, images, labels)
+    assert list(result.drawn) == ["features.0", "features.2", "features.4", "head"]
+    masks = {name: value[0] for name, value in result.drawn.items()}
+    assert flat(masks).mean() == pytest.approx(0.7, abs=0.02)
+    state = {**plain.state_dict()}
+    plain.load_state_dict(state | {f"{n}.weight": state[f"{n}.weight"] * mask / 0.7 for n, mask in masks.items()})
+    expected = plain_gradient(plain, images, labels)
+    expected |= {f"{name}.weight": expected[f"{name}.weight"] * mask / 0.7 for name, mask in masks.items()}
+    torch.testing.assert_close(result.update, expected, rtol=1e-9, atol=1e-12)
+    model.eval()
+    torch.testing.assert_close(model(images), private_model("lenet").eval()(images))
+
+
+def named_generator(salt: str, site: str, step: int) -> torch.Generator:
+    return generator(zlib.crc32(f"{salt} {site} {step}".encode()))
+
+
+def drops_branches(defense: Defense) -> None:
+    keys = {"depth": 2, "width": 16, "heads": 2, "mlp": 16}
+    plain, model = private_model("vit", **keys), defense.on_model(private_model("vit", **keys))
+    assert list(model.state_dict()) == list(plain.state_dict())
+    images, labels = a_batch()
+    sites = [f"blocks.{i}.{branch}.stochastic_depth" for i in (0, 1) for branch in ("attention", "feed_forward")]
+    assert [stochastic_layers(model)[site].p for site in sites] == [0.25, 0.25, 0.5, 0.5]
+    met = set()
+    for seed in range(4):
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        round = ClientRound(model=model, defense=defense)
+        result = play(round, state, images, labels, partial(named_generator, str(seed)))
+        assert list(result.drawn) == sites
+        for site, bit in result.drawn.items():
+            branch = site.removesuffix("stochastic_depth")
+            gradients = [value for name, value in result.update.items() if name.startswith(branch)]
+            assert all(bool(value.any()) == bool(bit) for value in gradients)
+            met.add(bool(bit))
+    assert met == {True, False}
+    torch.testing.assert_close(model.eval()(images), plain.eval()(images))
+    assert set(stochastic_layers(defense.on_model(private_model("resnet18", width=4)))) >= {
+        f"stages.{stage}.{block}.norm2.stochastic_depth" for stage in range(4) for block in range(2)
+    }
+    with pytest.raises(ValueError, match="MLP has no residual block"):
+        defense.on_model(private_model(width=16))
+
+
 def played(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> Played:
     """One step of a client that shares its gradient; all that it draws is of its own site."""
 
@@ -162,7 +212,7 @@ def played(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -
 class Row:
     parameters: dict[str, float]
     outcome: Callable[[Defense], None]
-    refused: list[dict[str, float]]
+    refused: list[dict[str, Any]]
 
 
 TABLE = {
@@ -178,6 +228,8 @@ TABLE = {
     ),
     "mixup": Row({"alpha": 0.5}, mixes_pairs, [{"alpha": 0}, {"alpha": -1.0}, {"alpha": math.inf}]),
     "secure_aggregation": Row({}, shows_the_weighted_mean, []),
+    "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),
+    "dropconnect": Row({"p": 0.3}, drops_weights, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
 }
 
 
