@@ -51,7 +51,8 @@ class StochasticDepthDefense(Defense):
         for number, found in enumerate(blocks, start=1):
             for branch in found:
                 branch.add_module(CHILD, StochasticDepth(self.p * number / len(blocks), self.per))
-                branch.register_forward_hook(_dropped)
+                if type(branch).forward is not nn.Sequential.forward:  # which calls its children by itself
+                    branch.register_forward_hook(_dropped)
         return model
 
 
