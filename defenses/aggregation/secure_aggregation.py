@@ -12,11 +12,11 @@ from defenses.base import Defense, Deployment, Tensors, register
 
 @register("secure_aggregation")
 class SecureAggregation(Defense):
-    """The clients of a round mask their updates so that the masks cancel in the sum (Bonawitz et al., CCS 2017): what
-    the server sees is the weighted mean of the updates, and that of no client.
+    """Let the server see the weighted mean of a round's updates, and that of no client.
 
-    The protocol itself is not run; what it lets the server see is. What a client sends is not changed, and neither is
-    the training: federated averaging needs no more than the mean.
+    Bonawitz et al., *Practical Secure Aggregation for Privacy-Preserving Machine Learning*, CCS 2017: the clients mask
+    their updates so that the masks cancel in the sum. The protocol itself is not run; what it lets the server see is.
+    What a client sends is not changed, and neither is the training: federated averaging needs no more than the mean.
     """
 
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
