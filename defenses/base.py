@@ -20,7 +20,7 @@ functions are the attacker's picture of the defense, as far as the threat model 
 
     surrogate              in place of `on_update`, where its own derivative is zero
     selection              which entries of the observed update still say anything
-    keeps_direction        that `on_update` does no more than scale the update
+    keeps_direction        that `on_update` does no more, on average, than scale the update
 
 Where a defense would do nothing at all, as deployed, it says so (`refuses`), so that nobody takes it for one that was
 tried.
@@ -128,7 +128,8 @@ class Defense:
     Class attributes:
         adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
-        keeps_direction: `on_update` multiplies the update by a positive number, and does nothing else.
+        keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
+            does nothing else; an attacker then compares directions, and need not replay it.
     """
 
     name: ClassVar[str] = ""

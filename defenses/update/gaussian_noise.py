@@ -17,6 +17,8 @@ class GaussianNoise(Defense):
         std: standard deviation in units of the update, at least 0.
     """
 
+    keeps_direction = True
+
     def __init__(self, *, std: float = 1e-3) -> None:
         if not 0 <= std < math.inf:
             raise ValueError(f"gaussian_noise: std = {std} is not a number of at least 0")

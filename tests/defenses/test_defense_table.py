@@ -92,6 +92,29 @@ def adds_noise_of_its_std(defense: Defense) -> None:
     assert not torch.equal(noise, other)
 
 
+def sends_signs_of_the_mean_size(defense: Defense) -> None:
+    update = an_update()
+    sent = defense.on_update(update, turn=turn())
+    for name, value in update.items():
+        assert torch.equal(sent[name].sign(), value.sign())
+        assert len(sent[name].abs().unique()) == 1
+        assert float(sent[name].abs().max()) == pytest.approx(float(value.abs().mean()))
+    assert not defense.on_update({"w": torch.zeros(3)}, turn=turn())["w"].any()
+
+
+def rounds_to_levels_and_is_right_on_average(defense: Defense) -> None:
+    update = an_update()
+    sent = defense.on_update(update, turn=turn())
+    steps = {name: value.norm() / 8 for name, value in update.items()}
+    for name, value in sent.items():
+        levels = value / steps[name]
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+        assert ((value - update[name]).abs() <= steps[name] * (1 + 1e-5)).all()
+    many = torch.stack([flat(defense.on_update(update, turn=turn(seed))) for seed in range(400)])
+    off = (many.mean(0) - flat(update))[:6400]
+    assert float(off.abs().max()) < 5 * float(steps["layer.weight"]) * 0.5 / 20
+
+
 def keeps_the_largest(defense: Defense) -> None:
     update = an_update()
     before, after = flat(update), flat(defense.on_update(update, turn=turn()))
@@ -220,6 +243,8 @@ TABLE = {
     "dropout": Row({"p": 0.3}, sets_the_rate, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
     "clip": Row({"norm": 1.5}, bounds_the_norm, [{"norm": 0}, {"norm": -1.0}, {"norm": math.inf}]),
     "gaussian_noise": Row({"std": 0.1}, adds_noise_of_its_std, [{"std": -1e-3}, {"std": math.nan}]),
+    "sign": Row({}, sends_signs_of_the_mean_size, []),
+    "quantization": Row({"levels": 8}, rounds_to_levels_and_is_right_on_average, [{"levels": 0}]),
     "pruning": Row({"keep": 0.2}, keeps_the_largest, [{"keep": 0}, {"keep": 1.1}]),
     "dp_sgd": Row(
         {"noise_multiplier": 2.0, "max_grad_norm": 0.5},
