@@ -75,6 +75,8 @@ class Attack:
         adapts: the defenses that this attack takes into account, each with the field of the threat model that must be
             `known` for it, or None where the attack is the same with and without the defense, e.g. `{"clip": None}` of
             an attack that looks at the update's direction alone. Only such an attack is evidence for a defense.
+        replays: whether it replays every other defense that it is granted to know, what that draws left at rest.
+        seeks_noise: whether it looks for what such a defense draws, too.
     """
 
     name: ClassVar[str] = ""
@@ -83,6 +85,8 @@ class Attack:
     oracle: ClassVar[bool] = False
     floor: ClassVar[bool] = False
     adapts: ClassVar[Mapping[str, str | None]] = {}
+    replays: ClassVar[bool] = False
+    seeks_noise: ClassVar[bool] = False
 
     compile: Compile = "auto"
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""

@@ -77,6 +77,8 @@ class IterativeAttack(Attack):
         "aggregation": ("individual", "sum_of_*"),  # of sums, those that one larger batch would give
     }
 
+    replays: ClassVar = True
+
     iterations: int = 20_000
     restarts: int = 1
     learning_rate: float = 0.1

@@ -126,6 +126,7 @@ class Defense:
     Constructor parameters are keyword-only; they become the keys that a scenario may set. Bad values raise ValueError.
 
     Class attributes:
+        checks_model: `on_model` refuses some models, and changes none.
         adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
@@ -134,6 +135,7 @@ class Defense:
 
     name: ClassVar[str] = ""
     adds_parameters: ClassVar[bool] = False
+    checks_model: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False
 

@@ -49,6 +49,8 @@ class MaskReadout(IterativeAttack):
         "stochastic_depth": "defense",
     }
 
+    seeks_noise: ClassVar = True
+
     drop_rate: float = 1e-4
 
     def __post_init__(self) -> None:

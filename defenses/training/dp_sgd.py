@@ -29,6 +29,8 @@ class DPSGD(Defense):
         delta: the probability with which the guarantee may fail, in (0, 1).
     """
 
+    checks_model = True
+
     def __init__(self, *, noise_multiplier: float = 1.0, max_grad_norm: float = 1.0, delta: float = 1e-5) -> None:
         if not 0 <= noise_multiplier < math.inf:
             raise ValueError(f"dp_sgd: noise_multiplier = {noise_multiplier} is not a number of at least 0")

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.naming import adapts_to, defense_label, distinguished, is_floor
+from fedsim.reporting.naming import defense_label, distinguished, is_floor, needed_for
 from fedsim.reporting.ranking import ranks
 from fedsim.reporting.settings import setting_labels
 from fedsim.scoring import intervals
@@ -235,7 +235,7 @@ def parts_without_none(params: str) -> str:
 def takes_into_account(row: dict[str, Any]) -> bool:
     """Whether the attack takes every part of the defense into account, and was told what it needs for that."""
     return all(
-        (grant := adapts_to(row["attack"]).get(part["name"], False)) is not False
+        (grant := needed_for(row["attack"], part["name"])) is not False
         and (grant is None or row[f"threat_{grant}"] == "known")
         for part in json.loads(row["defense_parts"])
     )

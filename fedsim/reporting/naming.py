@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import attacks
+import defenses
+from defenses import Defense
 from defenses.registry import UnknownName
 
 
@@ -18,12 +21,22 @@ def is_floor(attack: str) -> bool:
         return False
 
 
-def adapts_to(attack: str) -> Mapping[str, str | None]:
-    """The defenses that an attack takes into account (`attacks.Attack.adapts`); none where the attack is not known."""
+def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
+    """The field of the threat model that must be `known` for an attack to take a defense into account; None: it does at
+    any rate; False: it does not, or one of the two is not known here.
+
+    An attack that replays what it is granted does so with every defense (`attacks.Attack.replays`); but where a defense
+    draws something structural, or changes the model, only one that looks for what was drawn.
+    """
     try:
-        return attacks.get(attack).adapts
+        algorithm, kind = attacks.get(attack), defenses.get(defense)
     except UnknownName:
-        return {}
+        return False
+    if defense in algorithm.adapts:
+        return algorithm.adapts[defense]
+    rate_alone = kind.model_overrides is not Defense.model_overrides
+    random = kind.draws or (kind.on_model is not Defense.on_model and not kind.checks_model)
+    return "defense" if algorithm.replays and not rate_alone and (algorithm.seeks_noise or not random) else False
 
 
 def distinguished(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

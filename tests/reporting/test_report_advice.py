@@ -264,3 +264,19 @@ def test_attacks_that_do_better_under_a_defense_than_without_were_too_weak():
         "yet the strongest attack rebuilt 8 of 8 images under clip. Give the attacks more iterations, or take stronger "
         "ones."
     ), said.use
+
+
+def test_an_attack_that_replays_takes_into_account_what_it_is_granted_to_know():
+    """Unless the defense draws something that the attack does not look for."""
+    from fedsim.reporting.naming import needed_for
+
+    for name in ("pruning", "sign", "quantization", "gaussian_noise", "dp_sgd"):
+        assert needed_for("inverting_gradients", name) == needed_for("dropout_inversion", name) == "defense", name
+        assert needed_for("null_mean", name) is False
+    for name in ("mixup", "dropconnect", "stochastic_depth"):
+        assert needed_for("inverting_gradients", name) is False, name
+        assert needed_for("dropout_inversion", name) == "defense", name
+    assert needed_for("inverting_gradients", "dropout") is False
+    assert needed_for("dropout_inversion", "dropout") == "dropout_rate"
+    assert needed_for("inverting_gradients", "clip") is None
+    assert needed_for("no_such_attack", "clip") is False
