@@ -279,7 +279,14 @@ class Composition(Defense):
         return update
 
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        return self._selecting.selection(observed) if self._selecting is not None else None
+        """What all say that select: the last part that changes the update, and those that leave it as it is."""
+        found: dict[str, Tensor] | None = None
+        for part in self.parts.values():
+            if part is self._selecting or (part.selects and not part.changes_update):
+                own = part.selection(observed)
+                if own is not None:
+                    found = own if found is None else {name: kept & own[name] for name, kept in found.items()}
+        return found
 
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
         """The first part that aggregates is given the updates of the clients, the next what that makes of them."""
@@ -336,12 +343,14 @@ class Composition(Defense):
 
     @property
     def selects(self) -> bool:
-        return self._selecting is not None
+        return self._selecting is not None or any(
+            part.selects and not part.changes_update for part in self.parts.values()
+        )
 
     @property
     def selects_only(self) -> bool:
         others = [part for part in self.parts.values() if part is not self._selecting]
-        return self.selects and all(part.keeps_direction or not part.changes_update for part in others)
+        return self._selecting is not None and all(part.keeps_direction or not part.changes_update for part in others)
 
     @property
     def declarative(self) -> bool:

@@ -50,7 +50,7 @@ class FirstLinearInversion(ClosedForm):
     that are not stay at the public mean.
     """
 
-    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "pruning": "defense"}
+    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "pruning": "defense", "precode": None}
     strength = 30
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:

@@ -60,7 +60,8 @@ def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Tenso
         round.defense.selection({name: value[problem] for name, value in observed.items()})
         for problem in range(len(next(iter(observed.values()))))
     ]
-    return {name: torch.stack([one[name] for one in each if one is not None]) for name in observed}
+    told = [one for one in each if one is not None]
+    return {name: torch.stack([one[name] for one in told]) for name in observed} if len(told) == len(each) else None
 
 
 def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class General(Evaluator):
         observed = {name: data[name] for name in self._names}
         ours = {name: simulated[name] for name in observed}
         if self._selects:
-            ours = {name: value * data[name + KEPT] for name, value in ours.items()}
+            ours, observed = ({n: v * data[n + KEPT] for n, v in each.items()} for each in (ours, observed))
         if isinstance(self._objective, OfEntries):
             return self._objective.of_entries(ours, observed)
         inner, norms, theirs = (

@@ -37,6 +37,7 @@ class DropoutInversion(IterativeAttack):
         "secure_aggregation": "defense",
         "dropconnect": "defense",
         "stochastic_depth": "defense",
+        "precode": "defense",
     }
 
     seeks_noise: ClassVar = True

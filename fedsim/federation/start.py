@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import defenses
+from defenses.client.compute import Term, no_term
 from fedsim import models
 from fedsim.data import Dataset
 from fedsim.federation.plan import Plan
@@ -76,6 +77,7 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
         batch_size=block["batch_size"],
         learning_rate=block["learning_rate"],
         seed=plan.seed,
+        term=defenses.compose(adding_parameters(plan.work)).loss_term,
     )
     if diverged is not None:
         raise RuntimeError(f"pretraining diverged in step {diverged}; lower model.pretrain.learning_rate")
@@ -96,7 +98,14 @@ def adding_parameters(work: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def train(
-    model: nn.Module, dataset: Dataset, *, steps: int, batch_size: int, learning_rate: float, seed: int
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    term: Term = no_term,
 ) -> int | None:
     """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics.
 
@@ -113,8 +122,9 @@ def train(
         for step in range(1, steps + 1):
             chosen = torch.from_numpy(next(batches))
             optimiser.zero_grad()
-            loss = cross_entropy(model(dataset.normalise(dataset.train_images[chosen])), dataset.train_labels[chosen])
-            loss.backward()
+            logits = model(dataset.normalise(dataset.train_images[chosen]))
+            loss = cross_entropy(logits, dataset.train_labels[chosen]) + term(model)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if not all(value.isfinite().all() for value in model.state_dict().values()):
                 return step

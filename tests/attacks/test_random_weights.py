@@ -1,5 +1,7 @@
 """DropConnect's masks and dropped branches stand in the update as zeros: an attacker who knows of them reads them."""
 
+import dataclasses
+
 import pytest
 import torch
 from attack_victims import MNIST_MEAN, MNIST_STD
@@ -107,3 +109,23 @@ def test_depths_of_several_examples_are_optimised() -> None:
     assert found.noise.keys() == played.drawn.keys()
     dropped = {site for site, bits in played.drawn.items() if not bits.any()}
     assert set(found.details["masks_read"]) == dropped
+
+
+def test_a_bottleneck_before_the_head_hides_nothing_of_a_first_layer_with_bias() -> None:
+    model = {"name": "mlp", "width": 64}
+    twin, seen, played, images = victim([{"name": "precode", "size": 8}], model=model)
+    assert played.drawn
+    assert psnr(answer("first_linear", twin, seen).images, images) > 100
+
+
+def test_what_lies_behind_a_bottleneck_is_not_matched() -> None:
+    """Nothing of an update's head and decoder reaches an attacker who knows the defense and leaves them out."""
+    twin, seen, _, _ = victim([{"name": "precode", "size": 8}])
+    other = dict(seen.update)
+    for name in ("head.weight", "head.bottleneck.decoder.weight", "head.bottleneck.decoder.bias"):
+        other[name] = other[name] + torch.randn(other[name].shape, generator=torch.Generator().manual_seed(1))
+    first, second = (
+        answer("inverting_gradients", twin, dataclasses.replace(seen, update=update), iterations=20)
+        for update in (seen.update, other)
+    )
+    torch.testing.assert_close(first.images, second.images, rtol=0, atol=0)

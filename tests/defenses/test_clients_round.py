@@ -102,6 +102,7 @@ DEFENSES = {
     "secure_aggregation": {},
     "dropconnect": {"p": 0.3},
     "stochastic_depth": {"p": 0.5},
+    "precode": {"size": 6, "beta": 0.1},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
 

@@ -221,6 +221,32 @@ def drops_branches(defense: Defense) -> None:
         defense.on_model(private_model(width=16))
 
 
+def draws_before_the_head(defense: Defense) -> None:
+    model = defense.on_model(private_model(width=16))
+    assert defense.adds_parameters
+    assert model.state_dict().keys() > private_model(width=16).state_dict().keys()
+    images, labels = a_batch()
+    result = played(defense, model, images, labels)
+    [(site, drawn)] = result.drawn.items()
+    assert (site, drawn.shape) == ("head.bottleneck.code", (3, 8))
+    box, hidden = model.get_submodule("head.bottleneck"), model.get_submodule("hidden")(images.flatten(1))
+    mu, log_variance = box.encoder(hidden).chunk(2, dim=1)
+    decoded = box.decoder(mu + drawn * (log_variance / 2).exp())
+    logits = F.linear(decoded, model.get_parameter("head.weight"), model.get_parameter("head.bias"))
+    own, unit = (torch.distributions.Normal(*pair) for pair in ((mu, (log_variance / 2).exp()), (0.0, 1.0)))
+    divergence = torch.distributions.kl_divergence(own, unit).sum(1).mean()
+    loss = F.cross_entropy(logits, labels) + 0.5 * divergence
+    named = dict(model.named_parameters())
+    expected = torch.autograd.grad(loss, list(named.values()))
+    torch.testing.assert_close(list(result.update.values()), list(expected), rtol=1e-9, atol=1e-12)
+    kept = defense.selection(result.update)
+    assert kept is not None
+    left_out = {name for name, mask in kept.items() if not mask.any()}
+    assert left_out == {"head.weight", "head.bias", "head.bottleneck.decoder.weight", "head.bottleneck.decoder.bias"}
+    with pytest.raises(ValueError, match="Flatten has no linear layer"):
+        defense.on_model(nn.Flatten())
+
+
 def played(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> Played:
     """One step of a client that shares its gradient; all that it draws is of its own site."""
 
@@ -254,6 +280,7 @@ TABLE = {
     "mixup": Row({"alpha": 0.5}, mixes_pairs, [{"alpha": 0}, {"alpha": -1.0}, {"alpha": math.inf}]),
     "secure_aggregation": Row({}, shows_the_weighted_mean, []),
     "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),
+    "precode": Row({"size": 8, "beta": 0.5}, draws_before_the_head, [{"size": 0}, {"beta": -0.1}, {"beta": math.nan}]),
     "dropconnect": Row({"p": 0.3}, drops_weights, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
 }
 
