@@ -29,6 +29,7 @@ class DropConnectDefense(Defense):
         if not replaced:
             raise ValueError(f"dropconnect: {type(model).__name__} has no nn.Linear or nn.Conv2d")
         for path, layer in replaced.items():
+            _take_over(model.get_submodule(path), layer)
             if not path:
                 return layer
             parent, _, child = path.rpartition(".")
@@ -39,3 +40,10 @@ class DropConnectDefense(Defense):
         if type(layer) is nn.Linear:
             return DropConnectLinear(layer, self.p)
         return DropConnectConv2d(layer, self.p) if type(layer) is nn.Conv2d else None
+
+
+def _take_over(before: nn.Module, after: nn.Module) -> None:
+    """What another defense has hung on a layer stays there."""
+    after._modules.update(before._modules)
+    after._forward_pre_hooks.update(before._forward_pre_hooks)
+    after._forward_hooks.update(before._forward_hooks)
