@@ -1,0 +1,76 @@
+"""An attack that is told of the defense on an update beats one that is not, and is as fast where that is possible."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import attacks
+from attacks import Observation, ThreatModel
+from attacks import iterative as iterative_attacks
+from defenses import compose
+from defenses.client.round import ClientRound, play
+
+
+def model() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48, bias=False), nn.GELU(), nn.Linear(48, 5, bias=False))
+
+
+def seen(spec: dict) -> tuple[Tensor, Observation]:
+    images = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    labels, client = torch.tensor([3]), model()
+    state = {name: value.clone() for name, value in client.state_dict().items()}
+    draw = lambda site, step: torch.Generator().manual_seed(7)  # noqa: E731
+    played = play(ClientRound(model=client, defense=compose([spec])), state, images, labels, draw)
+    observation = Observation(
+        state=state, update=played.update, input_shape=(1, 8, 8), classes=5, mean=(0.5,), std=(0.5,), labels=labels
+    )
+    return images, observation
+
+
+def psnr(found: Tensor, images: Tensor) -> float:
+    return float(-10 * ((found - images) / 2).square().mean().log10())
+
+
+@pytest.mark.parametrize(
+    ("spec", "gain", "evaluator"),
+    [
+        ({"name": "pruning", "keep": 0.3}, 6, "Ghost"),
+        ({"name": "pruning", "keep": 0.1}, 6, "Ghost"),
+        ({"name": "sign"}, 1, "General"),
+    ],
+    ids=str,
+)
+def test_it_is_worth_knowing(spec, gain, evaluator, monkeypatch) -> None:
+    used = []
+
+    def choose(*arguments, **named):
+        used.append(original(*arguments, **named))
+        return used[-1]
+
+    original = iterative_attacks.choose
+    monkeypatch.setattr(iterative_attacks, "choose", choose)
+    images, observation = seen(spec)
+    attack = attacks.create("inverting_gradients", iterations=800)
+    attack.compile = "never"
+    blind, told = (
+        psnr(attack(replace(observation, defense=granted), ThreatModel(), model()).images, images)
+        for granted in (None, (spec,))
+    )
+    assert type(used[1]).__name__ == evaluator
+    assert told >= blind + gain
+
+
+def test_noise_and_rounding_that_are_right_on_average_are_matched_as_if_there_were_none() -> None:
+    for spec in ({"name": "gaussian_noise", "std": 1e-3}, {"name": "quantization", "levels": 32}):
+        _, observation = seen(spec)
+        attack = attacks.create("inverting_gradients", iterations=50)
+        attack.compile = "never"
+        blind, told = (
+            attack(replace(observation, defense=granted), ThreatModel(), model()) for granted in (None, (spec,))
+        )
+        torch.testing.assert_close(told.images, blind.images)
