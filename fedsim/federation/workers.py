@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedsim.federation import cost
 from fedsim.federation.plan import Plan
-from fedsim.federation.start import initial_state
+from fedsim.federation.start import adding_parameters, initial_state
 from fedsim.files import key_of, read_json, write_json
 from fedsim.paths import USER_PATH, told
 
@@ -99,12 +99,23 @@ class Workers:
 
     def _start(self, work: Work) -> Any:
         """The initial state in Ray's object store: one copy for all cells that start from it."""
-        parts = {key: work.get(key) for key in ("data", "content", "source", "start", "seed")}
-        model = {**work["model"], "dropout": None}
-        key = key_of({**parts, "model": model, "precision": work["federation"]["local"].get("precision")})
+        key = start_key(work)
         if key not in self._starts:
             self._starts[key] = ray.put(initial_state(Plan(work), self._store))
         return self._starts[key]
+
+
+def start_key(work: Work) -> str:
+    """A hash of all that a cell's initial state depends on: its defense only where that adds parameters."""
+    parts = {key: work.get(key) for key in ("data", "content", "source", "start", "seed")}
+    return key_of(
+        {
+            **parts,
+            "model": {**work["model"], "dropout": None},
+            "defenses": adding_parameters(work),
+            "precision": work["federation"]["local"].get("precision"),
+        }
+    )
 
 
 @contextmanager

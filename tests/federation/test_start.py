@@ -207,3 +207,13 @@ def test_what_tells_two_pretrainings_apart_is_shown(rows):
     labels = set(leaderboard.build(pl.concat([first, longer]))["setting_label"])
     assert len(labels) == 2
     assert {steps for steps in ("150", "900") for label in labels if steps in label} == {"150", "900"}
+
+
+def test_cells_share_their_start_unless_the_defense_adds_parameters():
+    """What a client starts from is sent once for all cells; a model with a bottleneck has a state of its own."""
+    from fedsim.federation.workers import start_key
+
+    plain = work()
+    assert start_key({**plain, "defense": [{"name": "clip", "norm": 1.0}]}) == start_key(plain)
+    assert start_key({**plain, "defense": [{"name": "dropconnect", "p": 0.1}]}) == start_key(plain)
+    assert start_key({**plain, "defense": [{"name": "precode"}]}) != start_key(plain)
