@@ -141,7 +141,8 @@ def replay(
         state: the state that the server sent; the parameters in it are trained, others stay as the model has them.
         labels: (N,) class indices, or (N, K) probabilities.
         drawn: by site; a site of which nothing is given is at rest.
-        surrogate: whether a defense is replaced by the function that it states to be easier to differentiate.
+        surrogate: whether a defense, or the optimizer of an only step, is replaced by the function that it states to be
+            easier to differentiate.
         source: of the noise, in place of `drawn`.
 
     Raises:
@@ -179,7 +180,9 @@ def _body(
     turn = Turn(source.draw, dict(memory or {}), classes=round.classes)
     state = local.optimizer.init(start)
     weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
-    for step, chosen in enumerate(local.batches(len(images), round.batch_size, order)):
+    batches = local.batches(len(images), round.batch_size, order)
+    update = local.optimizer.surrogate if surrogate and len(batches) == 1 else local.optimizer.update
+    for step, chosen in enumerate(batches):
         source.step = step
         batch, targets = defense.on_batch(images[chosen], labels[chosen], turn=turn)
         if defense.replaces_gradient:
@@ -187,7 +190,7 @@ def _body(
         else:
             gradient, loss = computation.gradient(weights, batch, targets)
         gradient = local.adjusted(gradient, weights, start)
-        change, state = local.optimizer.update(gradient, state, weights, local.learning_rate)
+        change, state = update(gradient, state, weights, local.learning_rate)
         weights = {name: value + change[name] for name, value in weights.items()}
         losses.append(loss)
     sent = gradient if round.share == "gradient" else {name: weights[name] - start[name] for name in start}

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import Observation, ThreatModel
+from attacks import LocalTraining, Observation, ThreatModel
 from attacks import iterative as iterative_attacks
 from defenses import compose
+from defenses.client.optimizers.adamw import AdamW
 from defenses.client.round import ClientRound, play
 
 
@@ -74,3 +75,30 @@ def test_noise_and_rounding_that_are_right_on_average_are_matched_as_if_there_we
             attack(replace(observation, defense=granted), ThreatModel(), model()) for granted in (None, (spec,))
         )
         torch.testing.assert_close(told.images, blind.images)
+
+
+def test_the_only_step_of_adamw_is_attacked_as_the_soft_sign_that_it_nearly_is() -> None:
+    images = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    labels, client = torch.tensor([3]), model()
+    state = {name: value.clone() for name, value in client.state_dict().items()}
+    local = LocalTraining(learning_rate=1e-3, optimizer=AdamW())
+    draw = lambda site, step: torch.Generator().manual_seed(7)  # noqa: E731
+    played = play(ClientRound(model=client, local=local, share="delta"), state, images, labels, draw)
+    observation = Observation(
+        state=state,
+        update=played.update,
+        kind="delta",
+        input_shape=(1, 8, 8),
+        classes=5,
+        mean=(0.5,),
+        std=(0.5,),
+        labels=labels,
+        local=local,
+    )
+    attack = attacks.create("inverting_gradients", iterations=400)
+    attack.compile = "never"
+    told, assumed = (
+        psnr(attack(replace(observation, local=known), ThreatModel(), model()).images, images)
+        for known in (local, LocalTraining(learning_rate=1e-3))
+    )
+    assert told >= assumed + 1

@@ -44,6 +44,12 @@ class Optimizer(ABC):
     ) -> tuple[dict[str, Tensor], State]:
         """The change of the parameters, and the state after it."""
 
+    def surrogate(
+        self, gradient: Tensors, state: State, parameters: Tensors, learning_rate: float
+    ) -> tuple[dict[str, Tensor], State]:
+        """A picture of `update` that an attacker can differentiate, for an only step: the function itself."""
+        return self.update(gradient, state, parameters, learning_rate)
+
     def first_gradient(self, change: Tensors, parameters: Tensors, learning_rate: float) -> dict[str, Tensor] | None:
         """The gradient that the change of a first step reveals, exactly; None where it does not reveal it."""
         return None

@@ -45,11 +45,27 @@ class Adam(Optimizer):
     def update(
         self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float
     ) -> tuple[dict[str, Tensor], Moments]:
+        return self._moved(gradient, state, parameters, learning_rate, soft=False)
+
+    def surrogate(
+        self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float
+    ) -> tuple[dict[str, Tensor], Moments]:
+        """As if epsilon were as large as the entries are on average: a first step is nearly their sign, which has no
+        derivative."""
+        return self._moved(gradient, state, parameters, learning_rate, soft=True)
+
+    def _moved(
+        self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float, *, soft: bool
+    ) -> tuple[dict[str, Tensor], Moments]:
         if self.weight_decay:
             gradient = {name: g + self.weight_decay * parameters[name] for name, g in gradient.items()}
         steps = state.steps + 1
         mean = {name: self.beta1 * state.mean[name] + (1 - self.beta1) * g for name, g in gradient.items()}
         square = {name: self.beta2 * state.square[name] + (1 - self.beta2) * g * g for name, g in gradient.items()}
         size, scale = learning_rate / (1 - self.beta1**steps), math.sqrt(1 - self.beta2**steps)
-        change = {name: -size * m / (root(square[name]) / scale + self.epsilon) for name, m in mean.items()}
+        sizes = {name: root(value) / scale for name, value in square.items()}
+        change = {
+            name: -size * m / (sizes[name] + (sizes[name].mean() if soft else 0.0) + self.epsilon)
+            for name, m in mean.items()
+        }
         return change, Moments(steps, mean, square)

@@ -18,10 +18,10 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def update(
-        self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float
+    def _moved(
+        self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float, *, soft: bool
     ) -> tuple[dict[str, Tensor], Moments]:
         plain = Adam(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
-        change, after = plain.update(gradient, state, parameters, learning_rate)
+        change, after = plain._moved(gradient, state, parameters, learning_rate, soft=soft)
         decay = learning_rate * self.weight_decay
         return {name: value - decay * parameters[name] for name, value in change.items()}, after
