@@ -91,6 +91,11 @@ def find_head(setting: Setting) -> Head:
     return Head(layer, f"{prefix}weight", None if layer.bias is None else f"{prefix}bias")
 
 
+def _trained(observation: Observation, name: str) -> bool:
+    """Whether an update came back for a parameter; one that is zero throughout was not trained."""
+    return name in observation.update and bool(observation.update[name].any())
+
+
 def read_head(head: Head, observation: Observation, label: int) -> Reading:
     """The features and the delta at the head.
 
@@ -103,7 +108,7 @@ def read_head(head: Head, observation: Observation, label: int) -> Reading:
         NotApplicable: the head's gradient is zero or no single outer product (noise, pruning, more images), or does not
             determine the vectors' lengths, or is not that of a softmax cross-entropy.
     """
-    if head.bias not in observation.update:
+    if head.bias is not None and not _trained(observation, head.bias):
         head = replace(head, bias=None)
     names = [head.weight] if head.bias is None else [head.weight, head.bias]
     exact = observed_gradient(replace(observation, update={n: observation.update[n].double() for n in names}))
