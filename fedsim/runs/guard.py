@@ -133,11 +133,11 @@ def _installation() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Where Python and its packages are installed, and where fedsim is."""
     import attacks
     import defenses
-    import fedsim
 
     packages = [site.getusersitepackages(), *site.getsitepackages(), os.path.dirname(os.path.dirname(torch.__file__))]
     paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    ours = [os.path.dirname(str(package.__file__)) for package in (attacks, defenses, fedsim)]
+    ours = [os.path.dirname(str(package.__file__)) for package in (attacks, defenses)]
+    ours.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # fedsim, which imports this module
     return tuple(map(os.path.realpath, [*paths, *packages])), tuple(map(os.path.realpath, ours))
 
 
