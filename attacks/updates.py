@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import NotApplicable
 from attacks.observation import Observation
-from defenses import compose
+from defenses import Composition, compose
 from defenses.client.kernels import start_recurrences
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ORDER, ClientRound, replay
@@ -119,6 +119,11 @@ def load_state(model: nn.Module, state: Tensors) -> None:
     model.load_state_dict(dict(state), strict=True)
 
 
+def known_defense(observation: Observation) -> Composition:
+    """The client's defense as far as this attacker is granted to know it: without the grant, none."""
+    return compose(observation.defense or ())
+
+
 def client_round(
     observation: Observation, twin: nn.Module, kind: Literal["gradient", "delta"] | None = None
 ) -> ClientRound:
@@ -133,7 +138,7 @@ def client_round(
     return ClientRound(
         model=twin,
         local=replace(local, steps=1, epochs=None) if share == "gradient" else local,
-        defense=compose([dict(spec) for spec in observation.defense or ()]),
+        defense=known_defense(observation),
         share=share,
         batch_size=observation.batch_size,
         classes=observation.classes,
@@ -182,7 +187,7 @@ def observed_gradient(observation: Observation) -> dict[str, Tensor] | None:
     if local_steps(observation) != 1:
         return None
     start = {name: observation.state[name] for name in observation.update}
-    defense = compose([dict(spec) for spec in observation.defense or ()])
+    defense = known_defense(observation)
     if defense.changes_update:
         still = local.first_gradient({name: torch.zeros_like(value) for name, value in start.items()}, start)
         if still is None or any(bool(value.any()) for value in still.values()):
@@ -231,7 +236,7 @@ def as_one_batch(observation: Observation) -> None:
         raise NotApplicable("each client clipped its own gradient: the sum is not the update of one batch")
     if observation.kind == "delta" and local is not None and not isinstance(local.optimizer, SGD):
         raise NotApplicable(f"{local.optimizer.name} acted on each client's own gradient: the sum is not of one batch")
-    defense = compose([dict(spec) for spec in observation.defense or ()])
+    defense = known_defense(observation)
     if defense.changes_batch or defense.changes_loss or defense.replaces_gradient or defense.changes_update:
         raise NotApplicable("the defense acted on each client by itself: the sum is not the update of one batch")
 

@@ -364,6 +364,6 @@ names = _registry.names
 create = _registry.create
 
 
-def compose(specs: Sequence[dict[str, Any]]) -> Defense:
+def compose(specs: Sequence[Mapping[str, Any]]) -> Composition:
     """Build the composition that a list of `{"name": ..., **params}` describes; an empty list is no defense."""
     return Composition([create(spec["name"], **{k: v for k, v in spec.items() if k != "name"}) for spec in specs])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from attacks.objectives import Cosine
 from attacks.observation import Observation
 from attacks.priors import TotalVariation
 from attacks.unknowns import Images, Setting
+from attacks.updates import known_defense
 
 
 @register("well_informed")
@@ -43,8 +44,19 @@ class WellInformed(IterativeAttack):
         drawn = observation.noise or {}
         if missing := setting.noise_inputs.keys() - drawn.keys():
             raise NotApplicable(f"the observation holds no noise of {', '.join(sorted(missing))}")
+        if unplaced := _unplaced(drawn.keys() - setting.noise_inputs.keys(), observation):
+            raise NotApplicable(
+                f"it is told what {', '.join(unplaced)} drew, but its model draws nothing there: the defense, or the "
+                "dropout rate, is not granted"
+            )
         for name in setting.noise_inputs:
             site, steps = setting.sites[name], setting.sizes or (setting.images,)
             if "example" in site.axes and len(drawn[name]) != sum(steps):
                 raise NotApplicable(f"the noise of {name} is of {len(drawn[name])} images, not {sum(steps)}")
         return {name: drawn[name] for name in setting.noise_inputs}
+
+
+def _unplaced(names: Collection[str], observation: Observation) -> list[str]:
+    """Sites that are no part of what the attack knows of the client; additive noise of a defense that it knows is."""
+    known = known_defense(observation).parts
+    return sorted(name for name in names if ":" not in name or name.partition(":")[0] not in known)

@@ -129,3 +129,16 @@ def test_what_lies_behind_a_bottleneck_is_not_matched() -> None:
         for update in (seen.update, other)
     )
     torch.testing.assert_close(first.images, second.images, rtol=0, atol=0)
+
+
+def test_an_oracle_of_a_defense_that_is_not_granted_is_no_number() -> None:
+    """Its model draws nothing where the client did: the masks that it is told have no place in it."""
+    specs = [{"name": "dropconnect", "p": 0.3}]
+    model, seen, played, _ = victim(specs)
+    observation = dataclasses.replace(seen, noise=played.drawn)
+    oracle = attacks.create("well_informed", iterations=5)
+    assert oracle(observation, ThreatModel(defense="known", noise="known"), model).images.isfinite().all()
+    resting = build({"dropout": 0.0, "defenses": specs, "resting": True, **MLP}, input_shape=(1, 8, 8), classes=4)
+    blind = dataclasses.replace(observation, defense=None)
+    with pytest.raises(NotApplicable, match="the defense, or the dropout rate, is not granted"):
+        oracle(blind, ThreatModel(noise="known"), resting)
