@@ -43,7 +43,6 @@ def train(
     round: int,
     classes: int | None = None,
     memory: Memory | None = None,
-    additive: bool = False,
 ) -> LocalResult:
     """Play one round on `model`, which holds the weights that the server sent.
 
@@ -54,7 +53,6 @@ def train(
         defense: the client's defense, or composition of defenses; the model is as its `on_model` leaves it.
         classes: how many the model tells apart, for a defense that mixes labels.
         memory: what the defense remembers of the client's round before.
-        additive: whether additive noise is recorded.
 
     All that is drawn follows from (seed, client, round) and the name of what draws it, so that it can be repeated, and
     does not depend on which process runs it.
@@ -75,7 +73,7 @@ def train(
         labels,
         generators(seed, client=client, round=round),
         memory,
-        additive=additive,
+        additive=False,  # as large as the model, and of no use to any attack
     )
     names = entries.trained(model)
     state = model.state_dict()

@@ -106,11 +106,6 @@ class Plan:
         chosen = torch.from_numpy(order)
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]
 
-    @property
-    def records_additive(self) -> bool:
-        """Whether additive noise, which may be as large as the model, is kept for an oracle."""
-        return bool(self.work.get("additive_noise", False))
-
     def attacked(self, round: int) -> bool:
         return round in self.work["victims"]["rounds"]
 

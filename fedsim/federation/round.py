@@ -47,7 +47,6 @@ def client_round(
         round=round,
         classes=len(plan.dataset.classes),
         memory={name: value.to(device) for name, value in (memory or {}).items()},
-        additive=plan.records_additive,
     )
     return Turn(pixels, labels, result)
 
