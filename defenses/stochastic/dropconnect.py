@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -26,6 +27,19 @@ class DropConnect(StochasticLayer):
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return x.new_empty(self.weight.shape).bernoulli_(1 - self.p, generator=generator)
+
+    @abstractmethod
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's output for an input and a weight."""
+
+    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
+        return self.compute(x, self.weight * noise / (1 - self.p))
+
+    def unperturbed(self, x: Tensor) -> Tensor:
+        return self.compute(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, p={self.p}"
 
     def project(self, noise: Tensor) -> Tensor:
         return noise.clamp(0, 1)
@@ -59,14 +73,8 @@ class DropConnectLinear(DropConnect, nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
         self.train(layer.training)
 
-    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
-        return F.linear(x, self.weight * noise / (1 - self.p), self.bias)
-
-    def unperturbed(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{nn.Linear.extra_repr(self)}, p={self.p}"
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight, self.bias)
 
 
 class DropConnectConv2d(DropConnect, nn.Conv2d):
@@ -89,11 +97,5 @@ class DropConnectConv2d(DropConnect, nn.Conv2d):
         self.weight, self.bias = layer.weight, layer.bias
         self.train(layer.training)
 
-    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight * noise / (1 - self.p), self.bias)
-
-    def unperturbed(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{nn.Conv2d.extra_repr(self)}, p={self.p}"
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._conv_forward(x, weight, self.bias)
