@@ -233,6 +233,11 @@ class Defense:
         return all(getattr(type(self), hook) is getattr(Defense, hook) for hook in hooks)
 
 
+def _any_part(name: str) -> Any:
+    """A property of a composition: whether any of its parts has the property of that name."""
+    return property(lambda self: any(getattr(part, name) for part in self.parts.values()))
+
+
 class Composition(Defense):
     """Several defenses, one after the other. The order is the order of the list."""
 
@@ -303,6 +308,14 @@ class Composition(Defense):
         found = [part.accounting(steps=steps, batch_size=batch_size, examples=examples) for part in self.parts.values()]
         return next((accounting for accounting in found if accounting is not None), None)
 
+    draws = _any_part("draws")
+    replaces_gradient = _any_part("replaces_gradient")
+    changes_model = _any_part("changes_model")
+    changes_batch = _any_part("changes_batch")
+    changes_loss = _any_part("changes_loss")
+    changes_update = _any_part("changes_update")
+    aggregates = _any_part("aggregates")
+
     @property
     def _selecting(self) -> Defense | None:
         """The last part that changes the update, if it says which entries to look at; others are replayed."""
@@ -310,36 +323,8 @@ class Composition(Defense):
         return changing[-1] if changing and changing[-1].selects else None
 
     @property
-    def draws(self) -> bool:  # type: ignore[override]
-        return any(part.draws for part in self.parts.values())
-
-    @property
     def keeps_direction(self) -> bool:  # type: ignore[override]
         return all(part.keeps_direction or not part.changes_update for part in self.parts.values())
-
-    @property
-    def replaces_gradient(self) -> bool:
-        return any(part.replaces_gradient for part in self.parts.values())
-
-    @property
-    def changes_model(self) -> bool:
-        return any(part.changes_model for part in self.parts.values())
-
-    @property
-    def changes_batch(self) -> bool:
-        return any(part.changes_batch for part in self.parts.values())
-
-    @property
-    def changes_loss(self) -> bool:
-        return any(part.changes_loss for part in self.parts.values())
-
-    @property
-    def changes_update(self) -> bool:
-        return any(part.changes_update for part in self.parts.values())
-
-    @property
-    def aggregates(self) -> bool:
-        return any(part.aggregates for part in self.parts.values())
 
     @property
     def selects(self) -> bool:
