@@ -14,17 +14,20 @@ import time
 from collections import Counter
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 import attacks
-from attacks import NotApplicable, Observation, ThreatModel
+from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from defenses import compose
-from defenses.client.round import ClientRound, play
+from defenses.client.round import ORDER, ClientRound, play
+from defenses.client.training import freeze
 from fedsim import data, models
 from fedsim.local import generators
 from fedsim.random import rng_for
+from fedsim.scoring.matching import match
 from fedsim.scoring.metrics import METRICS
 
 DEFENSES: dict[str, dict[str, Any]] = {
@@ -64,49 +67,93 @@ def main() -> None:
         )
 
 
-def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    dataset = data.load({"name": "mnist"})
+def clients(
+    described: dict[str, Any],
+    parts: list[dict[str, Any]],
+    arguments: argparse.Namespace,
+    *,
+    local: LocalTraining | None = None,
+) -> tuple[list[Tensor], list[Observation], data.Dataset]:
+    """Clients of `--victims`, each with images of its own: the images in [0, 1], what the server sees of them with all
+    grants, and the data set.
+
+    Args:
+        described: the model; the defenses in `parts` change it.
+        local: the clients send weight deltas of it; without, the gradient of one step. Epochs go through three images
+            in twos.
+    """
+    share: Literal["gradient", "delta"] = "gradient" if local is None else "delta"
+    local = local or LocalTraining()
+    dataset = data.load({"name": getattr(arguments, "dataset", "mnist")})
     shape, classes = dataset.input_shape, len(dataset.classes)
-    described: dict[str, Any] = {"name": "mlp", "bias": arguments.bias, "dropout": arguments.dropout}
-    if compose([spec]).changes_model:
-        described["defenses"] = [spec]
+    size, count = (2, 3) if local.epochs else (getattr(arguments, "batch", 1), 0)
+    count = count or size * local.steps
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
-    seen, truths = [], []
+    truths, seen = [], []
     for victim in range(arguments.victims):
-        chosen = torch.from_numpy(order[victim : victim + 1])
-        model = models.build(described, input_shape=shape, classes=classes, seed=arguments.seed)
+        chosen = torch.from_numpy(order[victim * count : (victim + 1) * count])
+        model = freeze(
+            models.build({**described, "defenses": parts}, input_shape=shape, classes=classes, seed=arguments.seed),
+            local.trained,
+        )
         state = {key: value.clone() for key, value in model.state_dict().items()}
         images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
-        round = ClientRound(model=model, defense=compose([spec]), classes=classes)
+        round = ClientRound(
+            model=model,
+            local=local,
+            defense=compose(parts),
+            share=share,
+            batch_size=size,
+            classes=classes,
+        )
         played = play(round, state, images, labels, generators(arguments.seed, client=victim, round=1))
         truths.append(dataset.train_images[chosen].double() / 255)
         seen.append(
             Observation(
                 state=state,
                 update=played.update,
+                kind=share,
                 input_shape=shape,
                 classes=classes,
                 mean=dataset.mean,
                 std=dataset.std,
                 labels=labels,
+                local=local,
+                batch_size=size,
+                examples=count,
+                order=played.drawn.pop(ORDER, None),
+                noise={name: value for name, value in played.drawn.items() if played.sites[name].structural},
+                defense=tuple(parts),
                 client=victim,
             )
         )
+    return truths, seen, dataset
+
+
+def psnr(truth: Tensor, answer: Reconstruction, dataset: data.Dataset) -> float:
+    """The mean over a client's images, each matched to the one that it shows, in [0, 1] pixels."""
     mean, std = (torch.tensor(value).double().view(-1, 1, 1) for value in (dataset.mean, dataset.std))
+    found = (answer.images.double() * std + mean).clamp(0, 1)
+    return float(METRICS["psnr"](truth, found[match(truth, found)]).mean())
+
+
+def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    described: dict[str, Any] = {"name": "mlp", "bias": arguments.bias, "dropout": arguments.dropout}
+    truths, seen, dataset = clients(described, [spec], arguments)
     rows = []
     for knows, granted in (("no", None), ("yes", (spec,))):
         attack = attacks.create(arguments.attack, iterations=arguments.iterations)
         attack.compile = arguments.compile
-        resting = {**described, "resting": granted is None}
-        model = models.build(resting, input_shape=shape, classes=classes, seed=arguments.seed)
+        known = {**described, "defenses": [spec], "resting": granted is None}
+        shape, classes = dataset.input_shape, len(dataset.classes)
+        model = models.build(known, input_shape=shape, classes=classes, seed=arguments.seed)
         began = time.perf_counter()
         answers = attack.run([replace(one, defense=granted) for one in seen], ThreatModel(), model, seed=arguments.seed)
         seconds = time.perf_counter() - began - attack.compile_seconds
         declined = [answer for answer in answers if isinstance(answer, NotApplicable)]
         if declined:
             raise SystemExit(f"{name}: {declined[0]}")
-        found = [(answer.images.double() * std + mean).clamp(0, 1) for answer in answers]
-        scores = [float(METRICS["psnr"](truth, image)[0]) for truth, image in zip(truths, found)]
+        scores = [psnr(truth, answer, dataset) for truth, answer in zip(truths, answers)]
         why = Counter(answer.stopped for answer in answers)
         rows.append(
             {

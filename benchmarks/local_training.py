@@ -15,20 +15,14 @@ import time
 from dataclasses import replace
 from statistics import median
 
-import torch
+from known_defenses import clients, psnr
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
+from attacks import LocalTraining, NotApplicable, ThreatModel
 from defenses.client.optimizers.adam import Adam
 from defenses.client.optimizers.adamw import AdamW
 from defenses.client.optimizers.sgd import SGD
-from defenses.client.round import ORDER, ClientRound, play
-from defenses.client.training import freeze
-from fedsim import data, models
-from fedsim.local import generators
-from fedsim.random import rng_for
-from fedsim.scoring.matching import match
-from fedsim.scoring.metrics import METRICS
+from fedsim import models
 
 TRAININGS = {
     "1 step, SGD": LocalTraining(learning_rate=0.1),
@@ -73,39 +67,10 @@ def main() -> None:
 
 
 def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> list[dict[str, object]]:
-    dataset = data.load({"name": "mnist"})
     spec = {"name": "mlp", "bias": False, "dropout": 0.0}
+    truths, seen, dataset = clients(spec, [], arguments, local=local)
     shape, classes = dataset.input_shape, len(dataset.classes)
-    batch, count = (2, 3) if local.epochs else (1, local.steps)
-    order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
-    seen, truths = [], []
     model = models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    for victim in range(arguments.victims):
-        chosen = torch.from_numpy(order[victim * count : (victim + 1) * count])
-        images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
-        client = freeze(models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed), local.trained)
-        draw = generators(arguments.seed, client=victim, round=1)
-        round = ClientRound(model=client, local=local, share="delta", batch_size=batch)
-        played = play(round, state, images, labels, draw)
-        truths.append(dataset.train_images[chosen].double() / 255)
-        seen.append(
-            Observation(
-                state=state,
-                update=played.update,
-                kind="delta",
-                input_shape=shape,
-                classes=classes,
-                mean=dataset.mean,
-                std=dataset.std,
-                labels=labels,
-                local=local,
-                batch_size=batch,
-                examples=count,
-                order=played.drawn.get(ORDER),
-                client=victim,
-            )
-        )
     assumed = replace(local, optimizer=SGD(), clip_norm=None, proximal=0, label_smoothing=0)
     plain = [replace(one, local=assumed) for one in seen]
     rows = []
@@ -120,9 +85,7 @@ def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> l
         for truth, answer in zip(truths, answers):
             if isinstance(answer, NotApplicable):
                 raise SystemExit(f"{name}: {answer}")
-            found = _pixels(answer.images, dataset)
-            places = match(truth, found)
-            scores.append(float(METRICS["psnr"](truth, found[places]).mean()))
+            scores.append(psnr(truth, answer, dataset))
             why.add(answer.stopped or "")
         rows.append(
             {
@@ -135,11 +98,6 @@ def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> l
             }
         )
     return rows
-
-
-def _pixels(images: torch.Tensor, dataset: data.Dataset) -> torch.Tensor:
-    mean, std = (torch.tensor(value).double().view(-1, 1, 1) for value in (dataset.mean, dataset.std))
-    return (images.double() * std + mean).clamp(0, 1)
 
 
 if __name__ == "__main__":

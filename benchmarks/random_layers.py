@@ -13,16 +13,11 @@ from dataclasses import replace
 from statistics import median
 
 import torch
+from known_defenses import clients, psnr
 
 import attacks
-from attacks import NotApplicable, Observation, ThreatModel
-from defenses import compose
-from defenses.client.round import ClientRound, play
+from attacks import NotApplicable, ThreatModel
 from fedsim import data, models
-from fedsim.local import generators
-from fedsim.random import rng_for
-from fedsim.scoring.matching import match
-from fedsim.scoring.metrics import METRICS
 
 ATTACKS = ("inverting_gradients", "dropout_inversion", "mask_readout", "well_informed", "cut", "first_linear")
 ITERATIVE = ATTACKS[:5]
@@ -44,35 +39,12 @@ def main() -> None:
     arguments = parser.parse_args()
     given = {"p": arguments.p, "per": arguments.per}
     parts = [{"name": arguments.defense, **{key: value for key, value in given.items() if value is not None}}]
-    spec = {"name": arguments.model, "dropout": 0.0, "defenses": parts}
+    spec = {"name": arguments.model, "dropout": 0.0}
     if arguments.model == "mlp":
         spec["bias"] = arguments.bias
-    dataset = data.load({"name": arguments.dataset})
-    shape, classes = dataset.input_shape, len(dataset.classes)
-    build = {"input_shape": shape, "classes": classes, "seed": arguments.seed}
-    order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
-    state = {name: value.clone() for name, value in models.build(spec, **build).state_dict().items()}
-    seen, truths = [], []
-    for victim in range(arguments.victims):
-        chosen = torch.from_numpy(order[victim * arguments.batch : (victim + 1) * arguments.batch])
-        images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
-        round = ClientRound(model=models.build(spec, **build), defense=compose(parts))
-        played = play(round, state, images, labels, generators(arguments.seed, client=victim, round=1))
-        truths.append(dataset.train_images[chosen].double() / 255)
-        seen.append(
-            Observation(
-                state=state,
-                update=played.update,
-                input_shape=shape,
-                classes=classes,
-                mean=dataset.mean,
-                std=dataset.std,
-                labels=labels,
-                noise=played.drawn,
-                defense=tuple(parts),
-                client=victim,
-            )
-        )
+    truths, seen, dataset = clients(spec, parts, arguments)
+    build = {"input_shape": dataset.input_shape, "classes": len(dataset.classes), "seed": arguments.seed}
+    spec["defenses"] = parts
     told, resting = models.build(spec, **build), models.build({**spec, "resting": True}, **build)
     print(f"{arguments.model}, {arguments.dataset}, {parts}, {arguments.victims} victims, batch {arguments.batch}")
     print(f"{'attack':<32}{'min':>8}{'median':>8}{'noise right':>13}{'iterations':>12}{'loss':>10}")
@@ -95,9 +67,7 @@ def report(label: str, answers: list, truths: list, seen: list, dataset: data.Da
         if isinstance(answer, NotApplicable):
             print(f"{label:<32} {str(answer)[:100]}")
             return
-        mean, std = (torch.tensor(value).double().view(-1, 1, 1) for value in (dataset.mean, dataset.std))
-        found = (answer.images.double() * std + mean).clamp(0, 1)
-        scores.append(float(METRICS["psnr"](truth, found[match(truth, found)]).mean()))
+        scores.append(psnr(truth, answer, dataset))
         noise = {name: value for name, value in (answer.noise or {}).items() if name in one.noise}
         entries = [(value.double().round() == one.noise[name].double()).flatten() for name, value in noise.items()]
         rights.append(float(torch.cat(entries).double().mean()) if entries else float("nan"))
