@@ -131,7 +131,8 @@ def freeze(model: nn.Module, trained: Sequence[str]) -> nn.Module:
     names = [name for name, _ in model.named_parameters()]
     for pattern in trained:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"trained: {pattern!r} fits no parameter of the model; it has {', '.join(names[:8])}, ...")
+            listed = ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
+            raise ValueError(f"trained: {pattern!r} fits no parameter of the model; it has {listed}")
     for name, parameter in model.named_parameters():
         if trained and not any(fnmatchcase(name, pattern) for pattern in trained):
             parameter.requires_grad_(False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import attacks
 import defenses
 from attacks import NotApplicable, Observation, ThreatModel
+from defenses.client.training import freeze
 from fedsim import data, models, observations
 from fedsim.errors import BadInput
 from fedsim.local import train
@@ -79,6 +80,10 @@ def _gradient(
     changing = [part for part in working if defenses.compose([part]).changes_model]
     spec = {**spec, "defenses": changing} if changing else spec
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(dtype)
+    try:
+        freeze(model, local.get("trained", ()))
+    except ValueError as error:
+        raise BadInput(f"federation.local.{error}") from None
     if not entries.trained(model):
         raise BadInput(f"{label}: has no parameter that is trained, so that a client has nothing to send")
     size = local["batch_size"]
@@ -105,7 +110,7 @@ def _gradient(
 
 
 def _one_step(local: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in local.items() if key not in ("epochs", "optimizer", "trained")}
+    kept = {key: value for key, value in local.items() if key not in ("epochs", "optimizer")}
     return {**kept, "steps": 1, "share": "gradient"}
 
 

@@ -263,6 +263,22 @@ def test_optimizers_are_those_of_torch(optimizer) -> None:
                 torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (SGD, {"momentum": 1.0}),
+        (SGD, {"weight_decay": -1.0}),
+        (Adam, {"beta1": 1.0}),
+        (Adam, {"epsilon": 0.0}),
+        (AdamW, {"beta2": -0.1}),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(kind, values) -> None:
+    [(key, value)] = values.items()
+    with pytest.raises(ValueError, match=f"^{kind.name}: {key} = {value} is not "):
+        kind(**values)
+
+
 def test_units_that_were_dropped_leave_adam_differentiable() -> None:
     """Their gradients are zero, and so is the root of their mean square, whose derivative would be infinite."""
     local = LocalTraining(steps=2, optimizer=Adam(), learning_rate=0.01)

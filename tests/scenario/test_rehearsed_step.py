@@ -166,6 +166,13 @@ def test_what_works_is_not_warned_of(write, factory: str, defense: str) -> None:
     assert cautions(write(factory, defense=defense)) == []
 
 
+def test_a_pattern_that_fits_no_parameter_is_refused(write) -> None:
+    path = write("plain", local="{batch_size: 2, trained: [nowhere.*]}")
+    with pytest.raises(BadInput, match=r"local.trained: 'nowhere.\*' fits no parameter of the model; it has"):
+        load(path)
+    load(write("plain", local="{batch_size: 2, trained: ['*.weight']}"))
+
+
 def test_unused_parameters_are_no_fault_of_dp_sgd(write) -> None:
     assert cautions(write("plain", defense="dp_sgd", local="{batch_size: 2}")) == []
 

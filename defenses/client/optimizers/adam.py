@@ -36,7 +36,9 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check(beta1=(0, 1), beta2=(0, 1), epsilon=(0, math.inf), weight_decay=(0, math.inf))
+        self._check(beta1=(0, 1), beta2=(0, 1), weight_decay=(0, math.inf))
+        if not 0 < self.epsilon < math.inf:  # at 0 a unit that was dropped would move by 0 / 0
+            raise ValueError(f"{self.name}: epsilon = {self.epsilon} is not a positive number")
 
     def init(self, parameters: Tensors) -> Moments:
         zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
