@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
+from defenses.aggregation.mean import weighted_mean
 from defenses.base import Defense, Deployment, Tensors, register
 
 
@@ -26,15 +24,3 @@ class SecureAggregation(Defense):
         if deployment.clients < 2:
             return "secure_aggregation: the sum over one client is its update; it needs 2 or more clients a round"
         return None
-
-
-def weighted_mean(values: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
-    """The mean by name, summed up in float64, in the tensors' own dtypes (of integers: rounded)."""
-    total = float(sum(weights))
-    return {name: _mean([one[name] for one in values], weights, total) for name in values[0]}
-
-
-def _mean(values: Sequence[Tensor], weights: Sequence[float], total: float) -> Tensor:
-    mean = torch.stack([value.double() * (weight / total) for value, weight in zip(values, weights)]).sum(0)
-    like = values[0]
-    return mean.to(like.dtype) if like.is_floating_point() else mean.round().to(like.dtype)

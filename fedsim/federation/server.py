@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks import Observation
 from attacks.observation import SUM
-from defenses.aggregation.secure_aggregation import weighted_mean
+from defenses.aggregation.mean import weighted_mean
 from fedsim import observations, truth
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy

@@ -13,7 +13,7 @@ from torch import nn
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
 from attacks.updates import as_one_batch, attacker_copy, simulate
-from defenses.aggregation.secure_aggregation import weighted_mean
+from defenses.aggregation.mean import weighted_mean
 from defenses.client.optimizers.adam import Adam
 from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout
