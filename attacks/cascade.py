@@ -36,7 +36,9 @@ class Cascade(Attack):
         restarts: its random starts per victim; the first one is what was learnt, if anything was.
     """
 
-    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None, "secure_aggregation": "defense"}
+    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
+    replays: ClassVar = True
+    seeks_noise: ClassVar = True
 
     iterations: int = 20_000
     restarts: int = 1

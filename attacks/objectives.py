@@ -9,7 +9,7 @@ the general evaluator forms.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -32,9 +32,8 @@ class Objective(Protocol):
         """From `<g, g*>`, `|g|^2` and `|g*|^2`, each (N, L) float64: the loss of each problem (N,)."""
 
 
-@runtime_checkable
-class OfEntries(Protocol):
-    """An objective that needs whole updates."""
+class OfEntries(Objective, Protocol):
+    """One that needs `entries`."""
 
     def of_entries(self, simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
         """The loss of one problem, 0-dim float64, from updates by parameter name."""

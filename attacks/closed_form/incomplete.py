@@ -22,6 +22,7 @@ from attacks.closed_form.base import Puzzle
 from attacks.closed_form.certify import in_range
 from attacks.closed_form.first_layer import first_linear
 from attacks.observation import Observation, ThreatModel
+from attacks.updates import known_defense
 
 SWEEPS = 100
 SETTLED = 1e-12  # relative change of the pixels in a sweep
@@ -51,7 +52,8 @@ def pruned(observation: Observation) -> bool:
 
     Where fewer entries are left than it would keep, it took nothing away: the zeros are zeros.
     """
-    shares = [float(part.get("keep", 0.1)) for part in observation.defense or () if part["name"] == "pruning"]
+    parts = known_defense(observation).parts.values()
+    shares = [float(part.keep) for part in parts if part.name == "pruning"]  # type: ignore[attr-defined]
     if not shares:
         return False
     total = sum(value.numel() for value in observation.update.values())

@@ -8,6 +8,7 @@ normalisation layers: `vmap` takes their backward apart into operations that hol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,8 +62,8 @@ class General(Evaluator):
         ours = {name: simulated[name] for name in observed}
         if self._selects:
             ours, observed = ({n: v * data[n + KEPT] for n, v in each.items()} for each in (ours, observed))
-        if isinstance(self._objective, OfEntries):
-            return self._objective.of_entries(ours, observed)
+        if self._objective.needs == "entries":
+            return cast(OfEntries, self._objective).of_entries(ours, observed)
         inner, norms, theirs = (
             torch.stack([_product(first[name], second[name]) for name in observed])[None]
             for first, second in ((ours, observed), (ours, ours), (observed, observed))

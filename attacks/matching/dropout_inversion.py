@@ -30,16 +30,7 @@ class DropoutInversion(IterativeAttack):
     """
 
     requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
-    adapts: ClassVar = {
-        "dropout": "dropout_rate",
-        "clip": None,
-        "mixup": "defense",
-        "secure_aggregation": "defense",
-        "dropconnect": "defense",
-        "stochastic_depth": "defense",
-        "precode": "defense",
-    }
-
+    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True
 
     drop_rate: float = 1e-4

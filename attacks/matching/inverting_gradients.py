@@ -24,7 +24,7 @@ class InvertingGradients(IterativeAttack):
     The model is deterministic: this attack takes no notice of dropout, which is how dropout seems to stop it.
     """
 
-    adapts: ClassVar = {"clip": None, "secure_aggregation": "defense"}  # the cosine does not see lengths
+    adapts: ClassVar = {"clip": None}  # the cosine does not see lengths
 
     def compose(self, setting: Setting) -> Composition:
         return Composition(

@@ -42,13 +42,7 @@ class MaskReadout(IterativeAttack):
     """
 
     requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
-    adapts: ClassVar = {
-        "dropout": "dropout_rate",
-        "clip": None,
-        "dropconnect": "defense",
-        "stochastic_depth": "defense",
-    }
-
+    adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True
 
     drop_rate: float = 1e-4
