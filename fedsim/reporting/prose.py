@@ -178,6 +178,10 @@ _THREATS: dict[str, dict[str, str]] = {
         "known": "It knows how clients train: steps, learning rate, optimiser.",
         "unknown": "It does not know how clients train: neither steps nor learning rate.",
     },
+    "batch_order": {
+        "known": "Where clients train for epochs, it was told in which order they take their examples.",
+        "unknown": "Where clients train for epochs, it does not know in which order they take their examples.",
+    },
     "normalisation": {
         "public": "How pixels are normalised is public.",
         "client": "How pixels are normalised is known to the client alone.",

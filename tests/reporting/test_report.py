@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from typing import get_args, get_type_hints
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from made_up_run import HOSTILE, VICTIMS, board_rows, make_results, row
 from matplotlib.image import imread
 from PIL import Image
 
+from attacks import ThreatModel
 from fedsim import table
 from fedsim.reporting import charts, gallery, leaderboard, picture_grid, prose, report, strips
 from fedsim.reporting.verdicts import verdicts
@@ -105,6 +107,13 @@ def test_what_the_server_sees_is_told_of_the_defense_that_decides_it(results):
     [label] = board.filter(pl.col("threat_aggregation") == "sum_of_8")["defense_label"].unique()
     _, exceptions = prose.threat_model(board)
     assert (label, ["It sees only the sum over 8 clients."]) in exceptions
+
+
+def test_every_value_of_the_threat_model_has_a_sentence():
+    """Or it stands in a report as a bare word."""
+    for name, kind in get_type_hints(ThreatModel).items():
+        for value in get_args(kind):
+            assert value in prose._THREATS[name], (name, value)
 
 
 def test_a_panel_shows_worst_median_and_best_of_its_strongest_attack(results, pictures):
