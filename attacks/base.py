@@ -14,15 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from attacks.observation import Observation, ThreatModel
 from defenses.registry import Registry
-
-if TYPE_CHECKING:
-    from attacks.recording import Snapshots
 
 Compile = Literal["auto", "always", "never"]
 
@@ -32,6 +29,23 @@ Progress = Callable[[int, int, float], None]
 
 class NotApplicable(Exception):
     """This attack does not apply to this observation or threat model; the message says why, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """What an attack was at on its way to its answer, on the restart that gave it; in the order of the answer's images.
+
+    Args:
+        iterations: (S,) steps done before each snapshot; 0 is the random start.
+        losses: (S,) the attack's loss there, as far as it was noted: there or a little before.
+        images: (S, B, C, H, W) pixels, uint8.
+        noise: (S, B, ...) float16 by stochastic layer; empty where the attack assumes none.
+    """
+
+    iterations: Tensor
+    losses: Tensor
+    images: Tensor
+    noise: Mapping[str, Tensor]
 
 
 @dataclass(kw_only=True)

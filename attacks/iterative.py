@@ -13,44 +13,26 @@ A subclass states its composition; its fields are the keys that a scenario may s
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Progress, Reconstruction
 from attacks.engine import Composition, Schedule, Solution, Watch, solve
-from attacks.evaluators import choose
-from attacks.labels import infer_labels
+from attacks.evaluators import Evaluator, choose
 from attacks.observation import Observation, ThreatModel
-from attacks.precision import floor, rounding
+from attacks.precision import floor
+from attacks.problems import Problems, tries_of
 from attacks.recording import VICTIMS, Recorder, both
-from attacks.seeds import generator_for
 from attacks.step import Layout
-from attacks.unknowns import NOISE, Setting, noise_inputs, noise_of, noise_sites
-from attacks.updates import (
-    as_one_batch,
-    attacker_copy,
-    client_round,
-    examples,
-    mean_gradient,
-    meets,
-    observed_gradient,
-    order_of,
-    out_of_memory,
-    replayed,
-    trained_part,
-    with_zeros,
-)
-from defenses.client.round import ORDER
-from defenses.client.training import LocalTraining
-from defenses.stochastic import stochastic_layers
+from attacks.unknowns import NOISE, Setting
+from attacks.updates import order_of, out_of_memory, with_zeros
+from attacks.victim import Victim, setting_of
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +109,27 @@ class IterativeAttack(Attack):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> list[Reconstruction | NotApplicable]:
+        read = [frozenset[str]()] * len(observations)
+        return self._run(observations, threat_model, model, read=read, seed=seed, progress=progress)
+
+    def _run(
+        self,
+        observations: Sequence[Observation],
+        threat_model: ThreatModel,
+        model: nn.Module,
+        *,
+        read: Sequence[frozenset[str]],
+        seed: int,
+        progress: Progress | None,
+    ) -> list[Reconstruction | NotApplicable]:
+        """As `run`, where draws of the random sites `read`, one set an observation, were read off the updates."""
         results: dict[int, Reconstruction | NotApplicable] = {}
-        groups: list[list[_Victim]] = []
-        for index, observation in enumerate(observations):
+        groups: list[list[Victim]] = []
+        needs_labels = "labels" in self.requires
+        for index, (observation, sites) in enumerate(zip(observations, read, strict=True)):
             try:
                 self.check(threat_model)
-                victim = _Victim.of(index, observation, threat_model, model, needs_labels="labels" in self.requires)
+                victim = Victim.of(index, observation, threat_model, model, needs_labels=needs_labels, read=sites)
             except NotApplicable as reason:
                 results[index] = reason
                 continue
@@ -146,7 +143,7 @@ class IterativeAttack(Attack):
         return [results[index] for index in range(len(observations))]
 
     def _attack(
-        self, group: list[_Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
+        self, group: list[Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
     ) -> dict[int, Reconstruction | NotApplicable]:
         """All victims of a group, in halves if they do not fit into memory together."""
         try:
@@ -165,225 +162,88 @@ class IterativeAttack(Attack):
         return results
 
     def _attack_at_once(
-        self, group: list[_Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
+        self, group: list[Victim], threat_model: ThreatModel, model: nn.Module, seed: int, progress: Progress | None
     ) -> dict[int, Reconstruction | NotApplicable]:
         """All victims of a group and all their restarts, at once."""
-        results: dict[int, Reconstruction | NotApplicable] = {}
         try:
-            setting = _setting(group[0], threat_model, model)
+            setting = setting_of(group[0], threat_model, model)
             composition = self.compose(setting)
-            tries = _tries(composition, self.restarts)
+            tries = tries_of(composition, self.restarts)
         except NotApplicable as reason:
             return {victim.index: reason for victim in group}
-        known: list[dict[str, Tensor]] = []
-        attacked: list[_Victim] = []
-        for victim in group:
-            try:
-                known.append(self.known(with_zeros(victim.observation, victim.given), victim.labels, setting))
-            except NotApplicable as reason:
-                results[victim.index] = reason
-                continue
-            attacked.append(victim)
-        if not attacked:
+        known, results = self._known(group, setting)
+        if not known:
             return results
-
         like = next(setting.model.parameters())
-        starts = [
-            _start(composition, seed, victim.observation, restart, warm if restart == 0 else {})
-            for victim in attacked
-            for warm in [self.warm_start(victim.given)]
-            for restart, _ in tries
-        ]
-        start = _stack(starts, like)
-        repeated = _stack([{**one, **fixed} for one in known for _, fixed in tries], like)
-        observed = _stack([victim.update for victim in attacked for _ in tries], like)
-        layout = Layout(start, composition.unknowns)
+        problems = Problems.of(known, tries, composition, like=like, seed=seed, warm_start=self.warm_start)
         try:
-            assert setting.round is not None
-            guess = {**repeated, **layout.guess(layout.pack(start))}
-            evaluator = choose(setting.round, composition.objective, observed, guess, list(start))
+            evaluator = _evaluator(composition, setting, problems)
         except NotApplicable as reason:
-            return results | {victim.index: reason for victim in attacked}
-        # one for all restarts of a victim, wherever they start, so that their losses can be compared
-        cold = [_start(composition, seed, victim.observation, 0, {}) for victim in attacked for _ in tries]
-        roundings = [rounding(victim.observation) for victim in attacked for _ in tries]
+            return results | {victim.index: reason for victim in problems.victims}
         recorder = Recorder(
             every=self.record_every,
             iterations=self.iterations,
-            problems=[
-                number * len(tries) + place
-                for number, victim in enumerate(attacked)
-                for place in range(len(tries))
-                if victim.index < VICTIMS
-            ],
+            problems=problems.of_victims(lambda victim: victim.index < VICTIMS),
             mean=setting.mean,
             std=setting.std,
+        )
+        watch = both(self.watch, recorder) if self.record_every else self.watch
+        solution = self._solved(composition, setting, problems, evaluator, watch, progress)
+        for victim, problem, answer in problems.best(solution):
+            if isinstance(answer, Reconstruction):
+                curve = solution.curves[problem]
+                answer.snapshots = recorder.snapshots(problem, iterations=answer.iterations, curve=curve)
+            results[victim.index] = answer
+        return results
+
+    def _known(
+        self, group: list[Victim], setting: Setting
+    ) -> tuple[list[tuple[Victim, dict[str, Tensor]]], dict[int, Reconstruction | NotApplicable]]:
+        """The victims that can be attacked, with what is held fixed of their guesses; and why the others cannot."""
+        known: list[tuple[Victim, dict[str, Tensor]]] = []
+        declined: dict[int, Reconstruction | NotApplicable] = {}
+        for victim in group:
+            try:
+                own = self.known(with_zeros(victim.observation, victim.given), victim.labels, setting)
+            except NotApplicable as reason:
+                declined[victim.index] = reason
+            else:
+                known.append((victim, own))
+        return known, declined
+
+    def _solved(
+        self,
+        composition: Composition,
+        setting: Setting,
+        problems: Problems,
+        evaluator: Evaluator,
+        watch: Watch | None,
+        progress: Progress | None,
+    ) -> Solution:
+        schedule = Schedule(
+            iterations=self.iterations,
+            learning_rate=self.learning_rate,
+            plateau=self.plateau,
+            patience=self.patience,
+            tolerance=self.tolerance,
         )
         solution = solve(
             composition,
             evaluator,
-            start,
-            repeated,
-            Schedule(
-                iterations=self.iterations,
-                learning_rate=self.learning_rate,
-                plateau=self.plateau,
-                patience=self.patience,
-                tolerance=self.tolerance,
-            ),
-            cold=_stack(cold, like),
-            floor=floor(composition.objective, setting.matched, observed, _stack(roundings, like)),
+            problems.start,
+            problems.known,
+            schedule,
+            cold=problems.cold,
+            floor=floor(composition.objective, setting.matched, problems.observed, problems.roundings),
             compile=self.compile,
             progress=progress,
-            watch=both(self.watch, recorder) if self.record_every else self.watch,
+            watch=watch,
         )
         self.compile_seconds += solution.compile_seconds
-        best = solution.loss.view(len(attacked), len(tries)).argmin(dim=1)
-        for number, victim in enumerate(attacked):
-            place = int(best[number])
-            problem = number * len(tries) + place
-            answer = results[victim.index] = _answer(solution, problem, victim, tries[place][1])
-            if isinstance(answer, Reconstruction):
-                answer.snapshots = recorder.snapshots(
-                    problem, iterations=answer.iterations, curve=solution.curves[problem]
-                )
-        return results
+        return solution
 
 
-@dataclass(frozen=True)
-class _Victim:
-    """One observation as the engine needs it: its labels found if needed, a one-step delta turned into its gradient.
-
-    Args:
-        given: the observation itself.
-        observation: what of it can be matched, as `trained_part` says.
-        details: what the answer is to say of the labels, where they were inferred.
-    """
-
-    index: int
-    given: Observation
-    observation: Observation
-    images: int
-    labels: Tensor | None
-    details: Mapping[str, Any]
-    update: Mapping[str, Tensor]
-    kind: Literal["gradient", "delta"]
-
-    @classmethod
-    def of(
-        cls, index: int, given: Observation, threat_model: ThreatModel, model: nn.Module, *, needs_labels: bool
-    ) -> _Victim:
-        images = examples(given)
-        if threat_model.aggregation != "individual":
-            as_one_batch(given)
-        observation = trained_part(given, model)
-        found = observed_gradient(observation)
-        labels: Tensor | None = None
-        details: dict[str, Any] = {}
-        if not needs_labels:
-            pass
-        elif threat_model.labels == "inferred":
-            gradients = mean_gradient(observation) if found is None else found
-            inferred = infer_labels(model, gradients, batch_size=images, classes=observation.classes)
-            labels = inferred.labels
-            details = {"labels": "inferred", "label_confidence": round(inferred.confidence, 4)}
-        elif observation.labels is None:
-            raise NotApplicable("the observation holds no labels")
-        elif len(observation.labels) != images:
-            raise NotApplicable(f"the observation holds {len(observation.labels)} labels for {images} images")
-        else:
-            labels = observation.labels
-        if found is None:
-            return cls(index, given, observation, images, labels, details, observation.update, "delta")
-        return cls(index, given, observation, images, labels, details, found, "gradient")
-
-    def like(self, other: _Victim) -> bool:
-        """Whether both received the same model and computed the same thing with it, so that they can run together."""
-        mine, theirs = self.observation, other.observation
-        return (
-            (self.images, self.kind, self.update.keys()) == (other.images, other.kind, other.update.keys())
-            and (mine.local, mine.batch_size, mine.defense) == (theirs.local, theirs.batch_size, theirs.defense)
-            and (mine.input_shape, mine.mean, mine.std) == (theirs.input_shape, theirs.mean, theirs.std)
-            and mine.state.keys() == theirs.state.keys()
-            and all(v is theirs.state[n] or torch.equal(v, theirs.state[n]) for n, v in mine.state.items())
-        )
-
-
-def _setting(victim: _Victim, threat_model: ThreatModel, model: nn.Module) -> Setting:
-    observation = victim.observation
-    local = observation.local or LocalTraining()
-    sizes = (victim.images,) if victim.kind == "gradient" else tuple(local.sizes(victim.images, observation.batch_size))
-    example = torch.zeros(sizes[0], *observation.input_shape)
-    twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode, example=example)
-    trains = threat_model.client_mode == "train"
-    round = client_round(observation, twin, victim.kind)
-    with replayed("replayed"):
-        sites = noise_sites(round, victim.images, observation.input_shape)
-    layers = noise_inputs(twin, sizes[0], observation.input_shape) if trains else {}
-    if threat_model.aggregation != "individual":
-        _refuse_shared(twin, list(layers))
-    return Setting(
-        model=twin,
-        images=victim.images,
-        classes=observation.classes,
-        input_shape=observation.input_shape,
-        mean=observation.mean,
-        std=observation.std,
-        noise_inputs={**layers, **{name: shape for name, (_, shape) in sites.items()}},
-        matched=tuple(name for name, _ in twin.named_parameters() if name in victim.update),
-        round=round,
-        sizes=sizes,
-        defense_sites={name: site for name, (site, _) in sites.items()},
-    )
-
-
-def _refuse_shared(twin: nn.Module, drawing: Sequence[str]) -> None:
-    """Decline a sum over clients of a model in which what is each client's own would be shared by all."""
-    if (path := meets(twin)) is not None:
-        raise NotApplicable(f"each client's batch has its own statistics in {path}: the sum is not of one batch")
-    layers = stochastic_layers(twin)
-    if shared := [path for path in drawing if "example" not in layers[path].axes]:
-        raise NotApplicable(f"each client drew its own noise in {shared[0]}: the sum is not of one batch")
-
-
-def _tries(composition: Composition, restarts: int) -> list[tuple[int, dict[str, Tensor]]]:
-    """The problems of one victim: every restart with each of the values that can only be tried."""
-    each = [unknown.alternatives() for unknown in composition.unknowns]
-    found = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*each)]
-    return [(restart, fixed) for fixed in found for restart in range(restarts)]
-
-
-def _start(
-    composition: Composition, seed: int, observation: Observation, restart: int, warm: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    def draw(purpose: str) -> torch.Generator:
-        return generator_for(seed, purpose, round=observation.round, client=observation.client, restart=restart)
-
-    random = {name: value for unknown in composition.unknowns for name, value in unknown.start(draw).items()}
-    return {name: warm.get(name, value).to(value) for name, value in random.items()}
-
-
-def _stack(problems: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
-    """Tensors of N problems as (N, ...), on the device to work on; real numbers in its dtype."""
-    stacked = {name: torch.stack([problem[name] for problem in problems]).to(like.device) for name in problems[0]}
-    return {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in stacked.items()}
-
-
-def _answer(
-    solution: Solution, problem: int, victim: _Victim, fixed: Mapping[str, Tensor]
-) -> Reconstruction | NotApplicable:
-    """What was found, and the values that were tried and found to be right."""
-    if not solution.loss[problem].isfinite():
-        return NotApplicable("the matching loss is not finite: the simulated update is zero or not a number")
-    guess = {name: value[problem].cpu() for name, value in solution.guess.items()} | dict(fixed)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (victim.observation.mean, victim.observation.std))
-    return Reconstruction(
-        images=guess["images"].clamp(-mean / std, (1 - mean) / std),  # an image, whatever the search went through
-        loss=solution.loss[problem].item(),
-        labels=guess["labels"].argmax(dim=-1) if "labels" in guess else victim.labels,
-        noise={name: value for name, value in noise_of(guess).items() if name != ORDER} or None,
-        iterations=int(solution.iterations[problem]),
-        stopped=solution.stopped[problem],
-        losses=solution.curves[problem],
-        details={**victim.details, **({"compiled": True} if solution.compile_seconds else {})},
-    )
+def _evaluator(composition: Composition, setting: Setting, problems: Problems) -> Evaluator:
+    layout = Layout(problems.start, composition.unknowns)
+    guess = {**problems.known, **layout.guess(layout.pack(problems.start))}
+    return choose(setting.round, composition.objective, problems.observed, guess, list(problems.start))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attacks.base import Snapshots
 from attacks.unknowns import Guess, noise_of
 
 VICTIMS = 4
@@ -23,23 +23,6 @@ BYTES = 64 * 2**20
 """All snapshots together, every restart counted."""
 NOISE_ENTRIES = 2**16
 """Noise of an image in one snapshot: the first stochastic layers that have together no more; always the first one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshots:
-    """One victim's, on the restart that gave its answer; in the order of the answer's images.
-
-    Args:
-        iterations: (S,) steps done before each snapshot; 0 is the random start.
-        losses: (S,) the attack's loss there, as far as it was noted: there or a little before.
-        images: (S, B, C, H, W) pixels, uint8.
-        noise: (S, B, ...) float16 by stochastic layer; empty where the attack assumes none.
-    """
-
-    iterations: Tensor
-    losses: Tensor
-    images: Tensor
-    noise: Mapping[str, Tensor]
 
 
 class Recorder:

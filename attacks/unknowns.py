@@ -43,7 +43,7 @@ def noise_of(guess: Guess) -> dict[str, Tensor]:
     return {name.removeprefix(NOISE): value for name, value in guess.items() if name.startswith(NOISE)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """What all problems of one optimisation share.
 
@@ -56,9 +56,10 @@ class Setting:
         noise_inputs: the shape of what each structural random site acts on in one step: of a stochastic layer that
             draws, of its input (examples of the step, ...).
         matched: the parameters that the observed updates hold, in the model's order.
-        round: the client's round as far as it is known; by default one step of an undefended client.
-        sizes: how many examples each step has; by default one step has them all.
+        round: the client's round on this model, as far as it is known.
+        sizes: how many examples each step has.
         defense_sites: the sites among `noise_inputs` that are no layers of the model.
+        read: the sites among `noise_inputs` whose draws are read off each update, and need not be looked for.
     """
 
     model: nn.Module
@@ -69,9 +70,10 @@ class Setting:
     std: tuple[float, ...]
     noise_inputs: Mapping[str, torch.Size]
     matched: tuple[str, ...]
-    round: ClientRound | None = None
-    sizes: tuple[int, ...] = ()
+    round: ClientRound
+    sizes: tuple[int, ...]
     defense_sites: Mapping[str, Site] = field(default_factory=dict)
+    read: frozenset[str] = frozenset()
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -168,7 +170,7 @@ class Noise(Unknown):
     """
 
     def __init__(self, setting: Setting) -> None:
-        self.sizes = setting.sizes or (setting.images,)
+        self.sizes = setting.sizes
         self.sites = setting.sites
         self.inputs = {name: shape for name, shape in setting.noise_inputs.items() if self.sites[name].relaxable}
         self.discrete = [name for name in setting.noise_inputs if name not in self.inputs]

@@ -7,7 +7,6 @@ optimised where they can be read.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,17 +48,16 @@ class MaskReadout(IterativeAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._read: frozenset[str] = frozenset()  # the layers whose masks were read; `run` sets it on copies of itself
         if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
             raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
 
     def compose(self, setting: Setting) -> Composition:
-        unread = {path: shape for path, shape in setting.noise_inputs.items() if path not in self._read}
+        unread = {path: shape for path, shape in setting.noise_inputs.items() if path not in setting.read}
         unknowns: list[Unknown] = [Images(setting)]
         priors: list[Prior] = [TotalVariation(self.total_variation)]
         if unread:
             unknowns.append(Noise(replace(setting, noise_inputs=unread)))
-            priors.append(DropRate(self.drop_rate, setting.sites, known=self._read))
+            priors.append(DropRate(self.drop_rate, setting.sites, known=setting.read))
         return Composition(unknowns=unknowns, objective=Cosine(), priors=priors)
 
     def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:
@@ -74,7 +72,6 @@ class MaskReadout(IterativeAttack):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> list[Reconstruction | NotApplicable]:
-        """Victims of whom the same layers were read are one problem of the engine."""
         results: dict[int, Reconstruction | NotApplicable] = {}
         readings: dict[int, Masks] = {}
         for index, observation in enumerate(observations):
@@ -83,15 +80,9 @@ class MaskReadout(IterativeAttack):
                 readings[index] = _reading(observation, threat_model, model)
             except NotApplicable as reason:
                 results[index] = reason
-        for read in dict.fromkeys(frozenset(masks.read) for masks in readings.values()):
-            informed = copy.copy(self)
-            informed._read = read
-            members = [index for index, masks in readings.items() if masks.read.keys() == read]
-            answers = super(MaskReadout, informed).run(
-                [observations[index] for index in members], threat_model, model, seed=seed, progress=progress
-            )
-            self.compile_seconds = informed.compile_seconds
-            results |= {index: _with_masks(answer, readings[index]) for index, answer in zip(members, answers)}
+        seen, read = [observations[index] for index in readings], [frozenset(masks.read) for masks in readings.values()]
+        answers = self._run(seen, threat_model, model, read=read, seed=seed, progress=progress)
+        results |= {index: _with_masks(answer, masks) for (index, masks), answer in zip(readings.items(), answers)}
         return [results[index] for index in range(len(observations))]
 
 

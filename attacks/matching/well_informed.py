@@ -50,7 +50,7 @@ class WellInformed(IterativeAttack):
                 "dropout rate, is not granted"
             )
         for name in setting.noise_inputs:
-            site, steps = setting.sites[name], setting.sizes or (setting.images,)
+            site, steps = setting.sites[name], setting.sizes
             if "example" in site.axes and len(drawn[name]) != sum(steps):
                 raise NotApplicable(f"the noise of {name} is of {len(drawn[name])} images, not {sum(steps)}")
         return {name: drawn[name] for name in setting.noise_inputs}

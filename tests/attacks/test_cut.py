@@ -17,7 +17,7 @@ from attacks.head import Reading, find_head, read_head
 from attacks.matching.cut import UpstreamAndFeatures
 from attacks.objectives import Cosine
 from attacks.unknowns import NOISE, Setting, noise_inputs
-from attacks.updates import attacker_copy
+from attacks.updates import attacker_copy, client_round
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout
@@ -64,7 +64,18 @@ def setting_of(model: nn.Module, observation: Observation) -> Setting:
     twin = attacker_copy(model, observation.state)
     shape = observation.input_shape
     drawing = noise_inputs(twin, 1, shape)
-    return Setting(twin, 1, observation.classes, shape, (0.5,), (0.5,), drawing, tuple(observation.update))
+    return Setting(
+        model=twin,
+        images=1,
+        classes=observation.classes,
+        input_shape=shape,
+        mean=(0.5,),
+        std=(0.5,),
+        noise_inputs=drawing,
+        matched=tuple(observation.update),
+        round=client_round(observation, twin),
+        sizes=(1,),
+    )
 
 
 def read(model: nn.Module, observation: Observation) -> Reading:

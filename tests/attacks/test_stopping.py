@@ -48,8 +48,9 @@ def scripted(
 ) -> tuple[str, int]:
     """Why and after how many evaluations a problem with this data term stops; `begin` is that at the random start."""
     start = {"images": torch.zeros(1, 1, 1, 2, 2)}
+    model = nn.Linear(4, 2)
     setting = Setting(
-        model=nn.Linear(4, 2),
+        model=model,
         images=1,
         classes=2,
         input_shape=(1, 2, 2),
@@ -57,6 +58,8 @@ def scripted(
         std=(0.5,),
         noise_inputs={},
         matched=(),
+        round=ClientRound(model=model),
+        sizes=(1,),
     )
     composition = Composition(unknowns=[Images(setting)], objective=Cosine(), priors=priors)
     lowest = torch.full((1,), rounding, dtype=torch.float64)
@@ -138,9 +141,9 @@ def test_masks_that_are_found_do_not_pass_for_an_image_that_is_not(scale: float)
 
 def masked(scale: float) -> tuple[Solution, Tensor]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), paper_mlp(dropout=0.5, inputs=9, width=9)[3])
+    model = nn.Sequential(paper_mlp(dropout=0.5, inputs=9, width=9)[3], nn.Linear(9, 2))
     setting = Setting(
-        model=nn.Sequential(model[1], nn.Linear(9, 2)),
+        model=model,
         images=1,
         classes=2,
         input_shape=(1, 3, 3),
@@ -148,6 +151,8 @@ def masked(scale: float) -> tuple[Solution, Tensor]:
         std=(0.5,),
         noise_inputs={"0": torch.Size((1, 9))},
         matched=(),
+        round=ClientRound(model=model),
+        sizes=(1,),
     )
     images = torch.rand(2, 1, 1, 3, 3, dtype=torch.float64) * 2 - 1
     masks = torch.rand(2, 1, 9, dtype=torch.float64).round()

@@ -92,8 +92,9 @@ def test_what_cannot_be_tried_is_declined_with_the_reason():
 @pytest.mark.parametrize(("sizes", "count"), [((2,), 2), ((3,), 6), ((2, 2, 2), 8), ((4,), None), ((2, 1), None)])
 def test_every_permutation_of_every_step_is_tried_once(sizes, count):
     shape = torch.Size((sizes[0], *SHAPE))
+    model = a_model()
     setting = Setting(
-        model=a_model(),
+        model=model,
         images=sum(sizes),
         classes=CLASSES,
         input_shape=SHAPE,
@@ -101,6 +102,7 @@ def test_every_permutation_of_every_step_is_tried_once(sizes, count):
         std=(1.0,),
         noise_inputs={PERMUTATION: shape, WEIGHT: shape},
         matched=(),
+        round=ClientRound(model=model),
         sizes=sizes,
         defense_sites={PERMUTATION: Permutation(sizes[0]), WEIGHT: Weight(1.0)},
     )
