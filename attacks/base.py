@@ -11,7 +11,7 @@ class Grey(Attack):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from attacks.observation import Observation, ThreatModel
+from attacks.threat import GRANTS
 from defenses.registry import Registry
 
 Compile = Literal["auto", "always", "never"]
@@ -91,6 +92,8 @@ class Attack:
             an attack that looks at the update's direction alone. Only such an attack is evidence for a defense.
         replays: whether it replays every other defense that it is granted to know, what that draws left at rest.
         seeks_noise: whether it looks for what such a defense draws, too.
+        ignores: the grants (`attacks.threat.GRANTS`) that can change nothing about its answers, so that it need not run
+            once with and once without.
     """
 
     name: ClassVar[str] = ""
@@ -101,6 +104,7 @@ class Attack:
     adapts: ClassVar[Mapping[str, str | None]] = {}
     replays: ClassVar[bool] = False
     seeks_noise: ClassVar[bool] = False
+    ignores: ClassVar[Collection[str]] = ()
 
     compile: Compile = "auto"
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""
@@ -110,6 +114,11 @@ class Attack:
 
     compile_seconds: float = 0.0
     """What compiling has taken so far: no part of the time that an attack takes."""
+
+    @classmethod
+    def uses(cls) -> frozenset[str]:
+        """The fields of the threat model that can change its answers."""
+        return frozenset(({*GRANTS} - {*cls.ignores}) | {*cls.requires, *cls.given})
 
     def check(self, threat_model: ThreatModel) -> None:
         """Raise `NotApplicable` if the threat model does not grant what this attack requires."""

@@ -39,6 +39,7 @@ class Cascade(Attack):
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     replays: ClassVar = True
     seeks_noise: ClassVar = True
+    ignores: ClassVar = ("noise", "auxiliary_data")
 
     iterations: int = 20_000
     restarts: int = 1

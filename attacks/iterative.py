@@ -60,6 +60,7 @@ class IterativeAttack(Attack):
     }
 
     replays: ClassVar = True
+    ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")
 
     iterations: int = 20_000
     restarts: int = 1

@@ -40,7 +40,9 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "attack": _TEXT,
     "attack_params": _TEXT,  # JSON
     "details": _TEXT,  # JSON
-    "oracle": _FLAG,
+    "oracle": _FLAG,  # it was told what the client drew
+    "letter": _TEXT,  # of the threat model, A to G (Carletti et al. 2025), as far as the attack uses what it was told
+    "beyond": _TEXT,  # fields of what it was told that no real server has; empty: feasible, else an upper bound
     **{f"threat_{field.name}": _TEXT for field in fields(ThreatModel)},
     "status": _TEXT,  # ok | not_applicable | failed
     "reason": _TEXT,

@@ -51,6 +51,7 @@ class FirstLinearInversion(ClosedForm):
     """
 
     adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "pruning": "defense", "precode": None}
+    ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")  # labels tell an image's length
     strength = 30
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:

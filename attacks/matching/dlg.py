@@ -23,6 +23,7 @@ class DLG(IDLG):
     """
 
     requires: ClassVar = {aspect: v for aspect, v in IterativeAttack.requires.items() if aspect != "labels"}
+    ignores: ClassVar = (*IterativeAttack.ignores, "labels")
 
     def compose(self, setting: Setting) -> Composition:
         images = Images(setting, signed=False, bounded=False)

@@ -21,6 +21,7 @@ class NullRandom(Attack):
     requires: ClassVar = {"batch_size": ("known",), "auxiliary_data": ("public",)}
     given: ClassVar = {"auxiliary_data": "public"}
     floor: ClassVar = True
+    ignores: ClassVar = ("labels", "defense", "dropout_rate", "noise", "batch_order")
 
     def reconstruct(
         self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int

@@ -31,6 +31,7 @@ from attacks import ThreatModel
 from attacks.observation import SUM
 from defenses.registry import UnknownName
 from fedsim.files import key_of
+from fedsim.knowledge import told
 from fedsim.reporting import entry_pictures
 from fedsim.reporting.leaderboard import THREAT
 from fedsim.scoring import intervals
@@ -315,6 +316,9 @@ class Entry(_Part):
 
     @model_validator(mode="after")
     def _follows(self) -> Entry:
+        _, beyond = told(self.attack.name, self.threat_model, images=1)
+        if "noise" in beyond and self.attack.role == "attack":
+            raise ValueError(f"{self.attack.name} was told what the client drew: it is an oracle")
         summed = self.threat_model["aggregation"] != "individual"
         for said in _contradictions(self.scores, self.victims, summed=summed):
             raise ValueError(said)

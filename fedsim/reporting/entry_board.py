@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from fedsim.knowledge import told
 from fedsim.reporting.entry import Entry
 from fedsim.reporting.leaderboard import COLUMNS, SETTING, THREAT, described, parts_without_none, takes_into_account
 from fedsim.reporting.naming import distinguished
@@ -72,6 +73,8 @@ def _row(entry: Entry) -> dict[str, Any]:
         "attack": entry.attack.name,
         "attack_params": _text(entry.attack.params),
     }
+    per_unit = -(-entry.victims.attacked // max(1, entry.victims.clients))
+    row["letter"], row["beyond"] = told(entry.attack.name, entry.threat_model, images=per_unit)
     return row | {"baseline": row["defense_parts"] == "[]", "informed": takes_into_account(row)}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from attacks import ThreatModel
 from fedsim.reporting import formats as f
 from fedsim.reporting.naming import defense_label, distinguished, is_floor, needed_for
 from fedsim.reporting.ranking import ranks
@@ -37,10 +38,13 @@ ROW = [*_RANKED_AMONG, "attack", "attack_params"]
 
 _MEDIANS = ["psnr", "ssim", "lpips", "mask_accuracy"]
 _LABELS = ["setting_label", "defense_label", "attack_label"]
+_OF_THE_ROW = [*_LABELS, "role", "letter", "beyond", "baseline", "informed", "defense", "defense_params"]
 _INTERVALS = [name for value in (*_MEDIANS, *RATES) for name in (value, f"{value}_low", f"{value}_high")]
 COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(_LABELS, pl.String),
     "role": pl.String,  # attack | oracle | floor
+    "letter": pl.String,  # of the threat model, A to G, as far as the attack uses what it was told
+    "beyond": pl.String,  # what of that no real server has; empty: feasible
     "baseline": pl.Boolean,  # the undefended client: no defense, and dropout at the model's own rate
     "informed": pl.Boolean,  # the attack was told of every part of the defense, and takes it into account
     "rank": pl.Int64,
@@ -89,7 +93,7 @@ def build(results: pl.DataFrame) -> pl.DataFrame:
         reported.with_columns(answered().alias("answered"))
         .group_by(ROW, maintain_order=True)
         .agg(
-            *(pl.col(name).first() for name in (*_LABELS, "role", "baseline", "informed", "defense", "defense_params")),
+            *(pl.col(name).first() for name in _OF_THE_ROW),
             pl.col("label_correct").filter(answers).mean().alias("label_accuracy"),
             *(pl.col(name).filter(answers).median() for name in ("iterations", "seconds")),
             (pl.col("stopped").drop_nulls() == "budget").mean().alias("at_budget"),
@@ -274,9 +278,32 @@ def _grants_that_vary(rows: pl.DataFrame) -> list[str]:
     return [name for name in THREAT if (counts[name] > 1).any()]
 
 
+_TOLD = {
+    "batch_order known": "knows the order of epochs",
+    "noise known": "knows what was drawn",
+    "labels inferred": "infers labels",
+    "labels unknown": "without labels",
+    "auxiliary_data public": "has public images",
+    "server malicious": "malicious server",
+}
+
+
 def _grants_text(fields: list[str], *values: str) -> str:
-    named = (f"{field.removeprefix('threat_')} {value}" for field, value in zip(fields, values))
-    return f" [{', '.join(named)}]" if fields else ""
+    """` [knows the defense]`: where the threat model differs from the usual one."""
+    usual = ThreatModel().as_dict()
+    said = [
+        _TOLD.get(f"{name} {value}") or _in_words(name, value)
+        for name, value in ((field.removeprefix("threat_"), value) for field, value in zip(fields, values))
+        if value is not None and value != usual[name]
+    ]
+    return f" [{', '.join(said)}]" if said else ""
+
+
+def _in_words(name: str, value: str) -> str:
+    what = name.replace("_", " ")
+    if value in ("known", "unknown"):
+        return f"knows the {what}" if value == "known" else f"not told the {what}"
+    return f"{what} {value.replace('_', ' ')}"
 
 
 def _setting_labels(rows: pl.DataFrame) -> pl.Series:

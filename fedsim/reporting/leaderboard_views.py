@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,7 +44,8 @@ _LEGEND = (
     "Medians over every image that was attacked; one without an answer counts with the floor's score.\n"
     "Intervals have 95 %, or are ranges where there are fewer than 6 clients; they hold for these seeds.\n"
     "A rank with = is a tie: neither interval lies wholly above the other. Without a rival there is no rank.\n"
-    "oracle: was given what no real server has. floor: never looks at the update."
+    "knows: the letter of the threat model (Carletti et al. 2025); * an upper bound, told what no real server has.\n"
+    "oracle: was told what the client drew. floor: never looks at the update."
 )
 
 
@@ -55,6 +57,7 @@ class _Column(NamedTuple):
 
 
 _TERMINAL = [
+    _Column("knows", 5, "letter", lambda row: f"{row['letter']}{'*' if row['beyond'] else ''}"),
     _Column("PSNR dB", 7, "attack", lambda row: f.decibel(row["psnr"])),
     _Column("interval", 11, "psnr_low", lambda row: f.interval(row["psnr_low"], row["psnr_high"], 1)),
     _Column(">19 dB", 6, "leaked_psnr", lambda row: f.percent(row["leaked_psnr"])),
@@ -69,7 +72,7 @@ _TERMINAL = [
 ]
 
 
-_FIRST_TO_GO = ("LPIPS", "labels", "iter.", "s", "masks", "SSIM")
+_FIRST_TO_GO = ("LPIPS", "labels", "iter.", "s", "knows", "masks", "SSIM")
 """The columns that a narrow terminal does without, in this order."""
 
 
@@ -127,8 +130,13 @@ class Group:
                     else (f"not applicable to {f.images(row['not_applicable'])}")
                 )
                 named.setdefault((what, row["reason"]), []).append(row["attack_label"])
-        return [f"{', '.join(sorted(names))}: {what}: {reason}" for (what, reason), names in named.items()]
+        return [f"{', '.join(self._briefly(names))}: {what}: {reason}" for (what, reason), names in named.items()]
 
+    def _briefly(self, labels: list[str]) -> list[str]:
+        """Labels in order; an attack that is among them whatever it was told stands there once."""
+        told = {str(row["attack_label"]): str(row["attack_label"]).partition(" [")[0] for row in self.rows}
+        here, all_of = Counter(told[label] for label in labels), Counter(told.values())
+        return sorted({told[label] if here[told[label]] == all_of[told[label]] else label for label in labels})
 
     def cautions(self) -> list[str]:
         """What to mind when reading the group: ranges of few clients, attacks that stopped at their budget."""

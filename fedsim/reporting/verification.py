@@ -87,6 +87,7 @@ def part_of(entry: Entry, *, seed: int, clients: int) -> Part:
         defense=entry.defense.parts,
         attack=entry.attack.name,
         params=entry.attack.params,
+        threat_model=entry.threat_model,
         seed=seed,
         clients=clients,
     )

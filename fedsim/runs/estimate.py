@@ -30,7 +30,7 @@ from fedsim.local import train
 from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import attack_specs, cell_key, cells_of, expected
+from fedsim.runs.jobs import Attempt, attempts, cell_key, cells_of, expected
 from fedsim.scenario import Cell, Scenario
 
 START_SECONDS = 15.0
@@ -55,12 +55,12 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
         key = cell_key(cell)
         work, rounds = cell.work(), len(cell.scenario.victims.rounds)
         chunks = expected(cell)
-        specs = attack_specs(cell.scenario)
+        tried = attempts(cell)
         state = "shared" if key in seen else "trained" if directory.cell(key).exists() else "new"
         cost = 0.0
         if state != "shared":
-            cost = sum(_cost(cell, spec, costs) for spec in specs) * rounds
-            jobs += chunks * len(specs)
+            cost = sum(_cost(cell, attempt, costs) for attempt in tried) * rounds
+            jobs += chunks * len(tried)
             seconds += cost
             trained += state == "new"
             if state == "new" and "pretrain" in work.get("start", {}):
@@ -74,7 +74,7 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
         if start := work.get("start"):
             name += f", pretrained {start['pretrain']['steps']} steps" if "pretrain" in start else ", checkpoint"
         row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
-        table.add_row(*row, str(chunks * len(specs)) if state != "shared" else "-", _duration(cost) if cost else "-")
+        table.add_row(*row, str(chunks * len(tried)) if state != "shared" else "-", _duration(cost) if cost else "-")
     before = sum(pretraining.values())
     processors = max(1, os.cpu_count() or 1)
     total = START_SECONDS + before + max(CELL_SECONDS * trained, unattacked / processors) + seconds / processors
@@ -108,41 +108,44 @@ def _unattacked(work: dict[str, Any]) -> float:
     return one + max(0.0, more - one) / (UTILITY_PROBES[1] - UTILITY_PROBES[0]) * rounds
 
 
-def _cost(cell: Cell, spec: dict[str, Any], known: dict[str, float]) -> float:
+def _cost(cell: Cell, attempt: Attempt, known: dict[str, float]) -> float:
     """Seconds of one job on all victims of a round, measured on made-up victims."""
     work = cell.work()
     probe = {
         "model": work["model"],
         "data": work["data"],
-        "attack": spec,
+        "attack": attempt.attack,
+        "grants": attempt.grants,
         "local": work["federation"]["local"],
         "defense": work["defense"],
     }
-    key = json.dumps([probe, cell.scenario.victims.clients, cell.scenario.grants()], sort_keys=True)
+    key = json.dumps([probe, cell.scenario.victims.clients], sort_keys=True)
     if key not in known:
-        known[key] = _measure(cell, spec)
+        known[key] = _measure(cell, attempt)
     return known[key]
 
 
-def _measure(cell: Cell, spec: dict[str, Any]) -> float:
+def _measure(cell: Cell, attempt: Attempt) -> float:
+    spec, grants = attempt
     iterations = spec.get("iterations")
     if iterations is None:
         return 0.1
-    few, more = (_timed(cell, {**spec, "iterations": min(count, iterations)}) for count in PROBES)
+    counts = [min(count, iterations) for count in PROBES]
+    few, more = (_timed(cell, Attempt({**spec, "iterations": count}, grants)) for count in counts)
     per_iteration = max(0.0, more - few) / (PROBES[1] - PROBES[0])
     return few + per_iteration * iterations
 
 
-def _timed(cell: Cell, spec: dict[str, Any]) -> float:
-    victims, threat_model, model = _made_up(cell, spec)
-    attack = attacks.create(spec["name"], **{key: value for key, value in spec.items() if key != "name"})
+def _timed(cell: Cell, attempt: Attempt) -> float:
+    victims, threat_model, model = _made_up(cell, attempt)
+    attack = attacks.create(**attempt.attack)
     attack.compile = "never"
     started = time.perf_counter()
     answers = attack.run(victims, threat_model, model, seed=0)
     return 0.0 if isinstance(answers[0], NotApplicable) else time.perf_counter() - started
 
 
-def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], ThreatModel, torch.nn.Module]:
+def _made_up(cell: Cell, attempt: Attempt) -> tuple[list[Observation], ThreatModel, torch.nn.Module]:
     """Victims that train on noise images, as many as a job of this cell has."""
     plan = Plan(cell.work())
     dataset, local, shape = plan.dataset, plan.local, plan.dataset.input_shape
@@ -183,7 +186,7 @@ def _made_up(cell: Cell, spec: dict[str, Any]) -> tuple[list[Observation], Threa
             client=client,
         )
         victims.append(observations.to(seen, torch.device("cpu"), torch.float32))
-    threat_model = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec})
+    threat_model = threat_model_of({"threat_model": attempt.grants, "attack": attempt.attack})
     return victims, threat_model, models.build(plan.model_spec(), input_shape=shape, classes=len(dataset.classes))
 
 

@@ -11,7 +11,7 @@ from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import check_address, check_capacity, cluster
 from fedsim.runs.directory import RunDirectory, check_owner, claimed
-from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, cells_of, expected, jobs_of
+from fedsim.runs.jobs import AttackJob, attempts, cell_key, cells_of, expected, jobs_of
 from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.salt import settle
@@ -136,10 +136,9 @@ def _expected_jobs(cells: list[Cell]) -> int:
     """The attack jobs of cells that are not trained yet, if every victim is observed."""
     distinct: dict[str, int] = {}
     for cell in cells:
-        scenario = cell.scenario
         chunks = expected(cell)
-        for spec in attack_specs(scenario):
-            distinct[key_of([cell_key(cell), spec, scenario.grants(), scenario.engine.model_dump()])] = chunks
+        for attempt in attempts(cell):
+            distinct[key_of([cell_key(cell), *attempt, cell.scenario.engine.model_dump()])] = chunks
     return sum(distinct.values())
 
 

@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import attacks
 import defenses
@@ -61,8 +61,32 @@ def _filled(spec: dict[str, Any]) -> dict[str, Any]:
     return {**defaults, **spec}
 
 
+class Attempt(NamedTuple):
+    """One of a scenario's attacks, `{"name": ..., **parameters}`, under one of its sets of grants."""
+
+    attack: dict[str, Any]
+    grants: dict[str, str]
+
+
+def attempts(cell: Cell) -> list[Attempt]:
+    """Each attack on a cell under each set of grants that can make a difference to it.
+
+    What can make none is as the scenario lists it first: a grant that the attack does not use or is given anyhow, and
+    one that there is nothing to know of, such as the defense of an undefended client. So it runs once, and has one row.
+    """
+    found: list[Attempt] = []
+    first, *others = cell.scenario.grants()
+    for spec in attack_specs(cell.scenario):
+        algorithm = attacks.get(spec["name"])
+        decisive = (algorithm.uses() - algorithm.given.keys()) & cell.knowable()
+        for grants in (first, *others):
+            attempt = Attempt(spec, {name: (grants if name in decisive else first)[name] for name in first})
+            found += [] if attempt in found else [attempt]
+    return found
+
+
 def expected(cell: Cell) -> int:
-    """The jobs of each attack on a cell that is not trained yet, if every victim is observed."""
+    """The jobs of each attempt on a cell that is not trained yet, if every victim is observed."""
     scenario = cell.scenario
     seen = 1 if defenses.compose(cell.defense).aggregates else scenario.victims.clients
     return math.ceil(seen / scenario.engine.chunk) * len(scenario.victims.rounds)
@@ -75,7 +99,7 @@ def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:
     for round, client in observations.listed(directory.cell(key)):
         by_round.setdefault(round, []).append(client)
     chunk = cell.scenario.engine.chunk
-    for spec in attack_specs(cell.scenario):
+    for attempt in attempts(cell):
         for round, clients in by_round.items():
             for start in range(0, len(clients), chunk):
                 yield AttackJob(
@@ -84,8 +108,8 @@ def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:
                         "cell": key,
                         "round": round,
                         "clients": clients[start : start + chunk],
-                        "attack": spec,
-                        "threat_model": cell.scenario.grants(),
+                        "attack": attempt.attack,
+                        "threat_model": attempt.grants,
                         "engine": cell.scenario.engine.model_dump(exclude_none=True),
                         "seed": seed_for(cell.seed, "attack"),
                         "version": __version__,

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import attacks
 import defenses
 from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.files import key_of
-from fedsim.runs.jobs import attack_specs
+from fedsim.runs.jobs import Attempt, attempts
 from fedsim.scenario import Cell, Scenario
 from fedsim.scenario.document import KeyPath, Problem, format_path, parse_path
 
@@ -33,6 +34,7 @@ class Part:
         defense: the defense's parts in full.
         attack: its name.
         params: the attack's parameters in full.
+        threat_model: what it was told, as its rows say.
         seed: which federation.
         clients: the first so many are attacked; all, where the server sees their sum.
     """
@@ -42,6 +44,7 @@ class Part:
     defense: Sequence[Mapping[str, Any]]
     attack: str
     params: Mapping[str, Any]
+    threat_model: Mapping[str, str]
     seed: int
     clients: int
 
@@ -69,7 +72,7 @@ def repetition(part: Part, overrides: Sequence[str] = (), *, allow_factory: bool
     _refuse(definition, overrides, allow_factory)
     whole = scenarios.parse(definition, overrides, rehearsed=False)
     cell, round = _cell(whole, part)
-    spec = _attack(cell, part)
+    spec, grants = _attempt(cell, part)
     count, chunk = cell.scenario.victims.clients, cell.scenario.engine.chunk
     summed = defenses.compose(list(cell.defense)).aggregates
     clients = count if summed else min(part.clients, count)
@@ -78,6 +81,7 @@ def repetition(part: Part, overrides: Sequence[str] = (), *, allow_factory: bool
     narrow = cell.scenario.to_dict() | {
         "defenses": [list(cell.defense)],
         "attacks": [spec],
+        "threat_model": grants,
         "victims": {"rounds": [round], "clients": clients, "development": 0},
         "utility": None,
     }
@@ -157,9 +161,14 @@ def _says(whole: Any, wanted: Any) -> bool:
     return bool(whole == wanted)
 
 
-def _attack(cell: Cell, part: Part) -> dict[str, Any]:
+def _attempt(cell: Cell, part: Part) -> Attempt:
+    """The one attack, told what the part's was told. What is not granted but follows is not looked at."""
     wanted = {**part.params, "name": part.attack}
-    for spec in attack_specs(cell.scenario):
-        if spec == wanted:
-            return spec
-    raise BadInput(f"its scenario has no attack {part.attack!r} with the entry's parameters")
+    alike = [attempt for attempt in attempts(cell) if attempt.attack == wanted]
+    if not alike:
+        raise BadInput(f"its scenario has no attack {part.attack!r} with the entry's parameters")
+    given = attacks.get(part.attack).given
+    told = [attempt for attempt in alike if _says(dict(part.threat_model), {**attempt.grants, **given})]
+    if not told:
+        raise BadInput(f"its scenario does not tell {part.attack!r} what the entry says it was told")
+    return told[0]

@@ -13,10 +13,11 @@ import polars as pl
 
 from fedsim import observations, table
 from fedsim.files import key_of, read_json, write_bytes
+from fedsim.knowledge import with_knowledge
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import AttackJob, attack_specs, cell_key, cells_of, jobs_of
+from fedsim.runs.jobs import AttackJob, Attempt, attempts, cell_key, cells_of, jobs_of
 from fedsim.scenario import Cell, Scenario
 from fedsim.version import __version__
 
@@ -35,7 +36,7 @@ def assemble(directory: RunDirectory, scenario: Scenario) -> pl.DataFrame:
     parts = [table.empty()]
     for cell in cells_of(directory, scenario):
         labels = _labels(directory, scenario, cell)
-        parts += [part.with_columns(labels).select(*table.SCHEMA) for part in _parts(directory, cell)]
+        parts += [with_knowledge(part.with_columns(labels)).select(*table.SCHEMA) for part in _parts(directory, cell)]
     return pl.concat(parts)
 
 
@@ -67,7 +68,7 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
             round, reason = job.spec["round"], read_json(error)["reason"]
             each = [observations.clients_of(directory.cell(key), round, client) for client in job.spec["clients"]]
             faults = [(round, client, reason) for clients in each for client in clients]
-            failed = table.frame(list(_failed(cell, faults, [job.spec["attack"]])))
+            failed = table.frame(list(_failed(cell, faults, [Attempt(job.spec["attack"], job.spec["threat_model"])])))
             yield failed.with_columns(chosen_on, observed=True)
 
 
@@ -82,11 +83,11 @@ def _development(cell: Path, faults: list[tuple[int, int, str]], count: int) -> 
 
 
 def _failed(
-    cell: Cell, faults: list[tuple[int, int, str]], specs: list[dict[str, Any]] | None = None
+    cell: Cell, faults: list[tuple[int, int, str]], tried: list[Attempt] | None = None
 ) -> Iterator[dict[str, object]]:
     local = cell.work()["federation"]["local"]
-    for spec in specs or attack_specs(cell.scenario):
-        threat = threat_model_of({"threat_model": cell.scenario.grants(), "attack": spec}).as_dict()
+    for spec, grants in tried or attempts(cell):
+        threat = threat_model_of({"threat_model": grants, "attack": spec}).as_dict()
         for round, client, reason in faults:
             for sample in range(local["steps"] * local["batch_size"]):
                 yield {
@@ -105,8 +106,6 @@ def _failed(
 
 def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.Expr]:
     """The columns that the cell and its label decide."""
-    import attacks
-
     key = cell_key(cell)
     summary_file = directory.cell(key) / "cell.json"
     summary = read_json(summary_file) if summary_file.exists() else {}
@@ -138,11 +137,9 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
     accuracies = dict(enumerate(summary.get("accuracy", []), start=1))
     states = {round: cell.state_before(round) for round in work["victims"]["rounds"]}
     settings = {round: json.dumps(cell.setting(round), sort_keys=True) for round in states}
-    oracles = [name for name in attacks.names() if attacks.get(name).oracle]
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     return [
         *literals,
-        pl.col("attack").is_in(oracles).alias("oracle"),
         _by_round("setting", settings),
         _by_round("model_state", states),
         _by_round("model_accuracy", {round: accuracies.get(round) for round in states}),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import defenses
+from attacks.threat import GRANTS
 from fedsim import data, models
 from fedsim.paths import look_beside
 from fedsim.scenario.schema import Local, Scenario
@@ -101,6 +102,15 @@ class Cell:
     def working_defense(self) -> tuple[dict[str, Any], ...]:
         """The defense without the parts that only change the model block, so that equal work has an equal key."""
         return tuple(spec for spec in self.defense if not defenses.compose([spec]).declarative)
+
+    def knowable(self) -> set[str]:
+        """The grants that there is something to know of here: not the defense of a client that has none."""
+        nothing = {
+            "defense": not self.working_defense(),
+            "dropout_rate": self.model_spec().get("dropout") == 0,
+            "batch_order": self.scenario.federation.local.epochs is None,
+        }
+        return {name for name in GRANTS if not nothing.get(name)}
 
     def work(self) -> dict[str, Any]:
         """All that determines what the federation's clients send, JSON-able: no labels of the table, no attack.

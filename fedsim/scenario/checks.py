@@ -20,7 +20,7 @@ from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
 
 def check(scenario: Scenario) -> None:
     """Raise the first `Problem` of a scenario whose keys are valid one by one."""
-    for rule in (_seeds, _federation, _victims, _metrics, _attacks, _defenses, _deployed, _summed, _start, _own_files):
+    for rule in _RULES:
         for path, message in rule(scenario):
             raise Problem(path, message)
 
@@ -36,6 +36,12 @@ def check_machine(scenario: Scenario) -> None:
 
 def _seeds(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     yield from _repeated(("seeds",), scenario.seeds, str)
+
+
+def _grants(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
+    for aspect, values in scenario.threat_model:
+        if isinstance(values, tuple):
+            yield from _repeated(("threat_model", aspect), values, str)
 
 
 def _metrics(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
@@ -194,3 +200,18 @@ def _repeated(
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+_RULES = (
+    _seeds,
+    _federation,
+    _grants,
+    _victims,
+    _metrics,
+    _attacks,
+    _defenses,
+    _deployed,
+    _summed,
+    _start,
+    _own_files,
+)

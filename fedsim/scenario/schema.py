@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_type_hints
 
-from pydantic import Field, JsonValue, PrivateAttr, create_model
+from pydantic import Discriminator, Field, JsonValue, PrivateAttr, Tag, create_model
 
 from attacks import ThreatModel
+from attacks.threat import GRANTS
 from fedsim.scenario.members import SGD, Attack, Block, Count, Defense, Member, Model, Optimizer, Positive
 
 if TYPE_CHECKING:
@@ -21,18 +22,6 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Literal["mse", "psnr", "ssim", "lpips"]
 CLIENTS = 4
 METRICS: tuple[str, ...] = get_args(Metric)
-
-GRANTS = (
-    "labels",
-    "batch_size",
-    "defense",
-    "dropout_rate",
-    "noise",
-    "local_training",
-    "batch_order",
-    "auxiliary_data",
-)
-"""What a scenario decides of the threat model. The rest follows from the federation and the attack."""
 
 
 class Iid(Block):
@@ -211,6 +200,13 @@ class Engine(Block):
     """Keep snapshots of the first victims; null keeps none."""
 
 
+def _one_or_several(value: Any) -> Any:
+    """A grant, or a list of them. Which of the two is meant is told by the form, so that errors speak of that one."""
+    several = Annotated[tuple[value, ...], Field(min_length=1)]
+    branches = Annotated[value, Tag("one")] | Annotated[several, Tag("several")]
+    return Annotated[branches, Discriminator(lambda given: "several" if isinstance(given, list | tuple) else "one")]
+
+
 if TYPE_CHECKING:
     Data = Mnist | Photos | Npz | Folder | Hub
 
@@ -223,8 +219,8 @@ else:
     Grants = create_model(
         "Grants",
         __base__=Block,
-        __doc__="What the adversary is granted to know.",
-        **{f.name: (_hints[f.name], f.default) for f in fields(ThreatModel) if f.name in GRANTS},
+        __doc__="What the adversary is granted to know; of a list every attack runs under each that changes anything.",
+        **{f.name: (_one_or_several(_hints[f.name]), f.default) for f in fields(ThreatModel) if f.name in GRANTS},
     )
 
 
@@ -273,9 +269,11 @@ class Scenario(Block):
         """The attacks as `{"name": ..., **parameters}`, without the null attacks that were not named."""
         return [attack.spec() for attack in self.attacks]
 
-    def grants(self) -> dict[str, str]:
-        """The scenario's part of the threat model."""
-        return self.threat_model.model_dump(mode="json")
+    def grants(self) -> list[dict[str, str]]:
+        """The scenario's part of the threat model: every combination of what it lists, the first of each list first."""
+        block = self.threat_model.model_dump(mode="json")
+        lists = [value if isinstance(value, list) else [value] for value in block.values()]
+        return [dict(zip(block, values, strict=True)) for values in itertools.product(*lists)]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole scenario, defaults filled in, JSON-able; `parse` reads it back."""

@@ -97,8 +97,8 @@ def _follow(location: tuple[str | int, ...]) -> tuple[KeyPath, list[str]]:
             accepted = _keys(here)
             found = here.model_fields.get(str(part))
             here = found.annotation if found else None
-        elif get_origin(here) is tuple:
-            here = get_args(here)[0]
+        elif isinstance(part, int) and (item := _item(here)) is not None:
+            here = item
         elif get_origin(here) is dict:
             here = get_args(here)[1]
         else:
@@ -116,6 +116,13 @@ def _bare(annotation: Any) -> Any:
         others = [branch for branch in get_args(annotation) if branch is not NoneType]
         return _bare(others[0]) if len(others) == 1 else annotation
     return annotation
+
+
+def _item(annotation: Any) -> Any:
+    """What a list holds, or the list among the branches of a union; None where there is none."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next(filter(None, (_item(_bare(branch)) for branch in get_args(annotation))), None)
+    return get_args(annotation)[0] if get_origin(annotation) is tuple else None
 
 
 def _members(annotation: Any) -> dict[str, type[Block]]:

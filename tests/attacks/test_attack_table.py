@@ -3,7 +3,7 @@
 import doctest
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -96,6 +96,25 @@ def test_each_attack_answers_a_whole_batch_or_declines_it(name: str) -> None:
     assert result.images.shape == images.shape
     assert result.images.min() >= -1
     assert result.images.max() <= 1
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_an_attack_ignores_changes_nothing_about_its_answer(name: str) -> None:
+    expected = TABLE[name]
+    model, _, observation = tiny(expected.dropout, model_of=expected.model)
+    attack = attacks.create(name, **({"iterations": 5} if "iterations" in expected.params else {}))
+    ignored = {*attack.ignores} - attack.uses()
+    words = {"auxiliary_data": ("public", "none")}
+    answers = []
+    for granted in (True, False):
+        grants = {aspect: words.get(aspect, ("known", "unknown"))[not granted] for aspect in ignored}
+        held = {"labels": "labels", "noise": "noise", "auxiliary_data": "public", "batch_order": "order"}
+        withheld = {held[aspect]: None for aspect in ignored if aspect in held and not granted}
+        told = {"defense": ({"name": "clip", "norm": 1e-3},)} if "defense" in ignored and granted else {}
+        threat_model = ThreatModel(**{**grants, **attack.given})  # type: ignore[arg-type]
+        given = {field: value for field, value in withheld.items() if field != "public" or not attack.floor}
+        answers.append(attack(replace(observation, **given, **told), threat_model, model))
+    torch.testing.assert_close(answers[0].images, answers[1].images, rtol=0, atol=0, equal_nan=True)
 
 
 def test_only_the_null_attacks_are_the_floor_and_only_wiig_is_an_oracle() -> None:

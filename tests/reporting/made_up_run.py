@@ -47,6 +47,8 @@ def row(**values):
         "attack_params": "{}",
         "details": "{}",
         "oracle": False,
+        "letter": "C",
+        "beyond": "",
         **threat,
         "status": "ok",
         "model_state": "init",

@@ -198,6 +198,10 @@ def _set(*where, to):
     return change
 
 
+def _both(first, second):
+    return lambda content: (first(content), second(content))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -228,6 +232,7 @@ def _set(*where, to):
         (_set("scores", "coverage", to=0.5), "scores.coverage"),
         (_set("attack", "name", to="well_informed"), "well_informed is an oracle"),
         (_set("attack", "name", to="null_mean"), "null_mean is a floor"),
+        (_both(_set("attack", "name", to="x"), _set("threat_model", "noise", to="known")), "it is an oracle"),
         (_set("source", "definition", "seeds", to=[1]), "scenario_hash"),
         (_set("source", "salt", to="../x"), "source.salt"),
         (_set("verified", to=[{"outcome": "agrees"}]), "verified.0.date"),

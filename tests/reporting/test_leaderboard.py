@@ -51,10 +51,10 @@ def test_attacks_that_were_granted_different_things_are_ranked_apart_and_named_a
     easy = board_rows(dropout_inversion=40.0, inverting_gradients=20.0)
     hard = board_rows(dropout_inversion=20.0, inverting_gradients=10.0).with_columns(threat_labels=pl.lit("unknown"))
     assert ranks(leaderboard.build(pl.concat([easy, hard]))) == {
-        "dropout_inversion [labels known]": (1, False),
-        "inverting_gradients [labels known]": (2, False),
-        "dropout_inversion [labels unknown]": (1, False),
-        "inverting_gradients [labels unknown]": (2, False),
+        "dropout_inversion": (1, False),
+        "inverting_gradients": (2, False),
+        "dropout_inversion [without labels]": (1, False),
+        "inverting_gradients [without labels]": (2, False),
     }
 
 

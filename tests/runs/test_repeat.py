@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from attacks import ThreatModel
 from fedsim.errors import BadInput
 from fedsim.reporting.entries import portable
-from fedsim.runs.jobs import attack_specs, expected
+from fedsim.runs.jobs import attempts, expected
 from fedsim.runs.repeat import Part, repetition
 from fedsim.scenario import load, parse
 
@@ -27,15 +28,16 @@ SMALL = {
 }
 
 
-def part_of(scenario, *, cell=-1, round=2, clients=3, **changed):
+def part_of(scenario, *, cell=-1, round=2, clients=3, at=0, **changed):
     chosen = scenario.cells()[cell]
-    spec = attack_specs(chosen.scenario)[0]
+    spec, grants = attempts(chosen)[at]
     content = {
         "definition": portable(json.loads(json.dumps(scenario.to_dict()))),
         "setting": portable(json.loads(json.dumps(chosen.setting(round)))),
         "defense": list(chosen.defense),
         "attack": spec["name"],
         "params": {key: value for key, value in spec.items() if key != "name"},
+        "threat_model": ThreatModel(**grants).as_dict(),
         "seed": chosen.seed,
         "clients": clients,
     }
@@ -59,6 +61,18 @@ def test_only_the_part_is_left_and_the_federation_is_the_same():
     for key in ("victims", "utility"):
         ours.pop(key), theirs.pop(key)
     assert ours == theirs
+
+
+def test_of_a_list_of_grants_only_what_the_rows_were_told_is_left():
+    scenario = parse({**SMALL, "sweep": {}, "threat_model": {"defense": ["unknown", "known"]}}, rehearsed=False)
+    for at, told in enumerate(("unknown", "known")):
+        part = part_of(scenario, at=at)
+        again = repetition(part).scenario
+        assert [grants["defense"] for grants in again.grants()] == [part.threat_model["defense"]] == [told]
+        assert {attempt.attack["name"] for attempt in attempts(again.cells()[0])} >= {"inverting_gradients"}
+    wrong = part_of(scenario, threat_model=ThreatModel(labels="inferred").as_dict())
+    with pytest.raises(BadInput, match="does not tell 'inverting_gradients' what the entry says it was told"):
+        repetition(wrong)
 
 
 @pytest.mark.parametrize(

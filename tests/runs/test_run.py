@@ -42,6 +42,10 @@ def test_rows_carry_scores_threat_model_and_effective_dropout(run):
     assert set(results.filter(pl.col("defense") == "none")["dropout"]) == {0.0}
     assert set(results.filter(pl.col("defense") != "none")["dropout"]) == {0.25}
     assert set(results["threat_labels"]) == {"known"}
+    assert set(results.select("attack", "letter", "beyond").iter_rows()) == {
+        *((attack, "C", "") for attack in ("inverting_gradients", "dropout_inversion")),
+        *((floor, "D", "") for floor in ("null_mean", "null_random")),
+    }
     assert set(results.filter(pl.col("attack") == "null_random")["threat_auxiliary_data"]) == {"public"}
     assert set(results["model_state"]) == {"init"}
     assert {json.loads(said)["threads"] for said in results["environment"]} == {1}
@@ -100,6 +104,16 @@ def test_a_changed_scenario_keeps_what_is_finished(run):
     changed = fedsim.run("smoke", out=run.path, set=["attacks=[{name: inverting_gradients, iterations: 300}]"])
     assert set(changed.results["attack"]) == {"inverting_gradients", "null_mean", "null_random"}
     assert set(run.path.glob("jobs/*/job.json")) == before
+    told = ["attacks=[{name: inverting_gradients, iterations: 300}]", "threat_model.dropout_rate=[known, unknown]"]
+    both = fedsim.run("smoke", out=run.path, set=told)
+    assert len(set(run.path.glob("jobs/*/job.json")) - before) == 1  # under `none` nothing is dropped
+    rates = both.results.filter(attack="inverting_gradients").group_by("defense").agg(pl.col("threat_dropout_rate"))
+    assert {name: sorted(told) for name, told in rates.iter_rows()} == {
+        "none": ["known"] * 2,
+        "dropout(p=0.25)": ["known"] * 2 + ["unknown"] * 2,
+    }
+    named = {row["attack_label"] for row in both.leaderboard().to_dicts() if row["role"] == "attack"}
+    assert named == {"inverting_gradients", "inverting_gradients [not told the dropout rate]"}
 
 
 def _start(out: Path) -> subprocess.Popen:

@@ -14,6 +14,7 @@ import attacks
 import defenses
 from attacks import ThreatModel
 from fedsim import data, models
+from fedsim.errors import BadInput
 from fedsim.scenario import METRICS, bundled, json_schema, load, parse
 from fedsim.scoring.metrics import METRICS as SCORED
 
@@ -125,12 +126,35 @@ def test_name_and_attacks_are_enough():
 
 
 def test_the_threat_model_block_grants_and_nothing_else():
-    assert _small().grants() == {
-        key: value for key, value in ThreatModel().as_dict().items() if key in _small().grants()
-    }
-    assert set(_small().grants()) == {
+    [grants] = _small().grants()
+    assert grants == {key: value for key, value in ThreatModel().as_dict().items() if key in grants}
+    assert set(grants) == {
         "labels", "batch_size", "defense", "dropout_rate", "noise", "local_training", "batch_order", "auxiliary_data",
     }  # fmt: skip
+
+
+def test_a_list_of_grants_is_each_of_them_in_every_combination():
+    scenario = _small(threat_model={"defense": ["unknown", "known"], "labels": ["known", "inferred"]})
+    told = [(grants["labels"], grants["defense"]) for grants in scenario.grants()]
+    assert told == [("known", "unknown"), ("known", "known"), ("inferred", "unknown"), ("inferred", "known")]
+    assert parse(scenario.to_dict(), rehearsed=False) == scenario
+    assert len(scenario.cells()) == len(_small().cells())  # one federation, whatever is granted
+
+
+@pytest.mark.parametrize(
+    ("grants", "message"),
+    [
+        ({"defense": ["known", "knwon"]}, r"threat_model.defense\[1\]: 'knwon' is not accepted; did you mean 'known'"),
+        ({"defense": "knwon"}, r"threat_model.defense: 'knwon' is not accepted"),
+        ({"defense": []}, r"threat_model.defense: the list is empty"),
+        ({"labels": ["known", "known"]}, r"threat_model.labels\[1\]: known stands in threat_model.labels\[0\] already"),
+        ({"labels": [["known"]]}, r"threat_model.labels\[0\]: "),
+        ({"labels": None}, r"threat_model.labels: None"),
+    ],
+)
+def test_wrong_grants_are_named_with_their_place(grants, message):
+    with pytest.raises(BadInput, match=message):
+        _small(threat_model=grants)
 
 
 def test_every_registered_name_is_accepted():
