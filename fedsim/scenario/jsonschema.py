@@ -22,7 +22,9 @@ def json_schema() -> dict[str, Any]:
     for key in ("data", "model", "victims", "defenses"):  # the normalisation fills them in
         schema["required"].remove(key)
     schema["$defs"]["Victims"]["required"].remove("clients")
-    for block in schema["$defs"].values():
+    for name, block in schema["$defs"].items():
+        if name.endswith("Defense"):  # at several strengths an entry is several
+            block["properties"] = {key: _or_several(key, of) for key, of in block["properties"].items()}
         if "optimizer" in block.get("properties", {}):
             block["properties"]["optimizer"] = _or_name(block["properties"]["optimizer"])
         partition = block.get("properties", {}).get("partition")
@@ -34,3 +36,11 @@ def json_schema() -> dict[str, Any]:
 def _or_name(union: dict[str, Any]) -> dict[str, Any]:
     names = [name for name in union["discriminator"]["mapping"] if name != "factory"]
     return {"anyOf": [{"enum": names}, {key: value for key, value in union.items() if key != "discriminator"}]}
+
+
+def _or_several(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    if key == "name" or "array" in (value.get("type"), *(one.get("type") for one in value.get("anyOf", ()))):
+        return value
+    said: dict[str, Any] = {what: value[what] for what in ("default", "title", "description") if what in value}
+    one = {what: of for what, of in value.items() if what not in said}
+    return {**said, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}

@@ -16,6 +16,7 @@ from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_
 from fedsim.scenario.normalise import write_out
 from fedsim.scenario.rehearsal import rehearse
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.strengths import written
 from fedsim.scenario.validate import validate
 
 _MOST_VARIANTS = 1_000
@@ -70,7 +71,7 @@ def _finish(document: Document, overrides: Sequence[str], home: Path, trial: Tri
         if not scenario.sweep:
             trial(scenario)
     except Problem as problem:
-        raise document.explain(problem) from None
+        raise document.explain(written(problem, document.data.get("defenses"))) from None
     scenario._variants = variants
     for one in (scenario, *(variant for _, variant in variants)):
         one._folder = str(home)
@@ -139,7 +140,7 @@ def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, 
         trial(scenario)
         return scenario
     except Problem as problem:
-        raise _blamed(document, values, paths, problem) from None
+        raise _blamed(document, values, paths, written(problem, data.get("defenses"))) from None
 
 
 def _blamed(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], problem: Problem) -> Problem:

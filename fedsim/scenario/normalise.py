@@ -1,7 +1,8 @@
 """The shorthands of a scenario file, written out before anything is validated.
 
 `model: mlp` is `model: {name: mlp}`, `optimizer: adamw` is `optimizer: {name: adamw}`, `- none` is `- {name: none}`,
-`partition: iid` is `partition: {kind: iid}`, a defense that is no list is a composition of one, and what another key
+`partition: iid` is `partition: {kind: iid}`, a defense that is no list is a composition of one, at several
+strengths it is several, and what another key
 decides is filled in: the schema knows one form.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from fedsim.scenario.members import FACTORY
 from fedsim.scenario.schema import CLIENTS
+from fedsim.scenario.strengths import expanded
 
 
 def write_out(data: dict[str, Any]) -> None:
@@ -44,7 +46,8 @@ def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(victims, dict) and "clients" not in victims and isinstance(federation, dict):
         victims["clients"] = federation.get("clients_per_round", federation.get("clients", CLIENTS))
     if isinstance(result["defenses"], list):
-        result["defenses"] = [part if isinstance(part, list) else [part] for part in result["defenses"]]
+        entries = expanded(result["defenses"])
+        result["defenses"] = [part if isinstance(part, list) else [part] for part in entries]
     model = result.get("model")
     if isinstance(model, dict) and "factory" in model and "name" not in model:
         model["name"] = FACTORY
