@@ -20,6 +20,7 @@ from fedsim.reporting.gallery import Panel, Pictures, panels
 from fedsim.reporting.leaderboard import build, labelled
 from fedsim.reporting.leaderboard_views import Group, few_clients, groups
 from fedsim.reporting.pages import environment
+from fedsim.reporting.sentences import sentences
 from fedsim.reporting.strips import strip
 from fedsim.reporting.verdicts import of_another_form, verdicts
 from fedsim.runs.reading import Missing
@@ -71,6 +72,7 @@ def html(
         advice=advise(board, judged),
         answer=prose.answer(judged, failed=int(board["failed"].sum())),
         judged=judged,
+        sentences=sentences(board, judged),
         few=_few(board),
         other_forms=list(dict.fromkeys(filter(None, (of_another_form(verdict.best) for verdict in judged)))),
         threats=general,

@@ -1,0 +1,99 @@
+"""What is to be said of each defense, in one sentence: whom it stops, whom it does not, and what it costs.
+
+Four attackers are told apart: who does not take the defense into account, who does, the oracle that is told what the
+client drew, and the guess that never looks at the update. Each is named by its strongest attack, with the median PSNR
+over all images that were attacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from fedsim.reporting import formats as f
+from fedsim.reporting.leaderboard import DEFENSE, strongest
+from fedsim.reporting.naming import spoken
+from fedsim.reporting.verdicts import Verdict
+
+MOST = 0.5
+"""The share of images from which on an attack counts as one that is not stopped."""
+
+
+def sentences(board: pl.DataFrame, judged: Sequence[Verdict]) -> list[tuple[str, str, str]]:
+    """Setting, defense and sentence of every defense that was judged; none of the undefended client."""
+    found = []
+    for verdict in judged:
+        if not verdict.baseline:
+            here = board.filter(
+                pl.all_horizontal(pl.col(key).eq_missing(pl.lit(verdict.best[key])) for key in DEFENSE)
+            )
+            found.append((verdict.setting, verdict.defense, _sentence(here, verdict)))
+    return found
+
+
+def _sentence(here: pl.DataFrame, verdict: Verdict) -> str:
+    naive, known = _best(here, ~pl.col("informed")), _best(here, pl.col("informed"))
+    parts = [_attackers(naive, known), *_oracle(here), *_guess(here)]
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}. {_cost(verdict)}"
+
+
+def _best(here: pl.DataFrame, among: pl.Expr) -> dict[str, Any] | None:
+    rows = strongest(here.filter(pl.col("answered") > 0), among=among).to_dicts()
+    return rows[0] if rows else None
+
+
+def _attackers(naive: dict[str, Any] | None, known: dict[str, Any] | None) -> str:
+    if known is None:
+        assert naive is not None, "a defense is judged where an attack has answered"
+        return f"{_does(naive)} {_said(naive)}; no attack that takes it into account was tried"
+    knowing = f"{_said(known)}, which takes it into account"
+    if naive is None:
+        return f"{_does(known)} {knowing}"
+    if _stopped(naive) and not _stopped(known):
+        return f"stops {_said(naive)}, not {knowing}"
+    if _stopped(known) and not _stopped(naive):
+        return f"does not stop {_said(naive)}; {knowing}, does less: it is no measure of the defense"
+    return f"{_does(naive)} {_said(naive)}, {'nor' if not _stopped(naive) else 'and'} {knowing}"
+
+
+def _stopped(row: dict[str, Any]) -> bool:
+    return bool((row["leaked_psnr"] or 0.0) < MOST)
+
+
+def _does(row: dict[str, Any]) -> str:
+    return "stops" if _stopped(row) else "does not stop"
+
+
+def _said(row: dict[str, Any]) -> str:
+    """`inverting gradients (12.3 dB, some images rebuilt)`."""
+    words = [f"{f.decibel(row['psnr'])} dB"]
+    if _stopped(row) and row["leaked_psnr"]:
+        words.append(f"{round(row['leaked_psnr'] * row['n'])} of {f.images(row['n'])} rebuilt all the same")
+    if row["at_budget"]:
+        words.append("at its budget")
+    return f"{spoken(row['attack_label'])} ({', '.join(words)})"
+
+
+def _oracle(here: pl.DataFrame) -> Iterator[str]:
+    oracles = here.filter((pl.col("role") == "oracle") & (pl.col("answered") > 0)).sort("psnr", nulls_last=True)
+    for row in oracles.tail(1).to_dicts():
+        yield f"told what the client drew, {_said(row)}"
+
+
+def _guess(here: pl.DataFrame) -> Iterator[str]:
+    guess = here.filter(pl.col("role") == "floor")["psnr"].max()
+    if isinstance(guess, float):
+        yield f"a guess that never looks at the update has {f.decibel(guess)} dB"
+
+
+def _cost(verdict: Verdict) -> str:
+    if verdict.loss is None:
+        return "What it costs was not measured."
+    slack = verdict.slack
+    if slack is not None and abs(verdict.loss) <= slack:
+        return f"Its cost cannot be told from none ({f.points(verdict.loss, slack)} points of test accuracy)."
+    gain = "It costs" if verdict.loss >= 0 else "It gains"
+    return f"{gain} {f.points(abs(verdict.loss), slack)} points of test accuracy."

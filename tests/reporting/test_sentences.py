@@ -1,0 +1,72 @@
+"""One sentence of each defense: whom it stops, whom not, and what it costs."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+from made_up_run import board_rows
+
+from fedsim.reporting import leaderboard
+from fedsim.reporting.sentences import sentences
+from fedsim.reporting.verdicts import verdicts
+
+
+def under(parts, utility=None, told="unknown", **medians):
+    """Eight victims of each attack about a median PSNR."""
+    return board_rows(**medians).with_columns(
+        defense=pl.lit(" + ".join(part["name"] for part in parts) or "none"),
+        defense_params=pl.lit(json.dumps(parts)),
+        utility=pl.lit(utility, pl.Float64),
+        threat_defense=pl.lit(told),
+        oracle=pl.col("attack") == "well_informed",
+    )
+
+
+NONE, PRUNED = under([], 0.9, inverting_gradients=40.0), [{"name": "pruning", "keep": 0.1}]
+
+
+def said(*rows):
+    board = leaderboard.build(pl.concat([NONE, *rows]))
+    [(_, defense, sentence)] = sentences(board, verdicts(board))
+    assert defense == "pruning"
+    return sentence
+
+
+def test_whom_it_stops_and_whom_not():
+    naive = under(PRUNED, 0.88, inverting_gradients=9.0, null_mean=8.0)
+    known = under(PRUNED, 0.88, told="known", inverting_gradients=31.0)
+    oracle = under(PRUNED, 0.88, told="known", well_informed=35.0)
+    assert said(naive, known, oracle) == (
+        "Stops inverting gradients (9.0 dB), not inverting gradients [knows the defense] (31.0 dB), which takes it "
+        "into account; told what the client drew, well informed [knows the defense] (35.0 dB); a guess that never looks at "
+        "the update has 8.0 dB. It costs 2 points of test accuracy."
+    )
+
+
+def test_an_attacker_that_knows_it_and_was_never_tried_is_missed():
+    assert said(under(PRUNED, inverting_gradients=9.0)) == (
+        "Stops inverting gradients (9.0 dB); no attack that takes it into account was tried. What it costs was not "
+        "measured."
+    )
+
+
+def test_an_informed_attack_that_does_less_than_a_naive_one_is_no_measure():
+    found = said(under(PRUNED, inverting_gradients=30.0), under(PRUNED, told="known", inverting_gradients=9.0))
+    assert found.startswith("Does not stop inverting gradients (30.0 dB); inverting gradients [knows the defense] (9.0 dB)")
+    assert "does less: it is no measure of the defense" in found
+
+
+def test_both_stopped_and_neither():
+    low = said(under(PRUNED, inverting_gradients=9.0), under(PRUNED, told="known", inverting_gradients=10.0))
+    assert low.startswith("Stops inverting gradients (9.0 dB), and inverting gradients [knows the defense] (10.0 dB)")
+    high = said(under(PRUNED, inverting_gradients=29.0), under(PRUNED, told="known", inverting_gradients=30.0))
+    assert high.startswith("Does not stop inverting gradients (29.0 dB), nor inverting gradients [knows the defense]")
+
+
+def test_images_that_were_rebuilt_all_the_same_are_counted():
+    assert "(18.9 dB, 3 of 8 images rebuilt all the same)" in said(under(PRUNED, inverting_gradients=18.85))
+
+
+def test_a_gain_is_called_one():
+    assert said(under(PRUNED, 0.95, inverting_gradients=9.0)).endswith("It gains 5 points of test accuracy.")
