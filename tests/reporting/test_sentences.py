@@ -39,8 +39,8 @@ def test_whom_it_stops_and_whom_not():
     oracle = under(PRUNED, 0.88, told="known", well_informed=35.0)
     assert said(naive, known, oracle) == (
         "Stops inverting gradients (9.0 dB), not inverting gradients [knows the defense] (31.0 dB), which takes it "
-        "into account; told what the client drew, well informed [knows the defense] (35.0 dB); a guess that never looks at "
-        "the update has 8.0 dB. It costs 2 points of test accuracy."
+        "into account; told what the client drew, well informed [knows the defense] (35.0 dB); a guess that never "
+        "looks at the update has 8.0 dB. It costs 2 points of test accuracy."
     )
 
 
@@ -53,7 +53,7 @@ def test_an_attacker_that_knows_it_and_was_never_tried_is_missed():
 
 def test_an_informed_attack_that_does_less_than_a_naive_one_is_no_measure():
     found = said(under(PRUNED, inverting_gradients=30.0), under(PRUNED, told="known", inverting_gradients=9.0))
-    assert found.startswith("Does not stop inverting gradients (30.0 dB); inverting gradients [knows the defense] (9.0 dB)")
+    assert found.startswith("Does not stop inverting gradients (30.0 dB); inverting gradients [knows the defense] (9.0")
     assert "does less: it is no measure of the defense" in found
 
 
