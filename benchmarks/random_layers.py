@@ -9,6 +9,7 @@ defense; `still`: that knows it and puts nothing in the place of its noise; then
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from statistics import median
 
@@ -30,15 +31,15 @@ def main() -> None:
     parser.add_argument("--bias", action="store_true", help="of mlp, which has none otherwise")
     parser.add_argument("--defense", default="dropconnect")
     parser.add_argument("--p", type=float, help="of the defense, if it has a rate")
-    parser.add_argument("--per", help="of stochastic_depth: batch or example")
+    parser.add_argument("--keys", type=json.loads, default={}, help="other keys of the defense, as JSON")
     parser.add_argument("--victims", type=int, default=16)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=3_000)
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    given = {"p": arguments.p, "per": arguments.per}
-    parts = [{"name": arguments.defense, **{key: value for key, value in given.items() if value is not None}}]
+    rate = {} if arguments.p is None else {"p": arguments.p}
+    parts = [{"name": arguments.defense, **rate, **arguments.keys}]
     spec = {"name": arguments.model, "dropout": 0.0}
     if arguments.model == "mlp":
         spec["bias"] = arguments.bias

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from defenses.base import Defense, register
 from defenses.stochastic.depth import StochasticDepth
-
-_BLOCKS = {
-    frozenset(("attention", "feed_forward")): ("attention", "feed_forward"),
-    frozenset(("conv2", "norm2", "shortcut")): ("norm2",),
-    frozenset(("conv3", "bn3", "downsample")): ("bn3",),
-    frozenset(("conv2", "bn2", "downsample")): ("bn2",),
-}
-"""By the names of some of a residual block's modules, those whose outputs are added: of the bundled `vit` and
-`resnet18`, and of torchvision's ResNets."""
-
-CHILD = "stochastic_depth"
+from defenses.stochastic.places import behind, branches
 
 
 @register("stochastic_depth")
@@ -50,21 +40,5 @@ class StochasticDepthDefense(Defense):
             )
         for number, found in enumerate(blocks, start=1):
             for branch in found:
-                branch.add_module(CHILD, StochasticDepth(self.p * number / len(blocks), self.per))
-                if type(branch).forward is not nn.Sequential.forward:  # which calls its children by itself
-                    branch.register_forward_hook(_dropped)
+                behind(branch, "stochastic_depth", StochasticDepth(self.p * number / len(blocks), self.per))
         return model
-
-
-def branches(block: nn.Module) -> list[nn.Module]:
-    """The modules of a residual block whose outputs are added to its shortcut; none of any other module."""
-    names: tuple[str, ...] = tuple(getattr(block, "residual_branches", ()))
-    children = dict(block.named_children())
-    if not names:
-        names = next((last for known, last in _BLOCKS.items() if known <= children.keys()), ())
-    return [children[name] for name in names]
-
-
-def _dropped(branch: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    dropped: Tensor = branch.get_submodule(CHILD)(output)
-    return dropped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,6 @@ class Dropout(StochasticLayer):
         if not 0 <= p < 1:
             raise ValueError(f"dropout rate p = {p} is not in [0, 1)")
         self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.p == 0 and self.noise is None:  # nothing random: nothing to draw, record or attack
-            return x
-        return super().forward(x)
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
@@ -58,3 +55,15 @@ class FeatureDropout(Dropout):
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return x.new_empty(x.shape[:2] + (1,) * (x.dim() - 2)).bernoulli_(1 - self.p, generator=generator)
+
+
+class ChannelDropout(FeatureDropout):
+    """Dropout of the channels that enter a convolution, whose child it is."""
+
+    def read(self, gradient: Mapping[str, Tensor], name: str, acts_on: torch.Size) -> Tensor | None:
+        """The weights that see a dropped channel have a gradient of exactly zero, of one example and without groups."""
+        found = gradient.get(f"{name.rpartition('.')[0]}.weight".lstrip("."))
+        if found is None or acts_on[0] != 1 or found.shape[1] != acts_on[1] or not found.any():
+            return None
+        passed = found.transpose(0, 1).flatten(1).any(dim=1)
+        return passed.to(found).view(1, -1, *[1] * (len(acts_on) - 2))

@@ -38,6 +38,8 @@ class StochasticLayer(nn.Module, Site):
     on_weights: bool = False
     resting: bool = False
     """Whether it does nothing whatever its mode, as a layer of a defense that an attacker does not know of."""
+    added: bool = False
+    """Whether a defense put it into the model: the model's own dropout rate says nothing of it."""
     noise: Tensor | None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -48,7 +50,7 @@ class StochasticLayer(nn.Module, Site):
     def forward(self, x: Tensor) -> Tensor:
         noise = self.noise
         if noise is None:
-            if not self.training or self.resting:
+            if not self.training or self.resting or self.idle:
                 return self.unperturbed(x)
             noise = self.sample(x) if self._draw is None else self._draw(x)
         return self.unperturbed(x) if noise is None else self.inject(x, noise)
@@ -67,6 +69,11 @@ class StochasticLayer(nn.Module, Site):
 
     def rest(self, x: Tensor) -> Tensor | None:
         return None
+
+    @property
+    def idle(self) -> bool:
+        """Whether its rate is 0, so that there is nothing to draw, record or attack."""
+        return getattr(self, "p", None) == 0
 
 
 def stochastic_layers(model: nn.Module) -> dict[str, StochasticLayer]:

@@ -94,8 +94,9 @@ def _defended(model: nn.Module, spec: Mapping[str, Any], seed: int | None) -> nn
 
 
 def effective_dropout(model: nn.Module) -> float:
-    """The rate of a model's dropout layers, the largest where they differ; 0 without any."""
-    return max((layer.p for layer in stochastic_layers(model).values() if isinstance(layer, Dropout)), default=0.0)
+    """The rate of a model's own dropout layers, the largest where they differ; 0 without any."""
+    own = (layer for layer in stochastic_layers(model).values() if isinstance(layer, Dropout) and not layer.added)
+    return max((layer.p for layer in own), default=0.0)
 
 
 def _bundled(name: str) -> type[nn.Module]:

@@ -42,6 +42,7 @@ def convolutional() -> nn.Module:
         nn.Conv2d(1, 4, 3, stride=2, padding=1),
         nn.GroupNorm(2, 4),
         nn.SiLU(),
+        nn.Conv2d(4, 4, 3, padding=1),
         nn.Dropout2d(0.3),
         nn.Flatten(),
         nn.Linear(36, CLASSES),
@@ -103,10 +104,14 @@ DEFENSES = {
     "dropconnect": {"p": 0.3},
     "stochastic_depth": {"p": 0.5},
     "precode": {"size": 6, "beta": 0.1},
+    "spatial_dropout": {"p": 0.4},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
 
-ONLY = {"stochastic_depth": ["residual"]}
+ONLY = {
+    "stochastic_depth": ["residual"],
+    "spatial_dropout": ["convolutional"],
+}
 """The models that a defense can handle, where it is not all of them."""
 
 local_trainings = st.builds(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import relatives
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -264,6 +265,8 @@ class Row:
     refused: list[dict[str, Any]]
 
 
+NO_RATES: list[dict[str, Any]] = [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]
+
 TABLE = {
     "none": Row({}, changes_nothing, []),
     "dropout": Row({"p": 0.3}, sets_the_rate, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
@@ -281,7 +284,8 @@ TABLE = {
     "secure_aggregation": Row({}, shows_the_weighted_mean, []),
     "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),
     "precode": Row({"size": 8, "beta": 0.5}, draws_before_the_head, [{"size": 0}, {"beta": -0.1}, {"beta": math.nan}]),
-    "dropconnect": Row({"p": 0.3}, drops_weights, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
+    "dropconnect": Row({"p": 0.3}, drops_weights, NO_RATES),
+    "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES),
 }
 
 

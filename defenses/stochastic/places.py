@@ -1,0 +1,97 @@
+"""Where a defense puts stochastic layers into any model, so that the model's parameters keep their names.
+
+A layer becomes a child of the module that it stands before, behind or around, which calls it by a hook. What another
+defense has put there stays; the later one acts further out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from defenses.stochastic.dropout import Dropout
+from defenses.stochastic.layer import StochasticLayer
+
+BLOCKS = {
+    frozenset(("attention", "feed_forward")): ("attention", "feed_forward"),
+    frozenset(("conv2", "norm2", "shortcut")): ("norm2",),
+    frozenset(("conv3", "bn3", "downsample")): ("bn3",),
+    frozenset(("conv2", "bn2", "downsample")): ("bn2",),
+}
+"""By the names of some of a residual block's modules, those whose outputs are added: of the bundled `vit` and
+`resnet18`, and of torchvision's ResNets."""
+
+
+def before(module: nn.Module, name: str, layer: StochasticLayer) -> None:
+    """Let a layer act on a module's first input."""
+    module.register_forward_pre_hook(partial(_entering, _adopted(module, name, layer)))
+
+
+def behind(module: nn.Module, name: str, layer: StochasticLayer) -> None:
+    """Let a layer act on a module's output."""
+    child = _adopted(module, name, layer)
+    if type(module).forward is not nn.Sequential.forward:  # which calls its children by itself
+        module.register_forward_hook(partial(_leaving, child))
+
+
+def around(module: nn.Module, name: str, layer: StochasticLayer) -> None:
+    """Let a layer choose between a module's input and output, of one shape (B, ...): it is given both (B, 2, ...)."""
+    module.register_forward_hook(partial(_choosing, _adopted(module, name, layer)))
+
+
+def inner_convolutions(model: nn.Module) -> Sequence[nn.Module]:
+    """All convolutions but the first, which sees the image itself."""
+    return [module for module in model.modules() if isinstance(module, _ConvNd)][1:]
+
+
+def dropouts(model: nn.Module) -> list[Dropout]:
+    """The dropout layers of the model itself, whatever their rate."""
+    return [module for module in model.modules() if isinstance(module, Dropout) and not module.added]
+
+
+def branches(block: nn.Module) -> list[nn.Module]:
+    """The modules of a residual block whose outputs are added to its shortcut; none of any other module."""
+    names: tuple[str, ...] = tuple(getattr(block, "residual_branches", ()))
+    children = dict(block.named_children())
+    if not names:
+        names = next((last for known, last in BLOCKS.items() if known <= children.keys()), ())
+    return [children[name] for name in names]
+
+
+def _adopted(module: nn.Module, name: str, layer: StochasticLayer) -> str:
+    taken = dict(module.named_children())
+    child = next(each for each in _numbered(name) if each not in taken)
+    layer.added = True
+    module.add_module(child, layer.train(module.training))
+    return child
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1
+
+
+def _entering(child: str, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (module.get_submodule(child)(inputs[0]), *inputs[1:])
+
+
+def _leaving(child: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    acted: Tensor = module.get_submodule(child)(output)
+    return acted
+
+
+def _choosing(child: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    if inputs[0].shape != output.shape:
+        raise ValueError(f"{child}: a block changes the shape, {tuple(inputs[0].shape)} to {tuple(output.shape)}")
+    chosen: Tensor = module.get_submodule(child)(torch.stack([inputs[0], output], dim=1))
+    return chosen
+
+

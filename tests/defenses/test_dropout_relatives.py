@@ -1,0 +1,188 @@
+"""What holds of every relative of dropout: how it draws, that it rests, who is told what, and what it composes with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import relatives
+import torch
+
+import attacks
+import defenses
+from attacks import Observation, ThreatModel
+from attacks.updates import attacker_copy
+from defenses.client.round import ClientRound, replay
+from defenses.client.site import STEP
+from defenses.stochastic import stochastic_layers
+from fedsim.models import build, effective_dropout
+
+
+@dataclass
+class Case:
+    """
+    Args:
+        model: one that has the place.
+        mean, variance: of what one draw multiplies by, entry by entry.
+        values: whether all entries are 0 or 1.
+        read: whether the update of one image gives the draw away.
+    """
+
+    parameters: dict[str, object]
+    model: str
+    mean: float
+    variance: float
+    binary: bool = True
+    read: bool = False
+
+
+CASES = {
+    "spatial_dropout": Case({"p": 0.3}, "lenet", 0.7, 0.21, read=True),
+}
+names = pytest.mark.parametrize("name", CASES)
+
+
+def defended(name: str, **more: object) -> tuple[defenses.Defense, torch.nn.Module]:
+    defense = defenses.create(name, **CASES[name].parameters, **more)
+    return defense, defense.on_model(relatives.model(CASES[name].model))
+
+
+def added(model: torch.nn.Module) -> dict[str, object]:
+    return {path: layer for path, layer in stochastic_layers(model).items() if layer.added}
+
+
+@names
+def test_it_draws_by_its_law(name: str) -> None:
+    """Mean and variance of what a client draws, at 5 standard errors."""
+    defense, model = defended(name)
+    images, labels = relatives.batch()
+    drawn = []
+    for seed in range(100):
+        played = relatives.step(defense, model, images, labels, seed=seed)
+        assert all(value.dtype == torch.float64 for value in played.drawn.values())
+        drawn.append(torch.cat([value.flatten() for value in played.drawn.values()]))
+    again = relatives.step(defense, model, images, labels, seed=99)
+    assert torch.equal(torch.cat([value.flatten() for value in again.drawn.values()]), drawn[-1])
+    values, case = torch.cat(drawn), CASES[name]
+    assert set(values.unique().tolist()) == {0.0, 1.0} or not case.binary
+    assert not torch.equal(drawn[0], drawn[1])
+    assert abs(float(values.mean()) - case.mean) < 5 * (case.variance / len(values)) ** 0.5
+    fourth = float((values - values.mean()).pow(4).mean()) - case.variance**2
+    assert abs(float(values.var()) - case.variance) < 5 * (max(fourth, 1e-4) / len(values)) ** 0.5
+
+
+@names
+def test_it_rests_in_evaluation_mode_and_at_rate_zero(name: str) -> None:
+    _, model = defended(name)
+    plain = relatives.model(CASES[name].model)
+    images, labels = relatives.batch()
+    names_before = list(plain.state_dict())
+    assert [entry for entry in model.state_dict() if entry in names_before] == names_before
+    assert torch.equal(model.eval()(images), plain.eval()(images))
+    idle = defenses.create(name, **{**CASES[name].parameters, "p": 0.0})
+    still = idle.on_model(relatives.model(CASES[name].model))
+    assert not relatives.step(idle, still, images, labels).drawn
+    assert effective_dropout(model) == 0
+
+
+@names
+def test_each_example_meets_its_own_draw_only(name: str) -> None:
+    """So that the update of a batch is the mean of the updates of its images at their draws."""
+    defense, model = defended(name)
+    images, labels = relatives.batch()
+    played = relatives.step(defense, model, images, labels)
+    state = dict(model.named_parameters())
+    twin = attacker_copy(model, model.state_dict())
+    each = []
+    for i in range(len(images)):
+        own = {
+            path: value if played.sites[path].axes == STEP else value[i : i + 1]
+            for path, value in played.drawn.items()
+        }
+        round = ClientRound(model=twin, defense=defense, classes=relatives.CLASSES)
+        each.append(replay(round, state, images[i : i + 1], labels[i : i + 1], own).update)
+    mean = {entry: torch.stack([one[entry] for one in each]).mean(0) for entry in each[0]}
+    relatives.assert_same(mean, played.update)
+
+
+def victim(specs: list[dict], model: str, *, batch: int = 1):
+    """The attacker's model, what it sees of a client with all grants, and its images in [0, 1]."""
+    spec = {"name": model, "dropout": 0.0, "defenses": specs, **relatives.KEYS[model]}
+    make = lambda: build(spec, input_shape=(1, 8, 8), classes=4, seed=0)  # noqa: E731
+    composed, own = defenses.compose(specs), make()
+    images = torch.rand(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(batch) % 4
+    played = relatives.step(composed, own, images, labels)
+    seen = Observation(
+        state=make().state_dict(),
+        update=played.update,
+        input_shape=(1, 8, 8),
+        classes=4,
+        mean=(0.0,),
+        std=(1.0,),
+        labels=labels,
+        defense=tuple(specs),
+        noise=played.drawn,
+    )
+    return make(), seen, images
+
+
+def run(name: str, twin: torch.nn.Module, seen: Observation, **keys: object) -> attacks.Reconstruction:
+    attack = attacks.create(name, **keys)
+    [found] = attack.run([seen], ThreatModel(defense="known", **attack.given), twin)
+    assert isinstance(found, attacks.Reconstruction), found
+    return found
+
+
+@names
+def test_who_is_told_what_was_drawn_rebuilds(name: str) -> None:
+    """Better than who knows the defense and puts nothing in the place of its noise; inversion looks for it."""
+    case = CASES[name]
+    twin, seen, images = victim([{"name": name, **case.parameters}], case.model)
+    oracle, blind = (run(attack, twin, seen, iterations=150) for attack in ("well_informed", "inverting_gradients"))
+    told, still = (float((found.images - images).square().mean()) for found in (oracle, blind))
+    assert oracle.loss < blind.loss / 3
+    assert told < still
+    sought = run("dropout_inversion", twin, seen, iterations=3)
+    assert sought.noise.keys() == seen.noise.keys()
+    assert all(sought.noise[path].shape == value.shape for path, value in seen.noise.items())
+
+
+@names
+def test_what_the_update_gives_away_is_read(name: str) -> None:
+    case = CASES[name]
+    twin, seen, _ = victim([{"name": name, **case.parameters}], case.model)
+    if not case.read:
+        [found] = attacks.create("mask_readout").run([seen], ThreatModel(defense="known"), twin)
+        assert "no mask can be read" in str(found)
+        return
+    found = run("mask_readout", twin, seen, iterations=1)
+    assert set(found.details["masks_read"]) == seen.noise.keys()
+    assert all(torch.equal(found.noise[path], value) for path, value in seen.noise.items())
+
+
+OTHERS = [
+    [{"name": "dropout", "p": 0.3}],
+    [{"name": "dropconnect", "p": 0.3}],
+    [{"name": "clip", "norm": 0.1}, {"name": "pruning", "keep": 0.5}],
+    [{"name": "dp_sgd", "max_grad_norm": 0.1}],
+    [{"name": "mixup"}],
+]
+
+
+@names
+@pytest.mark.parametrize("others", OTHERS, ids=lambda parts: parts[0]["name"])
+def test_it_composes_in_either_order_and_with_itself(name: str, others: list[dict]) -> None:
+    """The law: what was played, replayed with what was drawn."""
+    case = CASES[name]
+    own = {"name": name, **case.parameters}
+    for specs in ([own, *others], [*others, own], [own, own]):
+        composed = defenses.compose(specs)
+        model = composed.on_model(relatives.model(case.model, dropout=0.3))
+        images, labels = relatives.batch()
+        played = relatives.step(composed, model, images, labels)
+        assert len({path for path in played.drawn if name in path}) == len(added(model)) > 0
+        twin = attacker_copy(model, model.state_dict())
+        round = ClientRound(model=twin, defense=composed, classes=relatives.CLASSES)
+        again = replay(round, dict(model.named_parameters()), images, labels, played.drawn)
+        relatives.assert_same(again.update, played.update)
