@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
@@ -27,9 +27,12 @@ def catalogue(kind: str) -> Table:
     return table
 
 
-def markdown(kinds: Iterable[str]) -> str:
-    """The same as Markdown, a section for each kind: `docs/reference.md` is this of all kinds that have parameters."""
-    page = []
+def markdown(kinds: Sequence[str]) -> str:
+    """The same as a page of Markdown, a section for each kind: `docs/reference.md` is this of all kinds that have
+    parameters."""
+    said = "What a scenario can name, with its keys. Written by a command, and compared with it by a test:"
+    page = ["# Reference", "", said]
+    page += ["", f"    fedsim list {' '.join(kinds)} --markdown > docs/reference.md", ""]
     for kind in kinds:
         if kind not in _KINDS:
             raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")

@@ -85,11 +85,11 @@ def test_every_command_that_the_readme_names_exists():
 
 
 def test_the_reference_is_what_the_command_writes():
-    """`fedsim list attacks defenses optimizers models --markdown`: a new one needs no row written by hand."""
+    """The command stands on the page itself: a new member needs no row written by hand."""
     from fedsim.catalogue import markdown
 
-    found = (ROOT / "docs" / "reference.md").read_text()
-    assert found.endswith(markdown(["attacks", "defenses", "optimizers", "models"]))
+    written = markdown(["attacks", "defenses", "optimizers", "models"])
+    assert (ROOT / "docs" / "reference.md").read_text() == written
 
 
 def test_every_key_of_a_scenario_is_documented():
