@@ -166,14 +166,19 @@ class SoftLabels(Unknown):
 class Noise(Unknown):
     """What the random sites drew: from their own distribution, by the raw gradient, in their relaxed set.
 
-    The draws of a site that has no such set (a permutation) are enumerated.
+    The draws of a site that has no such set (a permutation) are enumerated; so are those of sites that have one (a
+    depth), where all that they can have drawn is few.
     """
 
     def __init__(self, setting: Setting) -> None:
         self.sizes = setting.sizes
         self.sites = setting.sites
-        self.inputs = {name: shape for name, shape in setting.noise_inputs.items() if self.sites[name].relaxable}
-        self.discrete = [name for name in setting.noise_inputs if name not in self.inputs]
+        relaxable = {name for name in setting.noise_inputs if self.sites[name].relaxable}
+        counts = {name: self._count(name) for name in setting.noise_inputs}
+        finite = {name for name in relaxable if counts[name] is not None}
+        few = math.prod(counts[name] or 1 for name in counts.keys() - (relaxable - finite)) <= ENUMERATED
+        self.discrete = [name for name in setting.noise_inputs if name not in relaxable or (few and name in finite)]
+        self.inputs = {name: shape for name, shape in setting.noise_inputs.items() if name not in self.discrete}
 
     def owns(self, name: str) -> bool:
         return name.startswith(NOISE)
@@ -195,14 +200,25 @@ class Noise(Unknown):
     def project(self, name: str, value: Tensor) -> Tensor:
         return self.sites[name.removeprefix(NOISE)].project(value)
 
+    def _count(self, name: str) -> int | None:
+        """How many values a site can have drawn in all steps, if they are few."""
+        site = self.sites[name]
+        support = site.support(ENUMERATED)
+        ragged = "example" in site.axes and len(set(self.sizes)) > 1
+        if support is None or ragged or len(support) ** self._steps(site) > ENUMERATED:
+            return None
+        return int(len(support) ** self._steps(site))
+
+    def _steps(self, site: Site) -> int:
+        return len(self.sizes) if "step" in site.axes else 1
+
     def _values(self, name: str) -> list[Tensor]:
         """All that a site can have drawn in all steps."""
         site = self.sites[name]
-        support, steps = site.support(ENUMERATED), len(self.sizes) if "step" in site.axes else 1
-        ragged = "example" in site.axes and len(set(self.sizes)) > 1
-        if support is None or ragged or len(support) ** steps > ENUMERATED:
+        support = site.support(ENUMERATED)
+        if support is None or self._count(name) is None:
             raise NotApplicable(_too_many(name))
-        return [joined(list(draws), site.axes) for draws in itertools.product(support, repeat=steps)]
+        return [joined(list(draws), site.axes) for draws in itertools.product(support, repeat=self._steps(site))]
 
     def _drawn(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         site = self.sites[name]

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al., ECCV 2016): whole residual branches are dropped."""
+"""Stochastic depth (Huang et al., ECCV 2016): whole residual branches are dropped; or whole blocks (LayerDrop)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StochasticDepth(StochasticLayer):
         return noise.clamp(0, 1)
 
     def support(self, limit: int) -> Tensor | None:
-        return torch.tensor([0.0, 1.0]) if limit >= 2 else None
+        return torch.tensor([0.0, 1.0]) if limit >= 2 and "example" not in self.axes else None
 
     def read(self, gradient: Mapping[str, Tensor], name: str, acts_on: torch.Size) -> Tensor | None:
         """A dropped branch's gradients are exactly zero. Of several examples with bits of their own, only that all
@@ -57,3 +57,20 @@ class StochasticDepth(StochasticLayer):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, axes={self.axes}"
+
+
+class LayerDrop(StochasticDepth):
+    """LayerDrop (Fan, Grave, Joulin, ICLR 2020): a block with a bit b, `b * block(x) + (1 - b) * x`.
+
+    A child of the block.
+
+    Shape:
+        x: (B, 2, ...), what enters the block beside what leaves it; returns one of them (B, ...).
+    """
+
+    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
+        bit = noise.reshape(noise.shape + (1,) * (x.dim() - 1 - noise.dim()))
+        return bit * x[:, 1] + (1 - bit) * x[:, 0]
+
+    def unperturbed(self, x: Tensor) -> Tensor:
+        return x[:, 1]

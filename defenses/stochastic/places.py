@@ -22,9 +22,10 @@ BLOCKS = {
     frozenset(("conv2", "norm2", "shortcut")): ("norm2",),
     frozenset(("conv3", "bn3", "downsample")): ("bn3",),
     frozenset(("conv2", "bn2", "downsample")): ("bn2",),
+    frozenset(("conv2", "bn2", "shortcut")): ("bn2",),
 }
 """By the names of some of a residual block's modules, those whose outputs are added: of the bundled `vit` and
-`resnet18`, and of torchvision's ResNets."""
+`resnet18`, of torchvision's ResNets, and of those usual on CIFAR."""
 
 
 def before(module: nn.Module, name: str, layer: StochasticLayer) -> None:
@@ -57,10 +58,17 @@ def dropouts(model: nn.Module) -> list[Dropout]:
 def branches(block: nn.Module) -> list[nn.Module]:
     """The modules of a residual block whose outputs are added to its shortcut; none of any other module."""
     names: tuple[str, ...] = tuple(getattr(block, "residual_branches", ()))
-    children = dict(block.named_children())
-    if not names:
-        names = next((last for known, last in BLOCKS.items() if known <= children.keys()), ())
-    return [children[name] for name in names]
+    if not names:  # a shortcut that computes nothing may be None, which is no child
+        found = (last for known, last in BLOCKS.items() if all(hasattr(block, name) for name in known))
+        names = next(found, ())
+    return [block.get_submodule(name) for name in names]
+
+
+def keeps_shape(block: nn.Module) -> bool:
+    """Whether a residual block's shortcut computes nothing, as far as it has one of a known name."""
+    shortcuts = [getattr(block, name, None) for name in ("shortcut", "downsample")]
+    computing = [shortcut for shortcut in shortcuts if not isinstance(shortcut, nn.Identity | None)]
+    return all(isinstance(shortcut, nn.Sequential) and not len(shortcut) for shortcut in computing)
 
 
 def _adopted(module: nn.Module, name: str, layer: StochasticLayer) -> str:

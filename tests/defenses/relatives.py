@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from defenses.base import Defense
 from defenses.client.round import ClientRound, Played, play
+from defenses.stochastic import convert, record, stochastic_layers
 from fedsim.models import build
 
 CLASSES, SIDE = 10, 16
@@ -71,3 +72,119 @@ def drops_channels(defense: Defense) -> None:
     for name in ("mlp", "vit"):
         with pytest.raises(ValueError, match=r"^spatial_dropout: .* has no convolution but one"):
             defense.on_model(model(name))
+
+
+def multiplies_units(defense: Defense) -> None:
+    plain, changed = model("mlp"), defense.on_model(model("mlp"))
+    images, labels = batch()
+    played = step(defense, changed, images, labels)
+    assert {name: tuple(value.shape) for name, value in played.drawn.items()} == {
+        f"hidden.{i}.dropout.gaussian_dropout": (3, 16) for i in range(3)
+    }
+    h = images.flatten(1)
+    for i, factors in enumerate(played.drawn.values()):
+        h = F.gelu(plain.get_submodule(f"hidden.{i}.linear")(h)) * factors
+    assert_same(played.update, gradient(plain, plain.get_submodule("head")(h), labels))
+    channels = defense.on_model(convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout2d(0.5)))).double()
+    with record(channels) as drawn:
+        channels(images)
+    assert [tuple(each.shape) for [each] in drawn.values()] == [(3, 4, 1, 1)] * 2
+    with pytest.raises(ValueError, match=r"^gaussian_dropout: Linear has no dropout layer; put nn.Dropout"):
+        defense.on_model(nn.Linear(3, 4))
+
+
+def dropblock_mean(p: float, block: int) -> float:
+    """The share of entries that is kept before the second and the third convolution of `lenet`, by counting squares."""
+    kept = []
+    for channels, side in ((12, SIDE // 2), (12, SIDE // 4)):
+        square = min(block, side)
+        corners = range(side - square + 1)
+        rate = p * side**2 / (square * len(corners)) ** 2
+        covering = [sum(corner <= at < corner + square for corner in corners) for at in range(side)]
+        kept += channels * [(1 - rate) ** (down * across) for down in covering for across in covering]
+    return sum(kept) / len(kept)
+
+
+def drops_squares(defense: Defense) -> None:
+    plain, changed = model("lenet"), defense.on_model(model("lenet"))
+    images, labels = batch()
+    played = step(defense, changed, images, labels)
+    assert {name: tuple(value.shape) for name, value in played.drawn.items()} == {
+        "features.2.dropblock": (3, 12, 8, 8),
+        "features.4.dropblock": (3, 12, 4, 4),
+    }
+    first, second, third = (plain.get_submodule(f"features.{i}") for i in (0, 2, 4))
+    masks = list(played.drawn.values())
+    for mask in masks:
+        dropped = 1 - mask
+        squares = (F.avg_pool2d(dropped, 2, stride=1) == 1).double()
+        assert torch.equal(F.max_pool2d(F.pad(squares, (1, 1, 1, 1)), 2, stride=1), dropped)
+    scaled = [mask * mask[0].numel() / mask.sum((1, 2, 3), keepdim=True) for mask in masks]
+    h = first(images).sigmoid() * scaled[0]
+    h = second(h).sigmoid() * scaled[1]
+    logits = plain.get_submodule("head")(third(h).sigmoid().flatten(1))
+    assert_same(played.update, gradient(plain, logits, labels))
+    large = type(defense)(p=0.5, block=99).on_model(model("lenet"))  # type: ignore[call-arg]
+    for mask in step(defense, large, images, labels).drawn.values():
+        assert torch.equal(mask.amin((2, 3)), mask.amax((2, 3)))
+    with pytest.raises(ValueError, match=r"^dropblock: MLP has no nn.Conv2d but one that sees the image"):
+        defense.on_model(model("mlp"))
+
+
+class Torchvision(nn.Module):
+    """A basic block as torchvision names it: without a shortcut of its own it has None."""
+
+    def __init__(self, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 3, 3, padding=1), nn.GroupNorm(1, 3)
+        self.conv2, self.bn2 = nn.Conv2d(3, 3, 3, padding=1), nn.GroupNorm(1, 3)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + shortcut)
+
+
+def skips_blocks(defense: Defense) -> None:
+    images, labels = batch()
+    met = set()
+    for seed in range(6):
+        changed = defense.on_model(model("vit"))
+        played = step(defense, changed, images, labels, seed=seed)
+        bits = [bool(value) for value in played.drawn.values()]
+        assert list(played.drawn) == ["blocks.0.layerdrop", "blocks.1.layerdrop"]
+        plain = model("vit")
+        for number, stays in enumerate(bits):
+            if not stays:
+                plain.get_submodule("blocks")[number].forward = lambda tokens: tokens
+        logits, named = plain(images), dict(plain.named_parameters())
+        loss = F.cross_entropy(logits, labels)
+        expected = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+        assert_same(played.update, dict(zip(named, expected)))
+        met |= set(bits)
+    assert met == {True, False}
+    per_example = type(defense)(p=0.5, per="example").on_model(model("vit"))  # type: ignore[call-arg]
+    assert all(value.shape == (3,) for value in step(defense, per_example, images, labels).drawn.values())
+    sites = stochastic_layers(defense.on_model(model("resnet18")))
+    assert [path for path in sites if path.endswith("layerdrop")] == [
+        f"stages.{place}.layerdrop" for place in ("0.0", "0.1", "1.1", "2.1", "3.1")
+    ]
+    usual = nn.Sequential(Torchvision(None), Torchvision(nn.Conv2d(3, 3, 1)))
+    assert list(stochastic_layers(defense.on_model(usual))) == ["0.layerdrop"]
+    with pytest.raises(ValueError, match=r"^layerdrop: a block changes the shape, \(3, 4\) to \(3, 2\)$"):
+        defense.on_model(Halving())(torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"^layerdrop: MLP has no residual block that is known and keeps its shape"):
+        defense.on_model(model("mlp"))
+
+
+class Halving(nn.Module):
+    """A block that says that it is residual and does not keep its shape."""
+
+    residual_branches = ("branch",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + x[:, :2]

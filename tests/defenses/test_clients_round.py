@@ -111,12 +111,18 @@ DEFENSES = {
     "stochastic_depth": {"p": 0.5},
     "precode": {"size": 6, "beta": 0.1},
     "spatial_dropout": {"p": 0.4},
+    "gaussian_dropout": {"p": 0.4},
+    "dropblock": {"p": 0.4, "block": 2},
+    "layerdrop": {"p": 0.5},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
 
 ONLY = {
     "stochastic_depth": ["residual"],
     "spatial_dropout": ["convolutional"],
+    "gaussian_dropout": ["mlp", "convolutional", "attentive"],
+    "dropblock": ["convolutional"],
+    "layerdrop": ["residual"],
 }
 """The models that a defense can handle, where it is not all of them."""
 

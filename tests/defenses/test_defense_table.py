@@ -286,6 +286,9 @@ TABLE = {
     "precode": Row({"size": 8, "beta": 0.5}, draws_before_the_head, [{"size": 0}, {"beta": -0.1}, {"beta": math.nan}]),
     "dropconnect": Row({"p": 0.3}, drops_weights, NO_RATES),
     "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES),
+    "gaussian_dropout": Row({"p": 0.3}, relatives.multiplies_units, NO_RATES),
+    "dropblock": Row({"p": 0.3, "block": 2}, relatives.drops_squares, [*NO_RATES, {"block": 0}, {"block": 1.5}]),
+    "layerdrop": Row({"p": 0.4}, relatives.skips_blocks, [*NO_RATES, {"per": "channel"}]),
 }
 
 
