@@ -133,13 +133,18 @@ def _zeros(rows: Rows, column: Tensor) -> tuple[Tensor, float, int]:
 
 
 def _determined(rows: Rows, zeros: Tensor, excess: float) -> bool:
-    """Whether these rows leave exactly one dimension free, whichever of them is left out."""
+    """Whether these rows leave exactly one dimension free, whichever of them is left out.
+
+    A second one is free if all of it there is within what is called zero. That limit is one of root mean squares: noise
+    alone has the square root of a sum of hundreds of squares, and does not come near it. A stricter one would be met by
+    no vector at all where the space holds a delta that noise nearly covers.
+    """
     part = rows.whitened[zeros]
     if part.shape[1] == 1:
         return True
     values, vectors = torch.linalg.eigh(part.T @ part)
     second = vectors[:, 1:2]
-    if float(values[1]) < (2 * ZERO * excess) ** 2 * float(rows.tolerance(second)[zeros].square().sum()):
+    if float(values[1]) < (ZERO * excess) ** 2 * float(rows.tolerance(second)[zeros].square().sum()):
         return False
     leverage = ((part @ vectors[:, 1:]).square() / values[1:]).sum(1)
     return float(leverage.max()) < LEVERAGE
