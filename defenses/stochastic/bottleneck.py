@@ -32,14 +32,14 @@ class Reparameterised(StochasticLayer):
         return (noise.square().mean() - 1).abs()
 
 
-class _Last:
+class Last:
     """What a module computed last, which is no part of a copy of it."""
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
 
-    def __deepcopy__(self, memory: dict[int, Any]) -> _Last:
-        return _Last()
+    def __deepcopy__(self, memory: dict[int, Any]) -> Last:
+        return Last()
 
     def __getstate__(self) -> dict[str, None]:
         return {"value": None}
@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
         self.encoder = nn.Linear(width, 2 * size)
         self.code = Reparameterised()
         self.decoder = nn.Linear(size, width)
-        self._divergence = _Last()
+        self._divergence = Last()
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2:

@@ -115,7 +115,10 @@ def _named(path: str, module: nn.Module) -> str:
 
 
 def check_explicit(model: nn.Module, example: Tensor) -> None:
-    """Raise `Inexplicit` unless all randomness of one forward pass in training mode is in one draw of each layer."""
+    """Raise `Inexplicit` unless all randomness of one forward pass in training mode is in one draw of each layer.
+
+    Layers that a defense put into the model must draw, or it would do nothing.
+    """
     modes = {module: module.training for module in model.modules()}
     model.train()
     try:
@@ -125,6 +128,12 @@ def check_explicit(model: nn.Module, example: Tensor) -> None:
         for module, mode in modes.items():
             module.training = mode
     for path, draws in drawn.items():
+        layer = model.get_submodule(path)
+        if not draws and isinstance(layer, StochasticLayer) and layer.added and not layer.idle:
+            raise Inexplicit(
+                f"{_named(path, layer)} is where a defense put it, but nothing passes there in a forward pass, as in "
+                "attention that is computed by a fused kernel; switch that off"
+            )
         if len(draws) > 1:
             raise Inexplicit(
                 f"{_named(path, model.get_submodule(path))} is called {len(draws)} times in one forward pass; each "

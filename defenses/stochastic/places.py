@@ -55,6 +55,31 @@ def dropouts(model: nn.Module) -> list[Dropout]:
     return [module for module in model.modules() if isinstance(module, Dropout) and not module.added]
 
 
+def head(model: nn.Module) -> nn.Linear | None:
+    """The last linear layer, whatever a defense has put into it."""
+    named = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    inner = {path for path in named if any(path.startswith(f"{other}.") for other in named if other)}
+    return next((named[path] for path in reversed(list(named)) if path not in inner), None)
+
+
+def attention_weights(model: nn.Module) -> list[nn.Module]:
+    """The modules whose outputs are attention weights: of a known name, or that of an attribute of their parents."""
+    found = []
+    for module in model.modules():
+        children = dict(module.named_children())
+        known = [name for name in ("attention_dropout", "attn_drop") if name in children]
+        names = [str(module.attention_weights)] if hasattr(module, "attention_weights") else known
+        found += [module.get_submodule(name) for name in names]
+    return found
+
+
+def tokens(model: nn.Module) -> nn.Module | None:
+    """The module whose output is all tokens with their positions (B, N, D)."""
+    children = dict(model.named_children())
+    name = getattr(model, "tokens", next((each for each in ("positions", "pos_drop") if each in children), None))
+    return None if name is None else model.get_submodule(str(name))
+
+
 def branches(block: nn.Module) -> list[nn.Module]:
     """The modules of a residual block whose outputs are added to its shortcut; none of any other module."""
     names: tuple[str, ...] = tuple(getattr(block, "residual_branches", ()))

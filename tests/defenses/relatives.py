@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defenses import compose
 from defenses.base import Defense
 from defenses.client.round import ClientRound, Played, play
+from defenses.client.training import LocalTraining
 from defenses.stochastic import convert, record, stochastic_layers
 from fedsim.models import build
 
@@ -188,3 +190,108 @@ class Halving(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + x[:, :2]
+
+
+class Given(nn.Module):
+    """In the place of a module: a function of its input."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def attends_to_fewer(defense: Defense) -> None:
+    images, labels = batch()
+    make, tokens = type(defense), (SIDE // 4) ** 2 + 1
+    shapes = {"weights": (tokens, tokens), "keys": (1, tokens), "heads": (1, 1)}
+    variants = [(drop, scale) for scale in ("rate", "rows") for drop in shapes if (drop, scale) != ("heads", "rows")]
+    for drop, scale in variants:
+        own = make(p=0.3, drop=drop, scale=scale)  # type: ignore[call-arg]
+        played = step(own, own.on_model(model("vit")), images, labels)
+        assert {name: tuple(value.shape) for name, value in played.drawn.items()} == {
+            f"blocks.{i}.attention.attention_dropout.attention_drop": (3, 2, *shapes[drop]) for i in (0, 1)
+        }
+        plain = model("vit")
+        for i, mask in enumerate(played.drawn.values()):
+            by_rate = lambda weights, mask=mask: weights * mask / 0.7  # noqa: E731
+            of_scores = lambda weights, mask=mask: (weights.log() + mask.log()).softmax(-1)  # noqa: E731
+            attention = plain.get_submodule(f"blocks.{i}.attention")
+            attention.attention_dropout = Given(by_rate if scale == "rate" else of_scores)
+        assert_same(played.update, gradient(plain, plain(images), labels))
+    with pytest.raises(ValueError, match=r"^attention_drop: scale = rows is not for heads"):
+        make(drop="heads", scale="rows")  # type: ignore[call-arg]
+    nobody = make(p=0.99, scale="rows")  # type: ignore[call-arg]
+    left = step(nobody, nobody.on_model(model("vit")), images, labels).update
+    assert all(value.isfinite().all() for value in left.values())
+    with pytest.raises(ValueError, match=r"^attention_drop: MLP has no attention that shows its weights; write it"):
+        defense.on_model(model("mlp"))
+    with pytest.raises(ValueError, match=r"Layer computes them inside of 'self_attn'; write it with"):
+        defense.on_model(nn.TransformerEncoderLayer(4, 2, 4))
+
+
+class Fused(nn.Module):
+    """Attention that goes past its own dropout layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.attn_drop = nn.Linear(4, 4), nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.head(x)[:, None]
+        return F.scaled_dot_product_attention(mixed, mixed, mixed, dropout_p=self.attn_drop.p)[:, 0]
+
+
+def takes_tokens_out(defense: Defense) -> None:
+    changed = defense.on_model(model("vit"))
+    images, labels = batch()
+    played = step(defense, changed, images, labels)
+    [(site, mask)] = played.drawn.items()
+    assert (site, mask.shape) == ("positions.token_dropout", (3, 16))
+    assert mask.sum(1).tolist() == [11.0] * 3
+    plain, positions = model("vit"), model("vit").get_submodule("positions")
+    named = dict(plain.named_parameters())
+    left = torch.cat([torch.ones(3, 1, dtype=torch.bool), mask == 1], dim=1)
+
+    def shortened(tokens: Tensor) -> Tensor:
+        placed = tokens + named["positions.embedding"]
+        return torch.stack([one[kept] for one, kept in zip(placed, left)])
+
+    positions.forward = shortened
+    plain._modules["positions"] = positions
+    found = torch.autograd.grad(F.cross_entropy(plain(images), labels), list(named.values()))
+    assert_same(played.update, dict(zip(named, found)))
+    layer = changed.get_submodule(site)
+    assert [layer.kept(tokens) for tokens in (2, 3, 11)] == [1, 1, 7]
+    with pytest.raises(ValueError, match=r"^token_dropout: MLP has no tokens that are known; give it an attribute"):
+        defense.on_model(model("mlp"))
+
+
+def averages_losses(defense: Defense) -> None:
+    images, labels = batch()
+    soft = torch.rand(3, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(1)
+    for targets, smoothing in ((labels, 0.0), (labels, 0.2), (soft, 0.0)):
+        plain, changed = model("mlp"), defense.on_model(model("mlp"))
+        state = {name: value.clone() for name, value in changed.state_dict().items()}
+        round = ClientRound(
+            model=changed, defense=defense, classes=CLASSES, local=LocalTraining(label_smoothing=smoothing)
+        )
+        played = play(round, state, images, targets, lambda site, step: torch.Generator().manual_seed(0))
+        [(site, masks)] = played.drawn.items()
+        assert (site, masks.shape) == ("head.multi_sample_dropout", (3, 4, 16))
+        hidden, last = plain.get_submodule("hidden")(images.flatten(1)), plain.get_submodule("head")
+        losses = [
+            F.cross_entropy(last(hidden * masks[:, i] / 0.7), targets, label_smoothing=smoothing) for i in range(4)
+        ]
+        loss, named = torch.stack(losses).mean(), dict(plain.named_parameters())
+        torch.testing.assert_close(played.loss, loss.detach())
+        assert_same(played.update, dict(zip(named, torch.autograd.grad(loss, list(named.values())))))
+    beside = compose([{"name": "precode", "size": 4}, {"name": defense.name, "p": 0.3, "samples": 4}])
+    assert set(step(beside, beside.on_model(model("mlp")), images, labels).drawn) == {
+        "head.bottleneck.code",
+        "head.multi_sample_dropout",
+    }
+    with pytest.raises(ValueError, match=r"^multi_sample_dropout: Flatten has no linear layer"):
+        defense.on_model(nn.Flatten())

@@ -61,6 +61,22 @@ class Attentive(nn.Module):
         return self.head(self.drop(self.mix(self.embed(x.flatten(1, 2)) + self.positions)).mean(1))
 
 
+class Explicit(nn.Module):
+    """Attention whose weights and tokens can be seen."""
+
+    tokens, attention_weights = "embed", "weights"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.weights = nn.Linear(6, 8), nn.Softmax(-1)
+        self.queries, self.head = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x.flatten(1, 2))
+        scores = (self.queries(h) @ h.transpose(1, 2))[:, None]
+        return self.head((self.weights(scores)[:, 0] @ h).mean(1))
+
+
 class Residual(nn.Module):
     class Block(nn.Module):
         residual_branches = ("branch",)
@@ -85,6 +101,7 @@ MODELS = {
     "mlp": mlp,
     "convolutional": convolutional,
     "attentive": Attentive,
+    "explicit": Explicit,
     "residual": Residual,
 }
 
@@ -114,6 +131,9 @@ DEFENSES = {
     "gaussian_dropout": {"p": 0.4},
     "dropblock": {"p": 0.4, "block": 2},
     "layerdrop": {"p": 0.5},
+    "attention_drop": {"p": 0.4, "drop": "keys", "scale": "rows"},
+    "token_dropout": {"p": 0.4, "first": 0},
+    "multi_sample_dropout": {"p": 0.4, "samples": 3},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
 
@@ -123,6 +143,8 @@ ONLY = {
     "gaussian_dropout": ["mlp", "convolutional", "attentive"],
     "dropblock": ["convolutional"],
     "layerdrop": ["residual"],
+    "attention_drop": ["explicit"],
+    "token_dropout": ["explicit"],
 }
 """The models that a defense can handle, where it is not all of them."""
 

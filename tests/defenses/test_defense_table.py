@@ -288,6 +288,13 @@ TABLE = {
     "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES),
     "gaussian_dropout": Row({"p": 0.3}, relatives.multiplies_units, NO_RATES),
     "dropblock": Row({"p": 0.3, "block": 2}, relatives.drops_squares, [*NO_RATES, {"block": 0}, {"block": 1.5}]),
+    "attention_drop": Row(
+        {"p": 0.3}, relatives.attends_to_fewer, [*NO_RATES, {"drop": "queries"}, {"scale": "columns"}]
+    ),
+    "token_dropout": Row({"p": 0.3}, relatives.takes_tokens_out, [*NO_RATES, {"first": -1}, {"first": 0.5}]),
+    "multi_sample_dropout": Row(
+        {"p": 0.3, "samples": 4}, relatives.averages_losses, [*NO_RATES, {"samples": 1}, {"samples": 2.5}]
+    ),
     "layerdrop": Row({"p": 0.4}, relatives.skips_blocks, [*NO_RATES, {"per": "channel"}]),
 }
 
