@@ -57,9 +57,7 @@ class Weight(Site):
         self.alpha = alpha
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        device = None if generator is None else generator.device
-        seed = torch.randint(2**62, (2,), generator=generator, device=device)
-        drawn = np.random.default_rng(seed.tolist()).beta(self.alpha, self.alpha)  # torch's takes no generator
+        drawn = numpys(generator).beta(self.alpha, self.alpha)
         return torch.tensor(drawn, dtype=x.dtype, device=x.device)
 
     def rest(self, x: Tensor) -> Tensor:
@@ -89,3 +87,9 @@ class Permutation(Site):
         if math.factorial(self.size) > limit:
             return None
         return torch.tensor(list(itertools.permutations(range(self.size))))
+
+
+def numpys(generator: torch.Generator | None) -> np.random.Generator:
+    """numpy's generator seeded by torch's: torch draws from a Beta distribution without one of ours."""
+    device = None if generator is None else generator.device
+    return np.random.default_rng(torch.randint(2**62, (2,), generator=generator, device=device).tolist())

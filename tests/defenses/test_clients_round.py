@@ -123,6 +123,8 @@ DEFENSES = {
     "quantization": {"levels": 4},
     "dp_sgd": {"noise_multiplier": 0.5, "max_grad_norm": 0.2},
     "mixup": {"alpha": 0.7},
+    "cutmix": {"alpha": 0.7},
+    "input_noise": {"std": 0.1},
     "secure_aggregation": {},
     "dropconnect": {"p": 0.3},
     "stochastic_depth": {"p": 0.5},

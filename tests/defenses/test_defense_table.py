@@ -165,6 +165,35 @@ def mixes_pairs(defense: Defense) -> None:
         assert drawn.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
 
 
+def cuts_a_rectangle_out_of_each_of_a_pair(defense: Defense) -> None:
+    images, labels = torch.rand(5, 1, 9, 8, generator=generator(1)), torch.tensor([0, 1, 2, 1, 0])
+    shares = []
+    for seed in range(200):
+        source = Sampling(lambda site, step, seed=seed: generator(seed + zlib.crc32(site.encode())))
+        mixed, targets = defense.on_batch(images, labels, turn=Turn(source.draw, part="cutmix", classes=3))
+        [own], order = source.drawn["cutmix:rectangle"], source.drawn["cutmix:permutation"].tolist()
+        assert sorted(order) == [0, 1, 2, 3, 4]
+        rows, columns = ((own == 0).any(dim) for dim in (1, 0))
+        assert torch.equal(own == 0, rows[:, None] & columns[None, :])  # one rectangle, of zeros among ones
+        assert set(own.unique().tolist()) <= {0.0, 1.0}
+        for i, j in enumerate(order):
+            assert torch.equal(mixed[i, 0], torch.where(own == 1, images[i, 0], images[j, 0]))
+            one, other = (torch.eye(3)[labels[at]] for at in (i, j))
+            torch.testing.assert_close(targets[i], own.mean() * one + (1 - own.mean()) * other)
+        shares.append(float(own.mean()))
+    assert 0.5 < torch.tensor(shares).mean() < 0.75  # half of the area, less what the border cuts off
+    assert min(shares) < 0.3
+    assert max(shares) == 1.0
+
+
+def makes_images_noisy(defense: Defense) -> None:
+    images, labels = torch.rand(4, 3, 20, 20, generator=generator(1)), torch.arange(4)
+    noisy, same = defense.on_batch(images, labels, turn=turn(2))
+    assert torch.equal(same, labels)
+    assert (noisy - images).std() == pytest.approx(0.2, rel=0.05)
+    assert abs((noisy - images).mean()) < 0.02
+
+
 def shows_the_weighted_mean(defense: Defense) -> None:
     updates = [{"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([4.0, 6.0])}, {"w": torch.tensor([0.0, 1.0])}]
     seen = defense.on_aggregate(updates, [1, 2, 1])
@@ -280,6 +309,8 @@ TABLE = {
         clips_each_sample_and_adds_noise,
         [{"noise_multiplier": -1.0}, {"max_grad_norm": 0}, {"delta": 0}, {"delta": 1}],
     ),
+    "cutmix": Row({"alpha": 1.0}, cuts_a_rectangle_out_of_each_of_a_pair, [{"alpha": 0}, {"alpha": math.nan}]),
+    "input_noise": Row({"std": 0.2}, makes_images_noisy, [{"std": -0.1}, {"std": math.inf}]),
     "mixup": Row({"alpha": 0.5}, mixes_pairs, [{"alpha": 0}, {"alpha": -1.0}, {"alpha": math.inf}]),
     "secure_aggregation": Row({}, shows_the_weighted_mean, []),
     "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),

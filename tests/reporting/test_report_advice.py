@@ -273,7 +273,7 @@ def test_an_attack_that_replays_takes_into_account_what_it_is_granted_to_know():
     for name in ("pruning", "sign", "quantization", "gaussian_noise", "dp_sgd"):
         assert needed_for("inverting_gradients", name) == needed_for("dropout_inversion", name) == "defense", name
         assert needed_for("null_mean", name) is False
-    for name in ("mixup", "dropconnect", "stochastic_depth", "precode"):
+    for name in ("mixup", "cutmix", "dropconnect", "stochastic_depth", "precode"):
         assert needed_for("inverting_gradients", name) is False, name
         assert needed_for("dropout_inversion", name) == needed_for("cascade", name) == "defense", name
     assert needed_for("inverting_gradients", "secure_aggregation") == "defense"
