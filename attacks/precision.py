@@ -6,6 +6,7 @@ step changes the last digits only; and the simulation has errors of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -34,6 +35,14 @@ def rounding(observation: Observation) -> dict[str, Tensor]:
         assert kept is not None
         ulps = {name: value - kept[name] for name, value in moved.items()}
     return {name: value.square().sum() / 24 for name, value in ulps.items()}
+
+
+def entry_rounding(observation: Observation) -> dict[str, Tensor]:
+    """The standard deviation of the rounding of each entry of a weight delta, at most, float64: that of the weights
+    before and after, and of the client's own arithmetic on the change."""
+    eps = torch.finfo(getattr(torch, observation.precision)).eps
+    sizes = {name: (observation.state[name].double().abs(), v.double().abs()) for name, v in observation.update.items()}
+    return {name: eps * (weight + 4 * change) / math.sqrt(12) for name, (weight, change) in sizes.items()}
 
 
 def floor(

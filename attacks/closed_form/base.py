@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Reconstruction
 from attacks.observation import Observation, ThreatModel
+from attacks.precision import entry_rounding
 from attacks.updates import attacker_copy, examples, local_steps, trained_part
+from defenses.client.optimizers import Estimate
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.training import LocalTraining
 
@@ -51,9 +53,10 @@ class Puzzle:
         observation = trained_part(observation, model)
         steps = local_steps(observation)
         images = None if observation.batch_size is None else examples(observation)
+        puzzle = cls(observation, threat_model, model, steps, images)
         if observation.kind == "delta" and observation.local is not None:
-            _refuse(observation.local)
-        return cls(observation, threat_model, model, steps, images)
+            _refuse(puzzle, observation.local)
+        return puzzle
 
     @cached_property
     def model(self) -> nn.Module:
@@ -66,6 +69,20 @@ class Puzzle:
         """The parameters that the update holds: those that were trained."""
         return set(self.observation.update)
 
+    @cached_property
+    def estimates(self) -> Mapping[str, Estimate] | None:
+        """What the only step of an optimizer that is not linear says of each entry of the gradients; None where the
+        update is linear in them, so that its rounding is all that is lost, or where they cannot be known."""
+        observation, local = self.observation, self.observation.local
+        if observation.kind == "gradient" or local is None or self.steps != 1 or isinstance(local.optimizer, SGD):
+            return None
+        update = {name: value.double() for name, value in observation.update.items()}
+        return local.first_estimate(update, entry_rounding(observation), {name: self.weight(name) for name in update})
+
+    def precision(self, name: str) -> Tensor | None:
+        """One over the standard deviation of each entry of a gradient, 0 where nothing is known; None: all alike."""
+        return None if self.estimates is None else 1 / self.estimates[name].error
+
     def gradient(self, name: str) -> Tensor:
         """A parameter's gradient in float64.
 
@@ -75,6 +92,8 @@ class Puzzle:
         update = self.observation.update[name].double()
         if self.observation.kind == "gradient":
             return update
+        if self.estimates is not None:
+            return self.estimates[name].value
         local = self.observation.local
         assert local is not None  # or `local_steps` had declined
         kept, pushed = _linear(local, self.steps)
@@ -90,12 +109,14 @@ class ClosedForm(Attack):
 
     Class attributes:
         strength: a cascade tries the closed forms from the highest (least assuming) to the lowest.
+        weighs: whether it can do with gradients of which each entry is known with a precision of its own.
     """
 
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual",)}
     adapts: ClassVar[Mapping[str, str | None]] = {"dropout": None, "clip": None}  # linear, whatever was dropped
     ignores: ClassVar[tuple[str, ...]] = ("labels", "noise", "auxiliary_data")
     strength: ClassVar[int] = 0
+    weighs: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
@@ -113,6 +134,8 @@ class ClosedForm(Attack):
         self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
     ) -> Reconstruction:
         puzzle = Puzzle.of(observation, threat_model, model)
+        if puzzle.estimates is not None and not self.weighs:
+            raise NotApplicable("a step of this optimizer says each entry of the gradient with a precision of its own")
         try:
             answer = self.solve(puzzle, seed=seed)
         except torch.linalg.LinAlgError as fault:  # type: ignore[attr-defined]
@@ -128,9 +151,10 @@ def _dtype(observation: Observation) -> torch.dtype:
     return next(iter(observation.update.values())).dtype
 
 
-def _refuse(local: LocalTraining) -> None:
-    """Raise NotApplicable unless the delta is a sum of multiples of the steps' gradients and of the weights sent."""
-    if not isinstance(local.optimizer, SGD):
+def _refuse(puzzle: Puzzle, local: LocalTraining) -> None:
+    """Raise NotApplicable unless the delta is a sum of multiples of the steps' gradients and of the weights sent, or of
+    a single step that says something of its gradient."""
+    if not isinstance(local.optimizer, SGD) and puzzle.estimates is None:
         raise NotApplicable(f"{local.optimizer.name} does not add up gradients: what it sends does not reveal them")
     if local.clip_value is not None:
         raise NotApplicable("the entries of the client's gradients were clipped: they do not reveal what they were")

@@ -8,8 +8,8 @@ does not matter, nor does the scale of the update.
 Without the bias the leading right singular vector v of dL/dW is the direction of x, and one number is missing: the
 signed length s. `attacks.closed_form.length` finds it, once the masks of all layers are read.
 
-Of a pruned update the same matrix is known in part: `attacks.closed_form.incomplete` completes it, where the attack
-is told of the pruning.
+Of a pruned update, and of the only step of Adam, the same matrix is known in part: `attacks.closed_form.incomplete`
+completes it, where the attack is told of the pruning, or of the optimizer.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ class FirstLinearInversion(ClosedForm):
     adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "pruning": "defense", "precode": None}
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")  # labels tell an image's length
     strength = 30
+    weighs = True
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         layer = first_linear(puzzle)
-        if puzzle.images == 1 and pruned(puzzle.observation):
+        if puzzle.images == 1 and _in_part(puzzle):
             return _completed(puzzle, layer)
         single = puzzle.images in (None, 1)
         weight = puzzle.gradient(layer.weight)
@@ -113,20 +114,25 @@ class FirstLinearInversion(ClosedForm):
     def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
         """Of `dL/dW = delta x^T` for any delta: the length of x does not enter it."""
         layer = first_linear(puzzle)
-        if pruned(puzzle.observation):
+        if _in_part(puzzle):
             return unexplained(*entries(puzzle, layer.weight, None), images.flatten(1))
         return _share_left(puzzle.gradient(layer.weight), images.flatten(1))
 
 
+def _in_part(puzzle: Puzzle) -> bool:
+    """Whether some entries of the gradient are missing, or known better than others."""
+    return pruned(puzzle.observation) or puzzle.estimates is not None
+
+
 def _completed(puzzle: Puzzle, layer: FirstLinear) -> Reconstruction:
-    """The image of a pruned update, by its entries that are left. With a bias no mask is read: zeros may be pruned."""
+    """The image of an update that says some entries only. With a bias no mask is read: zeros may be pruned."""
     found = complete(puzzle)
     image, observation = found.image, puzzle.observation
     labels = observation.labels if observation.labels is not None and len(observation.labels) == 1 else None
     share = float(found.determined.double().mean())
     if share == 0:
         raise NotApplicable(f"no entry of {layer.bias} that is left shares a unit with one of {layer.weight}")
-    error = found.residual
+    error = found.error
     if not found.anchored:
         length = find_length(puzzle, image, read_masks(puzzle.model, observation))
         image, labels = length.length * image, length.labels

@@ -7,6 +7,9 @@ length s, and the right one points where the observed g* does (its norm may have
 
 A wide logarithmic grid over both signs finds the valleys, golden sections narrow the deepest ones, and Gauss-Newton
 steps in log s end at the precision of the update.
+
+Where each entry is known with a precision of its own it is weighed by that, but not at first: at a wrong length the
+few that are known best would decide, and leave a valley too narrow to be seen.
 """
 
 from __future__ import annotations
@@ -24,13 +27,17 @@ from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
 from attacks.closed_form.masks import Masks
 from attacks.labels import infer_labels
+from attacks.precision import COMPUTED
 from attacks.updates import replayed, simulate
+from defenses.client.optimizers import Estimate
 
 _GRID = 24  # lengths of a sign, over three decades below the length of the longest image
 _VALLEYS = 3
 _SECTIONS = 10
 _STEPS = 6
 _HOPELESS = 0.5
+_BLURS = (0.3, 0.01, 0.0)  # errors to add to those known, as shares of a typical entry, from the search to the end
+_SINGLE = torch.finfo(torch.float32).eps
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -59,24 +66,35 @@ def find_length(puzzle: Puzzle, direction: Tensor, masks: Masks) -> Length:
     for reason in masks.unread.values():
         raise NotApplicable(f"without a bias it needs every mask: {reason}")
     labels = _labels(puzzle)
-    match = _Match(puzzle, direction.double(), labels, masks)
+    coarse, *finer = (
+        _Match(puzzle, direction.double(), labels, masks, blur=blur)
+        for blur in (_BLURS if puzzle.estimates is not None else _BLURS[-1:])
+    )
     step = 3 * math.log(10) / (_GRID - 1)
     longest = math.log(_longest(puzzle) / float(direction.norm()))
     logs = [longest - step * index for index in range(_GRID)]
     valleys: list[tuple[float, float, float]] = []  # depth, sign, log length
     for sign in (1.0, -1.0):
-        depths = [2.0, *(match.distance(sign * math.exp(log)) for log in logs), 2.0]
+        depths = [2.0, *(coarse.distance(sign * math.exp(log)) for log in logs), 2.0]
         valleys += [
             (depths[i], sign, log) for i, log in enumerate(logs, 1) if depths[i] <= min(depths[i - 1], depths[i + 1])
         ]
     narrowed: list[tuple[float, float, float]] = []
     for _, sign, log in sorted(valleys)[:_VALLEYS]:
-        at = partial(lambda sign, log: match.distance(sign * math.exp(log)), sign)
+        at = partial(lambda sign, log: coarse.distance(sign * math.exp(log)), sign)
         narrowed.append((*_golden(at, log - step, log + step), sign))
     depth, log, sign = min(narrowed)
     if depth > _HOPELESS:
         raise NotApplicable(f"no length of the image explains the update: the best is off by {depth:.2g}")
     length = sign * math.exp(log)
+    for match in (coarse, *finer):
+        length, slope = _descended(match, length, step)
+    depth = float(match.difference(length).norm())
+    return Length(length, depth, depth / slope / match.independent, labels)
+
+
+def _descended(match: _Match, length: float, step: float) -> tuple[float, float]:
+    """The length at the bottom of the valley, by Gauss-Newton steps, and how steep it is there."""
     slope = 0.0
     for _ in range(_STEPS):
         here, up, down = (match.difference(length * factor) for factor in (1.0, math.exp(1e-5), math.exp(-1e-5)))
@@ -88,8 +106,7 @@ def find_length(puzzle: Puzzle, direction: Tensor, masks: Masks) -> Length:
         length *= math.exp(move)
         if abs(move) < 1e-10:
             break
-    depth = float(match.difference(length).norm())
-    return Length(length, depth, depth / slope, labels)
+    return length, slope
 
 
 def mismatch(puzzle: Puzzle, image: Tensor, masks: Masks) -> float | None:
@@ -127,12 +144,17 @@ def _labels(puzzle: Puzzle) -> Tensor:
 class _Match:
     """The simulated update at a length beside the observed one, both as unit vectors, in float64."""
 
-    def __init__(self, puzzle: Puzzle, direction: Tensor, labels: Tensor, masks: Masks) -> None:
+    def __init__(self, puzzle: Puzzle, direction: Tensor, labels: Tensor, masks: Masks, *, blur: float = 0.0) -> None:
         self.model = copy.deepcopy(puzzle.model).double()
         self.parameters = {name: value for name, value in self.model.named_parameters() if name in puzzle.names}
         self.direction, self.labels = direction, labels.to(direction.device)
         self.noise = {path: mask.double() for path, mask in masks.read.items()}
         observed = {name: puzzle.gradient(name) for name in self.parameters}
+        self.precision = {name: _precision(known, blur) for name, known in (puzzle.estimates or {}).items()}
+        # rounding errs in no way that is known, and all of it may go into the length; errors of known precision do not
+        entries = sum(int(value.count_nonzero()) for value in self.precision.values())
+        self.independent = math.sqrt(entries) if entries else 1.0
+        observed = self._weighed(observed)
         norm = _norm(observed)
         self.observed = {name: value / norm for name, value in observed.items()}
 
@@ -150,8 +172,20 @@ class _Match:
     def _simulate(self, length: float) -> dict[str, Tensor]:
         with replayed("replayed"):
             found = simulate(self.model, self.parameters, length * self.direction, self.labels, self.noise)
+        found = self._weighed(found)
         norm = _norm(found) or 1.0
         return {name: value.div_(norm) for name, value in found.items()}
+
+    def _weighed(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value * self.precision.get(name, 1.0) for name, value in gradient.items()}
+
+
+def _precision(known: Estimate, blur: float) -> Tensor:
+    """One over the error of each entry; those of the client's own arithmetic, and the blur, are of the whole tensor."""
+    certain = known.error.isfinite()
+    typical = known.value[certain].square().mean().sqrt() if bool(certain.any()) else known.value.new_zeros(())
+    variance = known.error.square() + (max(blur, COMPUTED * _SINGLE) * typical) ** 2
+    return torch.where(certain, variance.rsqrt(), 0)
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.client import optimizers
-from defenses.client.optimizers import Optimizer
+from defenses.client.optimizers import Estimate, Optimizer
 from defenses.client.optimizers.sgd import SGD
 
 Tensors = Mapping[str, Tensor]
@@ -99,6 +99,12 @@ class LocalTraining:
         if self.clip_value is not None:
             return None
         return self.optimizer.first_gradient(change, start, self.learning_rate)
+
+    def first_estimate(self, change: Tensors, rounding: Tensors, start: Tensors) -> dict[str, Estimate] | None:
+        """The same of a change that was rounded, with a standard deviation for each of its entries."""
+        if self.clip_value is not None:
+            return None
+        return self.optimizer.first_estimate(change, rounding, start, self.learning_rate)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""

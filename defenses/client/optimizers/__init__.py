@@ -18,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -27,6 +27,13 @@ from defenses.registry import Registry
 Tensors = Mapping[str, Tensor]
 State = Any
 """What an optimizer carries from step to step: its own, and nobody else's, to read."""
+
+
+class Estimate(NamedTuple):
+    """What is known of a tensor: each entry, and its standard deviation; infinite where nothing but a sign is known."""
+
+    value: Tensor
+    error: Tensor
 
 
 class Optimizer(ABC):
@@ -53,6 +60,20 @@ class Optimizer(ABC):
     def first_gradient(self, change: Tensors, parameters: Tensors, learning_rate: float) -> dict[str, Tensor] | None:
         """The gradient that the change of a first step reveals, exactly; None where it does not reveal it."""
         return None
+
+    def first_estimate(
+        self, change: Tensors, rounding: Tensors, parameters: Tensors, learning_rate: float
+    ) -> dict[str, Estimate] | None:
+        """The same of a change whose entries are known with a standard deviation each, `rounding`.
+
+        By default it is taken to be linear in the change, where `first_gradient` reveals it.
+        """
+        found = self.first_gradient(change, parameters, learning_rate)
+        if found is None:
+            return None
+        moved = self.first_gradient({n: c + rounding[n] for n, c in change.items()}, parameters, learning_rate)
+        assert moved is not None
+        return {name: Estimate(value, (moved[name] - value).abs()) for name, value in found.items()}
 
     def spec(self) -> dict[str, Any]:
         """`{"name": ..., **parameters}`."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from defenses.client.guarded import root
-from defenses.client.optimizers import Optimizer, Tensors, register
+from defenses.client.optimizers import Estimate, Optimizer, Tensors, register
+
+CENSORED = 3.0  # a size that is within so many standard deviations of 1 may be 1
 
 
 class Moments(NamedTuple):
@@ -26,8 +28,8 @@ class Moments(NamedTuple):
 class Adam(Optimizer):
     """Steps of the size of the learning rate, along the mean of the gradients over their root mean square.
 
-    The first step is almost the gradient's sign, and does not reveal the gradient. Weight decay is added to the
-    gradient.
+    The first step is `g / (|g| + epsilon)`, almost the gradient's sign. How far it is from 1 tells the gradient, unless
+    it was rounded away (`first_estimate`). Weight decay is added to the gradient.
     """
 
     beta1: float = 0.9
@@ -48,6 +50,23 @@ class Adam(Optimizer):
         self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float
     ) -> tuple[dict[str, Tensor], Moments]:
         return self._moved(gradient, state, parameters, learning_rate, soft=False)
+
+    def first_estimate(
+        self, change: Tensors, rounding: Tensors, parameters: Tensors, learning_rate: float
+    ) -> dict[str, Estimate]:
+        """`r = g / (|g| + epsilon)` is solved for `g = epsilon r / (1 - |r|)`. The error of r is multiplied by
+        `epsilon / (1 - |r|)^2`: the smaller an entry, the better it is known."""
+        found = {}
+        for name, value in change.items():
+            step, spread = -value / learning_rate, rounding[name] / learning_rate
+            gap = 1 - step.abs()
+            known = gap > CENSORED * spread
+            gap = torch.where(known, gap, (CENSORED * spread).clamp_min(torch.finfo(gap.dtype).tiny))
+            gradient = self.epsilon * step / gap - self.weight_decay * parameters[name].to(step)
+            # the decay was rounded when it was added: as the weights are, of which it is a share
+            error = torch.hypot(self.epsilon * spread / gap.square(), self.weight_decay * rounding[name])
+            found[name] = Estimate(gradient, torch.where(known, error, math.inf))
+        return found
 
     def surrogate(
         self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float

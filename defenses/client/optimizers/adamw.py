@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from defenses.client.optimizers import Tensors, register
+from defenses.client.optimizers import Estimate, Tensors, register
 from defenses.client.optimizers.adam import Adam, Moments
 
 
@@ -21,7 +21,16 @@ class AdamW(Adam):
     def _moved(
         self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float, *, soft: bool
     ) -> tuple[dict[str, Tensor], Moments]:
-        plain = Adam(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
-        change, after = plain._moved(gradient, state, parameters, learning_rate, soft=soft)
+        change, after = self._plain()._moved(gradient, state, parameters, learning_rate, soft=soft)
         decay = learning_rate * self.weight_decay
         return {name: value - decay * parameters[name] for name, value in change.items()}, after
+
+    def first_estimate(
+        self, change: Tensors, rounding: Tensors, parameters: Tensors, learning_rate: float
+    ) -> dict[str, Estimate]:
+        decay = learning_rate * self.weight_decay
+        stepped = {name: value + decay * parameters[name].to(value) for name, value in change.items()}
+        return self._plain().first_estimate(stepped, rounding, parameters, learning_rate)
+
+    def _plain(self) -> Adam:
+        return Adam(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
