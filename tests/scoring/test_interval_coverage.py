@@ -70,6 +70,17 @@ def test_the_interval_of_an_accuracy_covers_seeds_and_test_images():
         assert covered / TRIALS >= 0.95 - 0.01, (seeds, covered / TRIALS)
 
 
+def test_an_interval_of_an_accuracy_is_as_wide_as_its_two_errors():
+    """No wider: of seeds by Student's t (4.302653 with two degrees of freedom), of test images by the binomial."""
+    seeds, images = 4.302653 * 0.02 / 3**0.5, 1.96 * (0.9 * 0.1 / 500) ** 0.5
+    low, high = intervals.of_accuracy([0.9, 0.9, 0.9], 500)
+    assert (0.9 - low, high - 0.9) == pytest.approx((images, images))
+    low, high = intervals.of_accuracy([0.88, 0.9, 0.92], None)
+    assert (0.9 - low, high - 0.9) == pytest.approx((seeds, seeds))
+    low, high = intervals.of_accuracy([0.88, 0.9, 0.92], 500)
+    assert (0.9 - low, high - 0.9) == pytest.approx(((seeds**2 + images**2) ** 0.5,) * 2)
+
+
 def test_an_accuracy_of_unknown_size_and_one_seed_has_no_interval():
     assert intervals.of_accuracy([0.9], None) == (None, None)
     assert intervals.of_accuracy([], 500) == (None, None)

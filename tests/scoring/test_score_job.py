@@ -20,12 +20,13 @@ NORMALISED = IMAGES.float() / 255
 def scored(tmp_path):
     """Score one client's answer: `images` (R, 1, 4, 4) in [0, 1], labels, and what the server was granted."""
 
-    def score(images, *, labels=None, threat_model=()):
+    def score(images, *, labels=None, threat_model=(), drawn=None, noise=None):
         cell, job, target = (tmp_path / name for name in ("cell", "job", "score"))
-        seal(cell, 1, 0, Truth(IMAGES, torch.tensor([3, 5]), {}, 0.5))
+        seal(cell, 1, 0, Truth(IMAGES, torch.tensor([3, 5]), drawn or {}, 0.5))
         seen = {"observation": {"mean": [0.0], "std": [1.0]}}
         write_json(cell / "observations" / f"{name_of(1, 0)}.json", seen)
         tensors = {"0.images": images} if labels is None else {"0.images": images, "0.labels": labels}
+        tensors |= {f"0.noise.{site}": value for site, value in (noise or {}).items()}
         write_tensors(job / "reconstructions.safetensors", tensors)
         account = {
             "spec": {"attack": {"name": "an_attack"}, "round": 1, "clients": [0]},
@@ -70,3 +71,12 @@ def test_an_answer_of_fewer_images_leaves_the_others_without_a_score(scored):
 def test_labels_that_were_granted_are_no_achievement(scored, granted, right):
     rows = scored(NORMALISED, labels=torch.tensor([3, 5]), threat_model={"labels": granted})
     assert rows["label_correct"].to_list() == right
+
+
+def test_masks_that_were_estimated_are_measured_layer_by_layer(scored):
+    drawn = {"first": torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]]), "second": torch.tensor([[1.0, 1], [0, 1]])}
+    guess = {"first": torch.tensor([[0.9, 0.2, 0.6, 0.7], [0, 0, 1, 1]])}
+    rows = scored(NORMALISED, drawn=drawn, noise=guess)
+    assert rows["mask_accuracy"].to_list() == [0.75, 1.0]
+    assert rows["mask_accuracy_layers"].to_list() == ['{"first": 0.75}', '{"first": 1.0}']
+    assert scored(NORMALISED, drawn=drawn)["mask_accuracy"].null_count() == 2

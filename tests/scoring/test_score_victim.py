@@ -171,3 +171,12 @@ def test_what_is_no_mask_has_no_mask_accuracy():
     mask = {"drop": torch.ones(2, 4)}
     scored = score(images, normalised(images), true_noise=drawn | mask, noise=guess | mask, axes=axes)
     assert [row["mask_accuracy"] for row in scored.rows] == [1.0, 1.0]
+
+
+def test_an_answer_outside_the_pixel_range_is_matched_as_it_is_scored():
+    """Clamped: unclamped the first answer lies nearer to the second original."""
+    original = torch.tensor([[128, 0], [204, 255]], dtype=torch.uint8).view(2, 1, 1, 2).repeat(1, 1, 12, 6)
+    answer = torch.tensor([[3.0, 0.4], [1.0, 0.6]]).view(2, 1, 1, 2).repeat(1, 1, 12, 6)
+    labels = torch.tensor([0, 1])
+    scored = score_victim(original=original, reconstruction=answer, mean=[0.0], std=[1.0], true_labels=labels)
+    assert scored.order == [0, 1]
