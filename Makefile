@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow lint mutants
 
 demo: .venv/installed
 	$(BIN)/fedsim run scenarios/quickstart.yaml
@@ -14,6 +14,12 @@ test: lint
 
 test-slow: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+# How much the tests notice: small wrong changes of the code, drawn by a seed, and which of them no quick test finds.
+MUTANTS ?= 300
+SEED ?= 0
+mutants: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --mutants $(MUTANTS) --seed $(SEED) --table docs/mutants.md
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
