@@ -13,6 +13,7 @@ from defenses.base import Memory
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.site import Generators
 from defenses.client.training import LocalTraining
+from defenses.stochastic import begin
 from fedsim.models import entries
 from fedsim.random import generator_for
 
@@ -57,7 +58,7 @@ def train(
     All that is drawn follows from (seed, client, round) and the name of what draws it, so that it can be repeated, and
     does not depend on which process runs it.
     """
-    model.train(local["mode"] == "train")
+    begin(model, round).train(local["mode"] == "train")
     sent = {name: value.detach().clone() for name, value in model.state_dict().items()}
     played = play(
         ClientRound(

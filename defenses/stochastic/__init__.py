@@ -2,7 +2,15 @@
 
 from defenses.stochastic.convert import Inexplicit, check_explicit, convert, refuse_hidden
 from defenses.stochastic.dropout import Dropout, FeatureDropout
-from defenses.stochastic.layer import StochasticLayer, at_rest, drawing, record, set_stochastic, stochastic_layers
+from defenses.stochastic.layer import (
+    StochasticLayer,
+    at_rest,
+    begin,
+    drawing,
+    record,
+    set_stochastic,
+    stochastic_layers,
+)
 
 __all__ = [
     "Dropout",
@@ -10,6 +18,7 @@ __all__ = [
     "Inexplicit",
     "StochasticLayer",
     "at_rest",
+    "begin",
     "check_explicit",
     "convert",
     "drawing",

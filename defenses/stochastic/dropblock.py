@@ -18,14 +18,19 @@ class DropBlock(StochasticLayer):
     Args:
         p: about the share of entries that is dropped, in [0, 1); squares may overlap, so that it is somewhat less.
         block: the square's side, at least 1.
+        rising: rounds over which the rate rises in equal steps from 0 to p, as in the paper; 0: it is p in all.
 
     Shape:
         x: (B, C, H, W); noise: like x, entries 0 or 1 when drawn, in [0, 1] when relaxed.
     """
 
-    def __init__(self, p: float, block: int) -> None:
+    def __init__(self, p: float, block: int, rising: int = 0) -> None:
         super().__init__()
-        self.p, self.block = p, block
+        self.highest, self.block, self.rising = p, block, rising
+        self.begin(1)
+
+    def begin(self, round: int) -> None:
+        self.p = self.highest * (min(1.0, round / self.rising) if self.rising else 1.0)
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         height, width = x.shape[2:]

@@ -70,6 +70,9 @@ class StochasticLayer(nn.Module, Site):
     def rest(self, x: Tensor) -> Tensor | None:
         return None
 
+    def begin(self, round: int) -> None:
+        """What the number of the federation's round changes about it; until it is told, it is in round 1."""
+
     @property
     def idle(self) -> bool:
         """Whether its rate is 0, so that there is nothing to draw, record or attack."""
@@ -89,6 +92,13 @@ def set_stochastic(model: nn.Module, active: bool) -> nn.Module:
     """Let the stochastic layers sample, or make them pass through, whatever mode the rest of the model is in."""
     for layer in stochastic_layers(model).values():
         layer.train(active)
+    return model
+
+
+def begin(model: nn.Module, round: int) -> nn.Module:
+    """Tell the stochastic layers which round of the federation it is, in place."""
+    for layer in stochastic_layers(model).values():
+        layer.begin(round)
     return model
 
 

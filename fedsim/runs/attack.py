@@ -23,6 +23,7 @@ from torch import Tensor
 
 import attacks
 from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
+from defenses import stochastic
 from fedsim import hardware, models, observations
 from fedsim.files import whole_directory, write_json, write_tensors
 from fedsim.runs.guard import guarded, lifted
@@ -107,6 +108,7 @@ def respond(task: Task, report: Report | None = None) -> Answer:
     device, dtype = _place(task.engine)
     first = task.observations[0]
     model = models.build(task.model, input_shape=first.input_shape, classes=first.classes, seed=0).to(device, dtype)
+    stochastic.begin(model, first.round)
     seen = [observations.to(one, device, dtype) for one in task.observations]
     started = time.perf_counter()
     with guarded():

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defenses import compose
-from defenses.base import Defense
+from defenses.base import Defense, Deployment
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.training import LocalTraining
-from defenses.stochastic import convert, record, stochastic_layers
+from defenses.stochastic import begin, convert, record, stochastic_layers
+from fedsim.local import train
 from fedsim.models import build
 
 CLASSES, SIDE = 10, 16
@@ -129,6 +130,10 @@ def drops_squares(defense: Defense) -> None:
     large = type(defense)(p=0.5, block=99).on_model(model("lenet"))  # type: ignore[call-arg]
     for mask in step(defense, large, images, labels).drawn.values():
         assert torch.equal(mask.amin((2, 3)), mask.amax((2, 3)))
+    rising = type(defense)(p=0.3, rising=4).on_model(model("lenet"))  # type: ignore[call-arg]
+    for number, rate in ((1, 0.075), (2, 0.15), (4, 0.3), (9, 0.3)):
+        layers = stochastic_layers(begin(rising, number)).values()
+        assert [layer.p for layer in layers if layer.added] == [pytest.approx(rate)] * 2
     with pytest.raises(ValueError, match=r"^dropblock: MLP has no nn.Conv2d but one that sees the image"):
         defense.on_model(model("mlp"))
 
@@ -295,3 +300,29 @@ def averages_losses(defense: Defense) -> None:
     }
     with pytest.raises(ValueError, match=r"^multi_sample_dropout: Flatten has no linear layer"):
         defense.on_model(nn.Flatten())
+
+
+def changes_with_the_round(defense: Defense) -> None:
+    make, images, labels = type(defense), *batch()
+    expected = {"early": [0.4, 0.4, 0.0, 0.0], "late": [0.0, 0.0, 0.4, 0.4], "linear": [0.4, 0.2, 0.0, 0.0]}
+    for when, rates in expected.items():
+        own = make(p=0.4, when=when, until=2)  # type: ignore[call-arg]
+        for number, rate in enumerate(rates, start=1):
+            client = own.on_model(model("mlp"))
+            local = {"mode": "train", "share": "gradient", "batch_size": 3, "steps": 1}
+            result = train(client, images, labels, local=local, defense=own, seed=0, client=0, round=number).played
+            places = {f"hidden.{i}.dropout.scheduled_dropout" for i in range(3)}
+            assert result.drawn.keys() == (places if rate else set())
+            assert [client.get_submodule(place).p for place in places] == [pytest.approx(rate)] * 3
+            plain, h = model("mlp"), images.flatten(1)
+            for i in range(3):
+                h = F.gelu(plain.get_submodule(f"hidden.{i}.linear")(h))
+                h = h * result.drawn.get(f"hidden.{i}.dropout.scheduled_dropout", 1.0) / (1 - rate)
+            assert_same(result.update, gradient(plain, plain.get_submodule("head")(h), labels))
+    deployment = Deployment(batch_size=1, clients=2, rounds=2)
+    assert make(when="early", until=2).refuses(deployment) is None  # type: ignore[call-arg]
+    assert make(when="late", until=1).refuses(deployment) is None  # type: ignore[call-arg]
+    refusal = make(when="late", until=2).refuses(deployment)  # type: ignore[call-arg]
+    assert refusal == "scheduled_dropout: until is 2, and of 2 rounds none comes after it"
+    with pytest.raises(ValueError, match=r"^scheduled_dropout: Linear has no dropout layer; put nn.Dropout"):
+        defense.on_model(nn.Linear(3, 4))

@@ -135,6 +135,7 @@ DEFENSES = {
     "layerdrop": {"p": 0.5},
     "attention_drop": {"p": 0.4, "drop": "keys", "scale": "rows"},
     "token_dropout": {"p": 0.4, "first": 0},
+    "scheduled_dropout": {"p": 0.4},
     "multi_sample_dropout": {"p": 0.4, "samples": 3},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
@@ -146,6 +147,7 @@ ONLY = {
     "dropblock": ["convolutional"],
     "layerdrop": ["residual"],
     "attention_drop": ["explicit"],
+    "scheduled_dropout": ["mlp", "convolutional", "attentive"],
     "token_dropout": ["explicit"],
 }
 """The models that a defense can handle, where it is not all of them."""

@@ -318,11 +318,16 @@ TABLE = {
     "dropconnect": Row({"p": 0.3}, drops_weights, NO_RATES),
     "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES),
     "gaussian_dropout": Row({"p": 0.3}, relatives.multiplies_units, NO_RATES),
-    "dropblock": Row({"p": 0.3, "block": 2}, relatives.drops_squares, [*NO_RATES, {"block": 0}, {"block": 1.5}]),
+    "dropblock": Row(
+        {"p": 0.3, "block": 2}, relatives.drops_squares, [*NO_RATES, {"block": 0}, {"block": 1.5}, {"rising": -1}]
+    ),
     "attention_drop": Row(
         {"p": 0.3}, relatives.attends_to_fewer, [*NO_RATES, {"drop": "queries"}, {"scale": "columns"}]
     ),
     "token_dropout": Row({"p": 0.3}, relatives.takes_tokens_out, [*NO_RATES, {"first": -1}, {"first": 0.5}]),
+    "scheduled_dropout": Row(
+        {"p": 0.3, "until": 2}, relatives.changes_with_the_round, [*NO_RATES, {"when": "never"}, {"until": 0}]
+    ),
     "multi_sample_dropout": Row(
         {"p": 0.3, "samples": 4}, relatives.averages_losses, [*NO_RATES, {"samples": 1}, {"samples": 2.5}]
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import relatives
@@ -14,8 +14,9 @@ from attacks import Observation, ThreatModel
 from attacks.updates import attacker_copy
 from defenses.client.round import ClientRound, replay
 from defenses.client.site import STEP
-from defenses.stochastic import Inexplicit, check_explicit, convert, stochastic_layers
+from defenses.stochastic import Inexplicit, begin, check_explicit, convert, stochastic_layers
 from fedsim.models import build, effective_dropout
+from fedsim.runs.attack import Task, respond
 
 
 @dataclass
@@ -47,6 +48,7 @@ CASES = {
     "layerdrop": Case({"p": 0.4}, "vit", 0.6, 0.24, read=True),
     "attention_drop": Case({"p": 0.3}, "vit", 0.7, 0.21),
     "token_dropout": Case({"p": 0.3}, "vit", 11 / 16, 55 / 256, read=True),
+    "scheduled_dropout": Case({"p": 0.3, "until": 2}, "mlp", 0.7, 0.21, read=True),
     "multi_sample_dropout": Case({"p": 0.3, "samples": 4}, "mlp", 0.7, 0.21, once=True),
 }
 names = pytest.mark.parametrize("name", CASES)
@@ -166,6 +168,27 @@ def test_a_place_that_nothing_passes_is_refused_by_name() -> None:
     with pytest.raises(Inexplicit, match=r"'attn_drop.attention_drop' \(AttentionDropout\) .* nothing passes there"):
         check_explicit(model, torch.ones(2, 4))
     check_explicit(defenses.create("attention_drop", p=0.0).on_model(convert(relatives.Fused())), torch.ones(2, 4))
+
+
+def test_an_attack_job_knows_which_round_it_is() -> None:
+    """The model of a later round draws, as its client did; told what, it finds the places."""
+    specs = [{"name": "scheduled_dropout", "p": 0.4, "when": "late", "until": 1}]
+    spec = {"name": "mlp", "dropout": 0.0, "defenses": specs, **relatives.KEYS["mlp"]}
+    own = begin(build(spec, input_shape=(1, 8, 8), classes=4, seed=0), 2)
+    _, seen, images = victim([{"name": "scheduled_dropout", "p": 0.4}], "mlp")
+    played = relatives.step(defenses.compose(specs), own, images, torch.tensor([0]))
+    assert len(played.drawn) == 3
+    second = replace(seen, state=own.state_dict(), update=played.update, noise=played.drawn, round=2)
+    task = Task(
+        attack={"name": "well_informed", "iterations": 2},
+        engine={"device": "cpu", "dtype": "float32", "compile": "never"},
+        seed=0,
+        threat_model=ThreatModel(defense="known", noise="known"),
+        model=spec,
+        observations=[replace(second, defense=tuple(specs))],
+    )
+    [client] = respond(task).account["clients"].values()
+    assert client["status"] == "ok", client
 
 
 def test_few_depths_are_tried_and_the_right_one_is_found() -> None:
