@@ -284,13 +284,18 @@ class Composition(Defense):
         return update
 
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """What all say that select: the last part that changes the update, and those that leave it as it is."""
+        """What all say that select: the last part that changes the update, and those that leave it as it is.
+
+        One that would leave nothing of what those before it leave is not heard.
+        """
         found: dict[str, Tensor] | None = None
         for part in self.parts.values():
             if part is self._selecting or (part.selects and not part.changes_update):
                 own = part.selection(observed)
-                if own is not None:
-                    found = own if found is None else {name: kept & own[name] for name, kept in found.items()}
+                if own is not None and found is not None:
+                    own = {name: kept & own[name] for name, kept in found.items()}
+                if own is not None and any(bool(kept.any()) for kept in own.values()):
+                    found = own
         return found
 
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:

@@ -84,7 +84,8 @@ class Ghost(Evaluator):
         with torch.enable_grad():
             parts = self._gradients(example)
         self._forms: dict[str, Form] = {}
-        self.data = {NORMS: torch.stack([observed[n].flatten(1).double().square().sum(1) for n in self._names], dim=1)}
+        seen = observed if kept is None else {name: observed[name] * kept[name] for name in self._names}
+        self.data = {NORMS: torch.stack([seen[n].flatten(1).double().square().sum(1) for n in self._names], dim=1)}
         for name in self._names:
             self._forms[name], held = _prepare(parts[name], observed[name], None if kept is None else kept[name])
             self.data |= {f"{name}:{key}": value for key, value in held.items()}

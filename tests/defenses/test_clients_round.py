@@ -7,6 +7,7 @@ within 1e-12 of a change of sign may fall on either side; no other jump (a pruni
 from __future__ import annotations
 
 import zlib
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -118,7 +119,11 @@ DEFENSES = {
     "dropout": {"p": 0.3},
     "clip": {"norm": 0.3},
     "gaussian_noise": {"std": 0.01},
+    "laplace_noise": {"scale": 0.01},
+    "local_dp": {"clipping_norm": 0.3, "sensitivity": 0.01},
+    "partial_perturbation": {"std": 0.01},
     "pruning": {"keep": 0.3},
+    "random_sparsification": {"keep": 0.3},
     "sign": {},
     "quantization": {"levels": 4},
     "dp_sgd": {"noise_multiplier": 0.5, "max_grad_norm": 0.2},
@@ -240,6 +245,34 @@ def test_a_shared_gradient_too(model, name) -> None:
     parts = [{"name": name, **DEFENSES[name]}]
     local = LocalTraining(clip_norm=0.5, label_smoothing=0.1)
     assert_same(*both(client(MODELS[model], local, parts, batch=3, share="gradient", mode="train"), examples=3))
+
+
+TIED = {("sign", "pruning")}
+"""In that order: all entries that the first sends of a tensor are of one size, and no one is among the largest."""
+
+REFUSED = {
+    ("dp_sgd", "dp_sgd"): "only one defense of a composition may replace the gradient",
+    ("dropconnect", "dropconnect"): "has no nn.Linear or nn.Conv2d",
+    ("multi_sample_dropout", "multi_sample_dropout"): "once is enough",
+    ("multi_sample_dropout", "precode"): "the bottleneck takes one vector",
+}
+
+
+@pytest.mark.parametrize("first", sorted(DEFENSES))
+def test_every_two_together(first) -> None:
+    """In either order a pair is a composition like others, or it is refused in a sentence."""
+    for second in sorted(DEFENSES):
+        parts = [{"name": name, **DEFENSES[name]} for name in (first, second)]
+        mine, both_can = {*ONLY.get(first, MODELS)}, {*ONLY.get(first, MODELS)} & {*ONLY.get(second, MODELS)}
+        refused = REFUSED.get((first, second)) if both_can else f"^{second}: "
+        model, expected = MODELS[min(both_can or mine)], pytest.raises(ValueError, match=refused or "")
+        if (first, second) in TIED:
+            continue
+        with expected if refused else nullcontext():
+            round = client(model, LocalTraining(), parts, batch=2, share="gradient", mode="train")
+            played, replayed = both(round, examples=2)
+            assert_same(played, replayed)
+            assert all(value.isfinite().all() for value in played.update.values()), (first, second)
 
 
 def test_each_example_has_a_depth_of_its_own_or_not() -> None:

@@ -93,6 +93,67 @@ def adds_noise_of_its_std(defense: Defense) -> None:
     assert not torch.equal(noise, other)
 
 
+def adds_laplace_noise_of_its_scale(defense: Defense) -> None:
+    update = an_update()
+    noise = flat(defense.on_update(update, turn=turn(5))) - flat(update)
+    assert noise.isfinite().all()
+    assert abs(noise.mean()) < 0.01
+    assert noise.abs().mean() == pytest.approx(0.1, rel=0.05)
+    assert noise.std() == pytest.approx(0.1 * math.sqrt(2), rel=0.05)  # of Gaussian noise of that size 0.125
+    assert (noise.abs() > 0.3).float().mean() == pytest.approx(math.exp(-3), rel=0.15)
+    again, other = (flat(defense.on_update(update, turn=turn(s))) - flat(update) for s in (5, 6))
+    assert torch.equal(noise, again)
+    assert not torch.equal(noise, other)
+
+
+def keeps_a_random_share(defense: Defense) -> None:
+    update = an_update()
+    before = flat(update)
+    sent = [defense.on_update(update, turn=turn(seed)) for seed in range(400)]
+    kept = torch.stack([flat(one) != 0 for one in sent])
+    assert (kept.sum(1) == 1293).all()  # a fifth of 6465, rounded up
+    assert all(torch.equal(flat(one)[chosen], before[chosen]) for one, chosen in zip(sent, kept))
+    often = kept.float().mean(0)
+    assert float(often.std()) == pytest.approx(math.sqrt(0.2 * 0.8 / 400), rel=0.1)  # each entry alike
+    assert abs(float(torch.corrcoef(torch.stack([often, before.abs()]))[0, 1])) < 0.05
+    assert torch.equal(flat(defense.selection(sent[0])), kept[0])
+    for entries, at_least in ((1, 1), (6, 2), (10, 2), (11, 3)):
+        assert int(defense.on_update({"w": torch.ones(entries)}, turn=turn())["w"].sum()) == at_least
+    at_rest = defense.on_update(update, turn=Turn(lambda name, site, x: site.rest(x)))
+    torch.testing.assert_close(flat(at_rest), 0.2 * before)
+
+
+def perturbs_the_first_layer_alone(defense: Defense) -> None:
+    update = an_update()
+    sent = defense.on_update(update, turn=turn(5))
+    noise = {name: value - update[name] for name, value in sent.items()}
+    assert noise["layer.weight"].std() == pytest.approx(3.0, rel=0.05)
+    assert noise["layer.bias"].std() == pytest.approx(3.0, rel=0.3)
+    assert noise["scale"] == 0
+    assert {name: bool(mask.all()) for name, mask in defense.selection(sent).items()} == {
+        "layer.weight": False,  # the other parameter is about 2
+        "layer.bias": False,
+        "scale": True,
+    }
+    faint = defenses.create("partial_perturbation", std=0.1, parameters="*.weight")
+    seen = faint.on_update(update, turn=turn(5))
+    assert [bool((seen[name] != update[name]).any()) for name in update] == [True, False, False]
+    assert all(mask.all() for mask in faint.selection(seen).values())  # noise of a twentieth hides nothing
+    model = private_model(width=16)
+    assert faint.on_model(model) is model
+    with pytest.raises(ValueError, match=r"parameters = 'tail\.\*' is not a pattern .* it has hidden\.0"):
+        defenses.create("partial_perturbation", parameters="tail.*").on_model(model)
+
+
+def clips_and_adds_the_noise_of_a_budget(defense: Defense) -> None:
+    update = an_update()
+    deviation = 0.5 * math.sqrt(2 * math.log(1.25 / 1e-4)) / 0.8
+    clipped = defenses.create("clip", norm=1.5).on_update(update, turn=turn())
+    noise = flat(defense.on_update(update, turn=turn(5))) - flat(clipped)
+    assert noise.std() == pytest.approx(deviation, rel=0.05)
+    assert torch.equal(flat(defense.on_update(update, turn=turn(5))), noise + flat(clipped))
+
+
 def sends_signs_of_the_mean_size(defense: Defense) -> None:
     update = an_update()
     sent = defense.on_update(update, turn=turn())
@@ -301,6 +362,14 @@ TABLE = {
     "dropout": Row({"p": 0.3}, sets_the_rate, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
     "clip": Row({"norm": 1.5}, bounds_the_norm, [{"norm": 0}, {"norm": -1.0}, {"norm": math.inf}]),
     "gaussian_noise": Row({"std": 0.1}, adds_noise_of_its_std, [{"std": -1e-3}, {"std": math.nan}]),
+    "laplace_noise": Row({"scale": 0.1}, adds_laplace_noise_of_its_scale, [{"scale": -1e-3}, {"scale": math.nan}]),
+    "random_sparsification": Row({"keep": 0.2}, keeps_a_random_share, [{"keep": 0}, {"keep": 1.1}]),
+    "partial_perturbation": Row({"std": 3.0}, perturbs_the_first_layer_alone, [{"std": -1e-3}, {"std": math.nan}]),
+    "local_dp": Row(
+        {"clipping_norm": 1.5, "sensitivity": 0.5, "epsilon": 0.8, "delta": 1e-4},
+        clips_and_adds_the_noise_of_a_budget,
+        [{"clipping_norm": 0}, {"sensitivity": -1.0}, {"epsilon": 0}, {"delta": 0}, {"delta": 1}],
+    ),
     "sign": Row({}, sends_signs_of_the_mean_size, []),
     "quantization": Row({"levels": 8}, rounds_to_levels_and_is_right_on_average, [{"levels": 0}]),
     "pruning": Row({"keep": 0.2}, keeps_the_largest, [{"keep": 0}, {"keep": 1.1}]),

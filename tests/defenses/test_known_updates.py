@@ -42,6 +42,8 @@ def psnr(found: Tensor, images: Tensor) -> float:
     [
         ({"name": "pruning", "keep": 0.3}, 6, "Ghost"),
         ({"name": "pruning", "keep": 0.1}, 6, "Ghost"),
+        ({"name": "random_sparsification", "keep": 0.3}, 6, "Ghost"),
+        ({"name": "partial_perturbation", "std": 1.0, "parameters": "3.*"}, 20, "Ghost"),
         ({"name": "sign"}, 1, "General"),
     ],
     ids=str,
@@ -67,7 +69,12 @@ def test_it_is_worth_knowing(spec, gain, evaluator, monkeypatch) -> None:
 
 
 def test_noise_and_rounding_that_are_right_on_average_are_matched_as_if_there_were_none() -> None:
-    for spec in ({"name": "gaussian_noise", "std": 1e-3}, {"name": "quantization", "levels": 32}):
+    for spec in (
+        {"name": "gaussian_noise", "std": 1e-3},
+        {"name": "laplace_noise", "scale": 1e-3},
+        {"name": "local_dp", "sensitivity": 1e-3},
+        {"name": "quantization", "levels": 32},
+    ):
         _, observation = seen(spec)
         attack = attacks.create("inverting_gradients", iterations=50)
         attack.compile = "never"
@@ -75,6 +82,18 @@ def test_noise_and_rounding_that_are_right_on_average_are_matched_as_if_there_we
             attack(replace(observation, defense=granted), ThreatModel(), model()) for granted in (None, (spec,))
         )
         torch.testing.assert_close(told.images, blind.images)
+
+
+def test_a_part_that_would_leave_nothing_to_compare_is_not_heard() -> None:
+    """PRECODE leaves out what is behind the draw, and all that is before it may be noise."""
+    names = ("head.bottleneck.encoder.weight", "head.bottleneck.encoder.bias", "head.bottleneck.decoder.weight")
+    observed = {name: torch.ones(5) for name in names}
+    for pattern, left in (("*.encoder.bias", {names[0]}), ("*.encoder.*", {*names[:2]})):
+        parts = [{"name": "precode"}, {"name": "partial_perturbation", "std": 3.0, "parameters": pattern}]
+        kept = compose(parts).selection(observed)
+        assert kept is not None
+        assert {name for name, mask in kept.items() if mask.all()} == left
+        assert not any(mask.any() for name, mask in kept.items() if name not in left)
 
 
 def test_the_only_step_of_adamw_is_attacked_as_the_soft_sign_that_it_nearly_is() -> None:
