@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mlp")
     parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--model-keys", type=json.loads, default={}, help="other keys of the model, as JSON")
     parser.add_argument("--bias", action="store_true", help="of mlp, which has none otherwise")
     parser.add_argument("--defense", default="dropconnect")
     parser.add_argument("--p", type=float, help="of the defense, if it has a rate")
@@ -43,11 +44,13 @@ def main() -> None:
     spec = {"name": arguments.model, "dropout": 0.0}
     if arguments.model == "mlp":
         spec["bias"] = arguments.bias
+    spec |= arguments.model_keys
     truths, seen, dataset = clients(spec, parts, arguments)
     build = {"input_shape": dataset.input_shape, "classes": len(dataset.classes), "seed": arguments.seed}
     spec["defenses"] = parts
     told, resting = models.build(spec, **build), models.build({**spec, "resting": True}, **build)
-    print(f"{arguments.model}, {arguments.dataset}, {parts}, {arguments.victims} victims, batch {arguments.batch}")
+    named = f"{arguments.model}, {arguments.model_keys}, {arguments.dataset}"
+    print(f"{named}, {parts}, {arguments.victims} victims, batch {arguments.batch}")
     print(f"{'attack':<32}{'min':>8}{'median':>8}{'noise right':>13}{'iterations':>12}{'loss':>10}")
     for name in arguments.attacks:
         budget = {"iterations": arguments.iterations} if name in ITERATIVE else {}

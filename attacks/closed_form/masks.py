@@ -30,7 +30,7 @@ from attacks.observation import Observation
 from attacks.unknowns import noise_inputs
 from attacks.updates import lacks, local_steps
 from defenses.client.site import Site
-from defenses.stochastic import Dropout, StochasticLayer, set_stochastic, stochastic_layers
+from defenses.stochastic import AlphaDropout, Dropout, StochasticLayer, set_stochastic, stochastic_layers
 
 _SURPRISE = math.log(1e6)
 
@@ -90,7 +90,7 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
             unread[path] = f"the masks of {batch} images in {path} lie over each other"
         elif isinstance(found, Unread):
             unread[path] = found.reason
-        elif not isinstance(layer, Dropout):
+        elif not isinstance(layer, Dropout) or isinstance(layer, AlphaDropout):
             unread[path] = f"{path} is no dropout: its noise leaves no zeros"
         elif found not in observation.update:
             unread[path] = lacks(found)

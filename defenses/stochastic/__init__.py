@@ -1,7 +1,8 @@
 """Layers whose randomness is explicit: it can be sampled, recorded, replayed, and optimised by an attacker."""
 
 from defenses.stochastic.convert import Inexplicit, check_explicit, convert, refuse_hidden
-from defenses.stochastic.dropout import Dropout, FeatureDropout
+from defenses.stochastic.depth import DropPath
+from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureDropout
 from defenses.stochastic.layer import (
     StochasticLayer,
     at_rest,
@@ -13,6 +14,8 @@ from defenses.stochastic.layer import (
 )
 
 __all__ = [
+    "AlphaDropout",
+    "DropPath",
     "Dropout",
     "FeatureDropout",
     "Inexplicit",

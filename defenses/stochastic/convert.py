@@ -1,4 +1,5 @@
-"""Make the randomness of any model explicit: `nn.Dropout*` becomes our layers, and what cannot is refused by name.
+"""Make the randomness of any model explicit: `nn.Dropout*` and others' stochastic depth become our layers, and what
+cannot is refused by name.
 
 An attacker can only guess, and a test can only replay, what passes through a `StochasticLayer`. A random number drawn
 anywhere else would make every comparison silently wrong, so the conversion looks for it twice: in the modules that are
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from defenses.stochastic.dropout import Dropout, FeatureDropout
+from defenses.stochastic.depth import DropPath
+from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureAlphaDropout, FeatureDropout
 from defenses.stochastic.layer import StochasticLayer, record
 
 _EXPLICIT: dict[type[nn.Module], type[Dropout]] = {
@@ -24,6 +26,8 @@ _EXPLICIT: dict[type[nn.Module], type[Dropout]] = {
     nn.Dropout1d: FeatureDropout,
     nn.Dropout2d: FeatureDropout,
     nn.Dropout3d: FeatureDropout,
+    nn.AlphaDropout: AlphaDropout,
+    nn.FeatureAlphaDropout: FeatureAlphaDropout,
 }
 
 
@@ -32,9 +36,11 @@ class Inexplicit(ValueError):
 
 
 def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
-    """Replace every `nn.Dropout`, `Dropout1d`, `2d` and `3d` by an explicit layer of the same rate and mode, in place.
+    """Replace every `nn.Dropout`, `Dropout1d`, `2d` and `3d`, `AlphaDropout` and `FeatureAlphaDropout` by an explicit
+    layer of the same rate and mode, in place.
 
-    So are subclasses that leave their `forward` as it is.
+    So are subclasses that leave their `forward` as it is, and stochastic depth: a layer named `DropPath` or
+    `StochasticDepth`, whoever wrote it, that is seen to do what its attributes say.
 
     Args:
         model: any module; a model that is itself a dropout layer is replaced, so use the returned one.
@@ -49,12 +55,12 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
             one layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
     """
     _refuse_shared(model)
-    layers: dict[int, Dropout] = {}  # one that stands in several places, and draws nothing, goes on doing so
+    layers: dict[int, StochasticLayer] = {}  # one that stands in several places, and draws nothing, goes on doing so
     for path, module in list(model.named_modules(remove_duplicate=False)):
         _refuse_known(path, module)
-        explicit = _counterpart(module)
-        if explicit is not None:
-            layer = layers.setdefault(id(module), _explicit(path, module, explicit))
+        found = _explicit(path, module)
+        if found is not None:
+            layer = layers.setdefault(id(module), found)
             if not path:
                 model = layer
             else:
@@ -73,18 +79,56 @@ def _counterpart(module: nn.Module) -> type[Dropout] | None:
     return None
 
 
-def _explicit(path: str, module: nn.Module, kind: type[Dropout]) -> Dropout:
-    try:
-        return kind(cast(float, module.p)).train(module.training)
-    except ValueError as error:
-        raise Inexplicit(f"{_named(path, module)}: {error}") from error
+def _explicit(path: str, module: nn.Module) -> StochasticLayer | None:
+    """Our layer in the place of a module, if it is one that draws what we can draw."""
+    kind = _counterpart(module)
+    if kind is not None:
+        try:
+            return kind(cast(float, module.p)).train(module.training)
+        except ValueError as error:
+            raise Inexplicit(f"{_named(path, module)}: {error}") from error
+    return _depth(path, module).train(module.training) if _drops_paths(module) else None
+
+
+def _drops_paths(module: nn.Module) -> bool:
+    """Whether a module is stochastic depth by its name, as in timm, torchvision and what was copied from them."""
+    known = type(module).__name__ in ("DropPath", "StochasticDepth") and not isinstance(module, StochasticLayer)
+    return known and bool(_path_rate(module))
+
+
+def _path_rate(module: nn.Module) -> float:
+    return float(getattr(module, "drop_prob", getattr(module, "p", 0.0)) or 0.0)
+
+
+def _depth(path: str, module: nn.Module) -> DropPath:
+    """Its counterpart, once it was seen to act as that would: on ones, each example is dropped or scaled as a whole."""
+    rate, per = _path_rate(module), "batch" if getattr(module, "mode", "row") == "batch" else "example"
+    scaled = bool(getattr(module, "scale_by_keep", True))
+    mode = module.training
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        seen = [module.train()(torch.ones(64, 2, 2)) for _ in range(16)] if 0 < rate < 1 else []
+    module.train(mode)
+    kept = 1 / (1 - rate) if scaled and rate < 1 else 1.0
+    expected = torch.tensor([0.0, kept])
+    whole = all(torch.equal(one, one[:, :1, :1].expand_as(one)) for one in seen)
+    alike = per == "example" or all(torch.equal(one, one[:1].expand_as(one)) for one in seen)
+    near = all(bool(torch.isclose(one[..., None], expected).any(-1).all()) for one in seen)
+    draws = len(seen) * (1 if per == "batch" else 64)
+    share = sum(float((one == 0).double().mean()) for one in seen) / max(1, len(seen))
+    if not seen or not (whole and alike and near) or abs(share - rate) > 4 * (rate * (1 - rate) / draws) ** 0.5:
+        raise Inexplicit(
+            f"{_named(path, module)} does not drop whole branches at the rate {rate} that it names; use DropPath of "
+            "defenses.stochastic in its place"
+        )
+    return DropPath(rate, "batch" if per == "batch" else "example", scaled=scaled)
 
 
 def _refuse_shared(model: nn.Module) -> None:
     first: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        draws = isinstance(module, StochasticLayer | _DropoutNd) and getattr(module, "p", 1) > 0
-        if draws and first.setdefault(id(module), path) != path:
+        dropping = isinstance(module, StochasticLayer | _DropoutNd) and getattr(module, "p", 1) > 0
+        if (dropping or _drops_paths(module)) and first.setdefault(id(module), path) != path:
             raise Inexplicit(
                 f"{_named(path, module)} is the same layer as {first[id(module)]!r}; each place needs its own"
             )

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defenses.client.site import EXAMPLE, STEP
+from defenses.client.site import EXAMPLE, STEP, Site
 from defenses.stochastic.layer import StochasticLayer
 
 
@@ -74,3 +74,21 @@ class LayerDrop(StochasticDepth):
 
     def unperturbed(self, x: Tensor) -> Tensor:
         return x[:, 1]
+
+
+class DropPath(StochasticDepth):
+    """Stochastic depth as a layer that users write into their blocks: what passes it is the branch, wherever that lies.
+
+    Args:
+        scaled: whether a branch that stays is divided by its chance to stay.
+    """
+
+    read = Site.read  # its parent holds more than the branch
+
+    def __init__(self, p: float, per: Literal["batch", "example"] = "example", *, scaled: bool = True) -> None:
+        super().__init__(p, per)
+        self.scaled = scaled
+
+    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
+        kept = super().inject(x, noise)
+        return kept if self.scaled else kept * (1 - self.p)

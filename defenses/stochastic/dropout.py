@@ -9,6 +9,9 @@ from torch import Tensor
 
 from defenses.stochastic.layer import StochasticLayer
 
+SATURATION = -1.7580993408473766
+"""What the SELU tends to at minus infinity."""
+
 
 class Dropout(StochasticLayer):
     """Inverted dropout: `h * m / (1 - p)` with m drawn from Bernoulli(1 - p), elementwise.
@@ -67,3 +70,16 @@ class ChannelDropout(FeatureDropout):
             return None
         passed = found.transpose(0, 1).flatten(1).any(dim=1)
         return passed.to(found).view(1, -1, *[1] * (len(acts_on) - 2))
+
+
+class AlphaDropout(Dropout):
+    """Dropout for self-normalising networks (Klambauer et al., NeurIPS 2017), as `nn.AlphaDropout`: dropped units are
+    set to what the SELU tends to, and all are moved so that mean 0 and variance 1 stay as they are."""
+
+    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
+        scale = ((1 - self.p) * (1 + self.p * SATURATION**2)) ** -0.5
+        return scale * (x * noise + SATURATION * (1 - noise)) - scale * SATURATION * self.p
+
+
+class FeatureAlphaDropout(AlphaDropout, FeatureDropout):
+    """The same of whole channels, as `nn.FeatureAlphaDropout`."""

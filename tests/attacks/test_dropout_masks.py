@@ -13,7 +13,7 @@ from attacks import LocalTraining, NotApplicable, Observation
 from attacks.closed_form.masks import Masks, read_masks
 from attacks.updates import attacker_copy, lacks
 from defenses.client.optimizers.sgd import SGD
-from defenses.stochastic import Dropout, FeatureDropout
+from defenses.stochastic import AlphaDropout, Dropout, FeatureDropout
 from fedsim.models import build
 
 
@@ -199,3 +199,11 @@ def test_what_is_read_is_right_whatever_the_shape(
     if masks.unread:  # only where the whole layer was dropped, or the draw was a chance of one in a million
         assert observation.noise is not None
         assert not observation.noise["3"].any()
+
+
+def test_dropout_that_leaves_no_zeros_is_unread() -> None:
+    torch.manual_seed(0)
+    narrow = (nn.Flatten(), nn.Linear(64, 5), nn.SELU(), AlphaDropout(0.3), nn.Linear(5, 4))
+    model = nn.Sequential(*narrow)
+    masks = reading(model, observe(model, torch.rand(1, 1, 8, 8), torch.tensor([1]), classes=4))
+    assert masks.unread == {"3": "3 is no dropout: its noise leaves no zeros"}

@@ -196,6 +196,50 @@ class FusedAttention(nn.Module):
         return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=self.p)[:, 0]
 
 
+class DropPath(nn.Module):
+    """As timm has it; and, by the other keys, something else of its name."""
+
+    def __init__(self, drop_prob: float, scale_by_keep: bool = True, *, whole: bool = True, off: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob, self.scale_by_keep, self.whole, self.off = drop_prob, scale_by_keep, whole, off
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1 - self.drop_prob + self.off
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1) if self.whole else x.shape
+        kept = x.new_empty(shape).bernoulli_(min(1.0, keep))
+        if keep > 0.0 and self.scale_by_keep:
+            kept.div_(keep - self.off)
+        return x * kept
+
+
+class StochasticDepth(nn.Module):
+    """As torchvision has it."""
+
+    def __init__(self, p: float, mode: str) -> None:
+        super().__init__()
+        self.p, self.mode = p, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        size = [x.shape[0]] + [1] * (x.ndim - 1) if self.mode == "row" else [1] * x.ndim
+        return x * torch.empty(size, dtype=x.dtype).bernoulli_(1 - self.p).div_(1 - self.p)
+
+
+class TwicePaths(nn.Module):
+    """One layer for both branches, as older vision transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.path = nn.Linear(4, 4), nn.Linear(4, 4), DropPath(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.path(self.first(x))
+        return x + self.path(self.second(x))
+
+
 def shared() -> nn.Module:
     drop = nn.Dropout(0.5)
     return nn.Sequential(nn.Linear(4, 4), drop, nn.Linear(4, 4), drop)
@@ -217,7 +261,10 @@ REFUSED = {
     "multi-head attention": (lambda: attention(0.1), "'1.self_attn' (MultiheadAttention)"),
     "fused attention": (lambda: FusedAttention(0.1), "FusedAttention"),
     "recurrent": (lambda: nn.Sequential(nn.LSTM(4, 4, num_layers=2, dropout=0.2)), "'0' (LSTM)"),
-    "alpha": (lambda: nn.Sequential(nn.AlphaDropout(0.5)), "'0' (AlphaDropout)"),
+    "a path that is no path": (lambda: nn.Sequential(DropPath(0.5, whole=False)), "'0' (DropPath) does not drop whole"),
+    "another rate than it names": (lambda: nn.Sequential(DropPath(0.5, off=0.2)), "'0' (DropPath) does not drop whole"),
+    "no path is left": (lambda: nn.Sequential(DropPath(1.0)), "'0' (DropPath) does not drop whole"),
+    "a path taken twice": (lambda: TwicePaths(), "'path' (DropPath) is called 2 times"),
     "random slopes": (lambda: nn.Sequential(nn.RReLU()), "'0' (RReLU)"),
     "everything dropped": (lambda: nn.Sequential(nn.Dropout(1.0)), "'0' (Dropout)"),
 }
@@ -248,7 +295,7 @@ def test_a_layer_that_draws_nothing_may_stand_and_be_called_anywhere():
         check_explicit(model, torch.randn(2, 4))
 
 
-@pytest.mark.parametrize("make", [lambda: attention(0.0), lambda: FusedAttention(0.0), lambda: nn.AlphaDropout(0.0)])
+@pytest.mark.parametrize("make", [lambda: attention(0.0), lambda: FusedAttention(0.0)])
 def test_what_draws_nothing_is_accepted(make):
     model = make()
     assert convert(model, torch.randn(2, 3, 4)) is model
@@ -285,3 +332,45 @@ def test_the_penalty_is_zero_at_the_rate_and_grows_away_from_it():
     assert penalties[0] == 0
     assert all(a < b for a, b in pairwise(penalties))
     assert layer.project(torch.tensor([-1.0, 0.3, 2.0])).tolist() == pytest.approx([0.0, 0.3, 1.0])
+
+
+@pytest.mark.parametrize("kind", [nn.AlphaDropout, nn.FeatureAlphaDropout])
+def test_alpha_dropout_is_that_of_torch(kind):
+    """The same values of units that pass and of units that are dropped; mean and variance stay."""
+    x = torch.randn(2000, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    layer = convert(kind(0.3))
+    with torch.random.fork_rng(), record(layer) as drawn:
+        torch.manual_seed(0)
+        theirs, ours = kind(0.3)(torch.ones_like(x)).unique(), layer(torch.ones_like(x))
+    torch.testing.assert_close(ours.unique(), theirs)
+    [mask] = drawn[""]
+    assert mask.shape == (x.shape if kind is nn.AlphaDropout else (2000, 6, 1))
+    assert float(mask.mean()) == pytest.approx(0.7, abs=0.02)
+    moved = layer.inject(x, layer.sample(x, torch.Generator().manual_seed(1)))
+    assert float(moved.mean()) == pytest.approx(0, abs=0.05)
+    assert float(moved.var()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "kept"),
+    [
+        (lambda: DropPath(0.25), (3,), 1 / 0.75),
+        (lambda: DropPath(0.25, scale_by_keep=False), (3,), 1.0),
+        (lambda: StochasticDepth(0.25, "row"), (3,), 1 / 0.75),
+        (lambda: StochasticDepth(0.25, "batch"), (), 1 / 0.75),
+    ],
+)
+def test_stochastic_depth_of_others_is_converted(make, shape, kept):
+    model = convert(nn.Sequential(nn.Linear(4, 4), make()), torch.randn(2, 4))
+    layer, x = model[1], torch.randn(3, 4)
+    with record(model) as drawn:
+        found = model(x)
+    [bits] = drawn["1"]
+    assert bits.shape == shape
+    torch.testing.assert_close(found, model[0](x) * bits.reshape(*shape, *[1] * (2 - len(shape))) * kept)
+    draws = torch.stack([layer.sample(x, torch.Generator().manual_seed(seed)) for seed in range(2000)])
+    assert float(draws.mean()) == pytest.approx(0.75, abs=0.05)
+    assert torch.equal(model.eval()(x), model[0](x))
+    assert layer.read({"1.weight": x}, "1", x.shape) is None
+    assert convert(nn.Sequential(DropPath(0.0), StochasticDepth(0.0, "row"))) is not None
+
