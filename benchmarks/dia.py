@@ -25,7 +25,7 @@ from attacks import NotApplicable, Observation, ThreatModel
 from attacks.unknowns import Guess
 from defenses.stochastic import record
 from fedsim import data, models
-from fedsim.federation.start import train
+from fedsim.federation.start import train_centrally
 from fedsim.random import rng_for, seed_for
 
 ATTACKS = ("inverting_gradients", "dropout_inversion", "well_informed")
@@ -75,7 +75,7 @@ def clients(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Observati
     spec |= arguments.keys
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=arguments.seed)
     if getattr(arguments, "pretrain", 0):
-        train(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.1, seed=arguments.seed)
+        train_centrally(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.1, seed=arguments.seed)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
     images, observations = [], []

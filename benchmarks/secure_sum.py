@@ -30,7 +30,7 @@ import attacks
 from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
 from fedsim import data, models
 from fedsim.data import Dataset
-from fedsim.federation.start import train
+from fedsim.federation.start import train_centrally
 from fedsim.random import rng_for, seed_for
 
 
@@ -64,7 +64,7 @@ def row(dataset: Dataset, rate: float, kind: str, clients: int, arguments: argpa
     classes = len(dataset.classes)
     model = models.build(spec, input_shape=dataset.input_shape, classes=classes, seed=arguments.seed)
     if arguments.pretrain:
-        train(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.1, seed=arguments.seed)
+        train_centrally(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.1, seed=arguments.seed)
     model.train()
     size = arguments.batch_size
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.test_images))[: clients * size]

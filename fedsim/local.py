@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from defenses import Defense
@@ -16,6 +17,65 @@ from defenses.client.training import LocalTraining
 from defenses.stochastic import begin
 from fedsim.models import entries
 from fedsim.random import generator_for
+
+_LATER = (
+    "epochs",
+    "examples",
+    "optimizer",
+    "clip_norm",
+    "clip_value",
+    "proximal",
+    "label_smoothing",
+    "trained",
+)
+"""Keys of `federation.local` that came later than others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """What a client does in a round, as a scenario's `federation.local` says it.
+
+    Args:
+        training: what there is to know of its training: see there.
+        batch_size: images of a step.
+        examples: how many of its examples a client goes through in its epochs; None: all.
+        mode: train: dropout active, batch norm on batch statistics.
+        share: the gradient of the only step, or the weights after the last one.
+        precision: the floating-point type that it computes in and sends.
+    """
+
+    training: LocalTraining = field(default_factory=LocalTraining)
+    batch_size: int = 1
+    examples: int | None = None
+    mode: Literal["train", "eval"] = "train"
+    share: Literal["gradient", "weights"] = "gradient"
+    precision: Literal["float32", "float64"] = "float32"
+
+    @property
+    def kind(self) -> Literal["gradient", "delta"]:
+        """What the server sees of a client: of weights, their difference to those that it sent."""
+        return "gradient" if self.share == "gradient" else "delta"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block, JSON-able. Keys that came later say nothing where they are as by default, so that the keys of
+        older runs, and their settings, stay what they were."""
+        plain, default = self._block(), Local()._block()
+        return {key: value for key, value in plain.items() if key not in _LATER or value != default[key]}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Local:
+        """What is left out is as by default."""
+        of_training = {key: value for key, value in plain.items() if key in LocalTraining.names()}
+        own = {key: value for key, value in plain.items() if key not in of_training}
+        return cls(training=LocalTraining.from_dict(of_training), **own)
+
+    def _block(self) -> dict[str, Any]:
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "training"}
+        return {**own, **self.training.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -37,7 +97,7 @@ def train(
     images: Tensor,
     labels: Tensor,
     *,
-    local: Mapping[str, Any],
+    local: Local,
     defense: Defense,
     seed: int,
     client: int,
@@ -50,7 +110,6 @@ def train(
     Args:
         images: (N, C, H, W) in normalised units: of each step one after the other, or, with epochs, all of a client.
         labels: (N,) class indices.
-        local: the scenario's `federation.local` block.
         defense: the client's defense, or composition of defenses; the model is as its `on_model` leaves it.
         classes: how many the model tells apart, for a defense that mixes labels.
         memory: what the defense remembers of the client's round before.
@@ -58,15 +117,15 @@ def train(
     All that is drawn follows from (seed, client, round) and the name of what draws it, so that it can be repeated, and
     does not depend on which process runs it.
     """
-    begin(model, round).train(local["mode"] == "train")
+    begin(model, round).train(local.mode == "train")
     sent = {name: value.detach().clone() for name, value in model.state_dict().items()}
     played = play(
         ClientRound(
             model=model,
-            local=training(local),
+            local=local.training,
             defense=defense,
-            share="gradient" if local["share"] == "gradient" else "delta",
-            batch_size=local["batch_size"],
+            share=local.kind,
+            batch_size=local.batch_size,
             classes=classes,
         ),
         sent,
@@ -79,17 +138,12 @@ def train(
     names = entries.trained(model)
     state = model.state_dict()
     changed = played.update
-    if local["share"] == "weights":
+    if local.share == "weights":
         changed = {name: sent[name] + value for name, value in changed.items()}
     arrays = {
         entry: changed[names[entry]] if entry in names else value.detach().clone() for entry, value in state.items()
     }
     return LocalResult(arrays, played)
-
-
-def training(local: Mapping[str, Any]) -> LocalTraining:
-    """The local training that a scenario's `federation.local` block describes."""
-    return LocalTraining.from_dict({key: local[key] for key in LocalTraining.names() if key in local})
 
 
 def generators(seed: int, *, client: int, round: int) -> Generators:

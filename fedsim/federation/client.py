@@ -21,6 +21,7 @@ from fedsim.federation.plan import Plan
 from fedsim.federation.round import client_round
 from fedsim.files import key_of
 from fedsim.paths import USER_PATH
+from fedsim.scenario.work import Work
 
 app = ClientApp()
 
@@ -40,10 +41,10 @@ def train_round(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
     os.environ[USER_PATH] = str(config["user-path"])
-    plan = Plan(json.loads(str(config["work"])), str(config["salt"]))
+    plan = Plan(Work.from_dict(json.loads(str(config["work"]))), str(config["salt"]))
     round = int(config["server-round"])  # type: ignore[arg-type]
     client = int(context.node_config["partition-id"])
-    device = torch.device("cuda" if plan.federation["resources"]["gpus"] > 0 else "cpu")
+    device = torch.device("cuda" if plan.federation.resources.gpus > 0 else "cpu")
 
     model = plan.model()
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
@@ -69,7 +70,7 @@ class _Memory:
     """
 
     def __init__(self, context: Context, plan: Plan) -> None:
-        self._records, self._cell = context.state.array_records, key_of(plan.work)
+        self._records, self._cell = context.state.array_records, key_of(plan.work.to_dict())
 
     def before(self, round: int) -> dict[str, Tensor]:
         for earlier in range(round - 1, 0, -1):

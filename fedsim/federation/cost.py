@@ -8,7 +8,7 @@ on in the attacked rounds: a clipping bound or a noise that is strong on gradien
 
 from __future__ import annotations
 
-import copy
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,24 +17,21 @@ from torch import Tensor
 from fedsim import models
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
-from fedsim.federation.start import adding_parameters, train
+from fedsim.federation.start import adding_parameters, train_centrally
 from fedsim.federation.unattacked import final_state
 from fedsim.files import key_of
+from fedsim.local import Local
+from fedsim.scenario.work import Victims, Work
 from fedsim.version import __version__
 
 
 def training_of(plan: Plan) -> Plan:
     """The training that the costs are of: the `utility` block's, or the attacked rounds where there is none."""
-    block = plan.work["utility"]
-    if block is None:
+    utility = plan.work.utility
+    if utility is None:
         return plan
-    work = copy.deepcopy(plan.work)
-    work["federation"]["rounds"] = block["rounds"]
-    work["federation"]["local"] |= block["local"]
-    if work["federation"]["local"]["steps"] > 1:
-        work["federation"]["local"]["share"] = "weights"
-    work["victims"] = {"rounds": [], "clients": 0}
-    return Plan(work)
+    federation = replace(plan.federation, rounds=utility.rounds, local=utility.local.of(plan.local))
+    return Plan(replace(plan.work, federation=federation, victims=Victims(rounds=(), clients=0)))
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -43,19 +40,24 @@ def describe(plan: Plan) -> dict[str, Any]:
     `same_form` is true where its clients send what the attacked ones send: gradients, or the weight deltas of as many
     steps at the same learning rate. The size of a batch may differ; it is stated.
     """
-    trained = training_of(plan)
-    federation, local = trained.federation, trained.local
-    form = ("share", "steps", "learning_rate") if local["share"] == "weights" else ("share",)
+    federation = training_of(plan).federation
+    local = federation.local
     return {
-        "rounds": federation["rounds"],
-        "clients": federation["clients"],
-        "clients_per_round": federation["clients_per_round"],
-        "share": local["share"],
-        "batch_size": local["batch_size"],
-        "steps": local["steps"],
-        "learning_rate": local["learning_rate"],
-        "same_form": all(local[key] == plan.local[key] for key in form),
+        "rounds": federation.rounds,
+        "clients": federation.clients,
+        "clients_per_round": federation.clients_per_round,
+        "share": local.share,
+        "batch_size": local.batch_size,
+        "steps": local.training.steps,
+        "learning_rate": local.training.learning_rate,
+        "same_form": _form(local) == _form(plan.local),
     }
+
+
+def _form(local: Local) -> tuple[object, ...]:
+    """What clients send, but for the size of their batches."""
+    training = local.training
+    return (local.share, training.steps, training.learning_rate) if local.share == "weights" else (local.share,)
 
 
 def privacy(plan: Plan) -> dict[str, Any]:
@@ -63,8 +65,8 @@ def privacy(plan: Plan) -> dict[str, Any]:
     trained = training_of(plan)
     examples = min(len(part) for part in plan.partition())
     accounting = plan.defense().accounting(
-        steps=trained.federation["rounds"] * trained.training.count(examples, trained.local["batch_size"]),
-        batch_size=trained.local["batch_size"],
+        steps=trained.federation.rounds * trained.local.training.count(examples, trained.local.batch_size),
+        batch_size=trained.local.batch_size,
         examples=examples,
     )
     return {
@@ -74,45 +76,49 @@ def privacy(plan: Plan) -> dict[str, Any]:
     }
 
 
-def utility(work: dict[str, Any], start: dict[str, Tensor]) -> float | None:
+def utility(work: Work, start: dict[str, Tensor]) -> float | None:
     """The final test accuracy of the training that a cell's `utility` block asks for."""
     plan = training_of(Plan(work))
-    wanted = plan.federation["resources"]["gpus"] > 0 and torch.cuda.is_available()
+    wanted = plan.federation.resources.gpus > 0 and torch.cuda.is_available()
     model = plan.model()
     model.load_state_dict(final_state(plan, start, device=torch.device("cuda" if wanted else "cpu")))
     return accuracy(model, plan.dataset)
 
 
-def reachable(work: dict[str, Any], start: dict[str, Tensor]) -> float | None:
+def reachable(work: Work, start: dict[str, Tensor]) -> float | None:
     """The test accuracy that the model reaches from the same start without a defense, trained centrally.
 
-    `utility.reachable` of the work says how long, and the model's own dropout rate. None if the training diverges, or
-    if there is no test part.
+    None if the work asks for no such training, if that diverges, or if there is no test part.
     """
-    plan = Plan(work)
-    dataset, block = plan.dataset, work["utility"]["reachable"]
-    spec = {**work["model"], "dropout": block["dropout"], "defenses": adding_parameters(work)}
+    if work.utility is None or (training := work.utility.reachable) is None:
+        return None
+    dataset = Plan(work).dataset
+    spec = {**work.model, "dropout": training.dropout, "defenses": adding_parameters(work)}
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes))
     model.load_state_dict(start)
-    steps, batch_size, learning_rate = block["steps"], block["batch_size"], block["learning_rate"]
-    diverged = train(
-        model, dataset, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=plan.seed
+    diverged = train_centrally(
+        model,
+        dataset,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        seed=work.seed,
     )
     return accuracy(model, dataset) if diverged is None else None
 
 
-def reachable_key(work: dict[str, Any]) -> str:
+def reachable_key(work: Work) -> str:
     """A hash of all that `reachable` depends on: neither the defense nor the federation is part of it."""
     return key_of(
         {
-            "data": {key: value for key, value in work["data"].items() if key != "partition"},
-            "content": work.get("content"),
-            "source": work.get("source"),
-            "model": {**work["model"], "dropout": None},
+            "data": {key: value for key, value in work.data.items() if key != "partition"},
+            "content": work.content,
+            "source": work.source,
+            "model": {**work.model, "dropout": None},
             "defenses": adding_parameters(work),
-            "start": work.get("start"),
-            "reachable": work["utility"]["reachable"],
-            "seed": work["seed"],
+            "start": work.start.to_dict() or None,
+            "reachable": asdict(work.utility.reachable) if work.utility and work.utility.reachable else None,
+            "seed": work.seed,
             "version": __version__,
         }
     )

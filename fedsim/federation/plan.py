@@ -1,7 +1,6 @@
-"""What one cell trains: the data, the model, the defense and the batches that follow from its JSON description.
+"""What one cell trains: the data, the model, the defense and the batches that follow from the description of its work.
 
-Server and clients both work from the same description (`Cell.work()`), which travels in Flower's messages. It holds no
-attack and no label, so equal work has equal results.
+Server and clients both work from the same description, which travels in Flower's messages.
 """
 
 from __future__ import annotations
@@ -9,18 +8,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import defenses
-from defenses.client.training import LocalTraining, freeze
+from defenses.client.training import freeze
 from fedsim import data, models
 from fedsim.data import Dataset
-from fedsim.local import training
+from fedsim.local import Local
 from fedsim.random import rng_for, salted, seed_for
+from fedsim.scenario.work import Federation, Spec, Work
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,17 @@ class Plan:
     """One cell's work, with the objects that its description names built on demand.
 
     Args:
-        work: as `Cell.work()` describes it; it holds no more of a salt than its hash.
+        work: it holds no more of a salt than its hash.
         salt: what the clients' seed is salted with, in hexadecimal digits; empty for none. An unattacked training,
             which measures what a defense costs, has none.
     """
 
-    work: dict[str, Any]
+    work: Work
     salt: str = ""
 
     @property
     def seed(self) -> int:
-        return int(self.work["seed"])
+        return self.work.seed
 
     @property
     def client_seed(self) -> int:
@@ -46,20 +45,20 @@ class Plan:
         return salted(self.seed, self.salt) if self.salt else self.seed
 
     @property
-    def federation(self) -> dict[str, Any]:
-        return self.work["federation"]
+    def federation(self) -> Federation:
+        return self.work.federation
 
     @property
-    def local(self) -> dict[str, Any]:
-        return self.federation["local"]
+    def local(self) -> Local:
+        return self.federation.local
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float64 if self.local.get("precision") == "float64" else torch.float32
+        return self.local.dtype
 
     @property
     def dataset(self) -> Dataset:
-        return data.load(self.work["data"])
+        return data.load(self.work.data)
 
     def model(self) -> nn.Module:
         """A fresh model, as initialised; what the first round sends is `start.initial_state`."""
@@ -72,24 +71,20 @@ class Plan:
         )
         return model.to(self.dtype)
 
-    def model_spec(self) -> dict[str, Any]:
+    def model_spec(self) -> Spec:
         """The model block, with the defenses that change the model: server, clients and attackers build the same."""
-        changing = [spec for spec in self.work["defense"] if defenses.compose([spec]).changes_model]
-        return {**self.work["model"], **({"defenses": changing} if changing else {})}
+        changing = [spec for spec in self.work.defense if defenses.compose([spec]).changes_model]
+        return {**self.work.model, **({"defenses": changing} if changing else {})}
 
     def client_model(self) -> nn.Module:
         """The same as a client has it: only what it trains requires a gradient."""
-        return freeze(self.model(), self.training.trained)
-
-    @property
-    def training(self) -> LocalTraining:
-        return training(self.local)
+        return freeze(self.model(), self.local.training.trained)
 
     def defense(self) -> defenses.Defense:
-        return defenses.compose(self.work["defense"])
+        return defenses.compose(self.work.defense)
 
     def partition(self) -> list[np.ndarray]:
-        return _partition(json.dumps(self.work["data"], sort_keys=True), self.federation["clients"], self.seed)
+        return _partition(json.dumps(self.work.data, sort_keys=True), self.federation.clients, self.seed)
 
     def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:
         """The images uint8 (N, C, H, W) and labels that a client trains on in a round.
@@ -98,16 +93,17 @@ class Plan:
         are the client's own examples, or as many of them as `examples` says.
         """
         own = self.partition()[client]
-        count = self.local["steps"] * self.local["batch_size"]
-        if self.training.epochs is not None:
-            count = min(self.local.get("examples") or len(own), len(own))
+        local = self.local
+        count = local.training.steps * local.batch_size
+        if local.training.epochs is not None:
+            count = min(local.examples or len(own), len(own))
         rng = rng_for(self.client_seed, "batch", client=client, round=round)
         order = np.concatenate([rng.permutation(own) for _ in range(-(-count // len(own)))])[:count]
         chosen = torch.from_numpy(order)
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]
 
     def attacked(self, round: int) -> bool:
-        return round in self.work["victims"]["rounds"]
+        return round in self.work.victims.rounds
 
 
 @lru_cache(maxsize=8)

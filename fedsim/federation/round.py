@@ -37,7 +37,7 @@ def client_round(
     """
     pixels, labels = plan.batch(client, round)
     result = train(
-        freeze(model.to(device), plan.training.trained),
+        freeze(model.to(device), plan.local.training.trained),
         plan.dataset.normalise(pixels).to(device, plan.dtype),
         labels.to(device),
         local=plan.local,

@@ -39,14 +39,14 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
     of, and the clients that failed with their reasons. `store` keeps the pretrained states.
     """
     with whole_directory(target) as directory:
-        recorder = CaptureWriter(plan, directory)
+        writer = CaptureWriter(plan, directory)
         start = initial_state(plan, store)
-        accuracies = _train(grid, plan, recorder, start)
+        accuracies = _run_rounds(grid, plan, writer, start)
         summary = {
-            "work": plan.work,
+            "work": plan.work.to_dict(),
             "accuracy": accuracies,
             "dropout": effective_dropout(plan.client_model()),
-            "faults": recorder.faults,
+            "faults": writer.faults,
             "test_images": len(plan.dataset.test_labels),
             "cost_of": cost.describe(plan),
             **cost.privacy(plan),
@@ -100,7 +100,8 @@ class CaptureWriter:
         weights = [seen.examples for seen, _ in captures]
         update = self._defense.on_aggregate([self._update(seen) for seen, _ in captures], weights)
         buffers = weighted_mean([self._of(seen, self._buffers) for seen, _ in captures], weights)
-        steps = self.plan.local["steps"] if self.plan.training.epochs is None else 1
+        training = self.plan.local.training
+        steps = training.steps if training.epochs is None else 1
         envelope = truth.together([envelope for _, envelope in captures], steps=steps)
         self._save(captures[0][0], update, buffers, envelope, captures)
         for seen, own in captures:
@@ -120,33 +121,33 @@ class CaptureWriter:
         observation = Observation(
             state=seen.sent,
             update=update,
-            kind="gradient" if local["share"] == "gradient" else "delta",
-            precision=str(plan.dtype).removeprefix("torch."),
+            kind=local.kind,
+            precision=local.precision,
             input_shape=dataset.input_shape,
             classes=len(dataset.classes),
             mean=dataset.mean,
             std=dataset.std,
             buffers=buffers,
-            batch_size=local["batch_size"] * max(1, len(captures)),
+            batch_size=local.batch_size * max(1, len(captures)),
             examples=sum(weights) or seen.examples,
-            local=plan.training,
+            local=local.training,
             order=envelope.order,
             labels=envelope.labels,
             noise=envelope.noise,
-            defense=tuple(plan.work["defense"]),
+            defense=plan.work.defense,
             round=seen.round,
             client=SUM if captures else seen.client,
             clients=tuple(one.client for one, _ in captures),
             weights=weights,
         )
-        derived = {"client_mode": local["mode"], "batch_norm": "running" if self._running else "none"}
+        derived = {"client_mode": local.mode, "batch_norm": "running" if self._running else "none"}
         if captures:
             derived["aggregation"] = f"sum_of_{len(captures)}"
         observations.save(self.directory, observation, model=plan.model_spec(), derived=derived)
 
     def _update(self, seen: Capture) -> dict[str, Tensor]:
         update = self._of(seen, self._trained)
-        if self.plan.local["share"] == "weights":
+        if self.plan.local.share == "weights":
             return {name: value - seen.sent[name] for name, value in update.items()}
         return update
 
@@ -155,43 +156,43 @@ class CaptureWriter:
 
     def _take(self, round: int) -> bool:
         """True for the first clients of an attacked round, in partition order: these are the victims."""
-        if not self.plan.attacked(round) or self._taken.get(round, 0) >= self.plan.work["victims"]["clients"]:
+        if not self.plan.attacked(round) or self._taken.get(round, 0) >= self.plan.work.victims.clients:
             return False
         self._taken[round] = self._taken.get(round, 0) + 1
         return True
 
 
 def _strategy(plan: Plan) -> Strategy:
-    per_round = plan.federation["clients_per_round"]
+    per_round = plan.federation.clients_per_round
     return FedAvg(
-        fraction_train=per_round / plan.federation["clients"],
+        fraction_train=per_round / plan.federation.clients,
         fraction_evaluate=0.0,
         min_train_nodes=per_round,
         min_evaluate_nodes=0,
-        min_available_nodes=plan.federation["clients"],
+        min_available_nodes=plan.federation.clients,
     )
 
 
-def _train(grid: OrderedGrid, plan: Plan, recorder: CaptureWriter, start: dict[str, Tensor]) -> list[float | None]:
+def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dict[str, Tensor]) -> list[float | None]:
     """Run the rounds of a plan from the global state `start`.
 
     Returns:
         the test accuracy before the first round and after each.
     """
     model, trains = plan.model(), plan.client_model()
-    view = grid.first(plan.federation["clients"])
+    view = grid.first(plan.federation.clients)
     strategy = Eavesdropper(
         _strategy(plan),
         partition_of=view.partition_of,
-        share=plan.local["share"],
-        learning_rate=plan.local["learning_rate"],
+        share=plan.local.share,
+        learning_rate=plan.local.training.learning_rate,
         trained=frozenset(entries.trained(trains)),
         frozen=entries.frozen(trains),
         seed=plan.seed,
         salt=plan.salt,
-        on_capture=recorder.capture,
-        on_fault=recorder.fault,
-        on_end=recorder.end,
+        on_capture=writer.capture,
+        on_fault=writer.fault,
+        on_end=writer.end,
     )
     accuracies: list[float | None] = []
 
@@ -203,8 +204,8 @@ def _train(grid: OrderedGrid, plan: Plan, recorder: CaptureWriter, start: dict[s
     strategy.start(
         view,
         ArrayRecord(start),
-        num_rounds=plan.federation["rounds"],
-        train_config=ConfigRecord({"work": json.dumps(plan.work), "user-path": told()[USER_PATH]}),
+        num_rounds=plan.federation.rounds,
+        train_config=ConfigRecord({"work": json.dumps(plan.work.to_dict()), "user-path": told()[USER_PATH]}),
         evaluate_fn=evaluate,
     )
     return accuracies

@@ -3,9 +3,8 @@
     python -P -m fedsim.federation.simulate ORDER.json
 
 It is a process of its own because Flower's Ray backend shuts its Ray connection down when a simulation ends, which
-would take the parent's with it. The order lists the cells as `{"key", "work", "target"}`, where pretrained
-states are kept, Ray's address, and the salt of the clients' seeds (empty for none). Cells of equal size and resources
-share one simulation: the actors start once. A cell that fails leaves `<target>.error.json`.
+would take the parent's with it. Cells of equal size and resources share one simulation: the actors start once. A cell
+that fails leaves `<target>.error.json`.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.app import Context
@@ -28,52 +26,52 @@ from flwr.simulation import run_simulation
 
 from fedsim.federation.client import app as client_app
 from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.order import Order, Ordered
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import run_cell
 from fedsim.federation.workers import Measurement, workers
-from fedsim.files import read_json, write_json
+from fedsim.files import write_json
 
 DEADLINE = 900.0
 """Seconds that one attempt of a round may take before its missing clients are asked once more."""
 
 
-def simulate(order: dict[str, Any]) -> None:
+def simulate(order: Order) -> None:
     """Run all cells of an order, grouped by what one simulation can serve."""
 
-    def group_of(cell: dict[str, Any]) -> tuple[int, float, float]:
-        federation = cell["work"]["federation"]
-        return federation["clients"], federation["resources"]["cpus"], federation["resources"]["gpus"]
+    def group_of(cell: Ordered) -> tuple[int, float, float]:
+        federation = cell.work.federation
+        return federation.clients, federation.resources.cpus, federation.resources.gpus
 
     neutral = os.getcwd()
-    for (clients, cpus, gpus), cells in itertools.groupby(sorted(order["cells"], key=group_of), key=group_of):
+    for (clients, cpus, gpus), cells in itertools.groupby(sorted(order.cells, key=group_of), key=group_of):
         os.chdir(neutral)  # Ray puts it first on its workers' path, and a user's factory has led elsewhere
         run_simulation(
-            server_app=_server_app(list(cells), clients, Path(order["pretrained"]), order["salt"]),
+            server_app=_server_app(list(cells), clients, order.pretrained, order.salt),
             client_app=client_app,
             num_supernodes=clients,
             backend_config={
-                "init_args": {"address": order["address"], "log_to_driver": False, "logging_level": "ERROR"},
+                "init_args": {"address": order.address, "log_to_driver": False, "logging_level": "ERROR"},
                 "client_resources": {"num_cpus": cpus, "num_gpus": gpus},
             },
         )
 
 
-def _server_app(cells: list[dict[str, Any]], clients: int, store: Path, salt: str) -> ServerApp:
+def _server_app(cells: Sequence[Ordered], clients: int, store: Path, salt: str) -> ServerApp:
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         ordered = OrderedGrid(grid, nodes=clients, deadline=DEADLINE)
-        measurements: dict[str, Measurement] = {}
-        with workers([cell["work"] for cell in cells], store) as at_hand:
+        measurements: dict[Path, Measurement] = {}
+        with workers([cell.work for cell in cells], store) as at_hand:
             for cell in cells:
-                with _reported(Path(cell["target"])):
-                    measurements[cell["target"]] = at_hand.begin(cell["work"])
+                with _reported(cell.target):
+                    measurements[cell.target] = at_hand.begin(cell.work)
             for cell in cells:
-                if cell["target"] in measurements:
-                    with _reported(Path(cell["target"])):
-                        plan = Plan(cell["work"], salt)
-                        run_cell(ordered, plan, Path(cell["target"]), store, measurements[cell["target"]])
+                if cell.target in measurements:
+                    with _reported(cell.target):
+                        run_cell(ordered, Plan(cell.work, salt), cell.target, store, measurements[cell.target])
 
     return app
 
@@ -103,4 +101,4 @@ def _die_with_parent() -> None:
 if __name__ == "__main__":
     _die_with_parent()
     torch.set_num_threads(1)
-    simulate(read_json(Path(sys.argv[1])))
+    simulate(Order.read(Path(sys.argv[1])))

@@ -11,8 +11,8 @@ partition, or what the federation does. So cells that differ in those attack the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from fedsim.data import Dataset
 from fedsim.federation.plan import Plan
 from fedsim.files import key_of, read_tensors, write_tensors
 from fedsim.random import rng_for, seed_for
+from fedsim.scenario.work import CentralTraining, Spec, Work
 from fedsim.version import __version__
 
 
@@ -36,10 +37,10 @@ def initial_state(plan: Plan, store: Path) -> dict[str, Tensor]:
         store: the directory of pretrained states; a state that it lacks is trained and added.
     """
     model = plan.model()
-    start = plan.work.get("start", {})
-    if "checkpoint" in start:
-        models.restore(model, start["checkpoint"]["path"], content=start["checkpoint"]["content"])
-    if "pretrain" in start:
+    start = plan.work.start
+    if start.checkpoint is not None:
+        models.restore(model, start.checkpoint.path, content=start.checkpoint.content)
+    if start.pretrain is not None:
         path = pretrained_file(plan.work, store)
         if not path.exists():
             write_tensors(path, pretrained(plan))
@@ -47,15 +48,16 @@ def initial_state(plan: Plan, store: Path) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def pretrained_file(work: dict[str, Any], store: Path) -> Path:
+def pretrained_file(work: Work, store: Path) -> Path:
     """Where the pretrained state of a cell's work is kept: named by all that it depends on."""
+    training = _pretraining(work)
     spec = {
-        "data": {key: value for key, value in work["data"].items() if key != "partition"},
-        "content": work.get("content"),
-        "source": work.get("source"),
-        "model": _undefended(work),
-        "pretrain": work["start"]["pretrain"],
-        "seed": work["seed"],
+        "data": {key: value for key, value in work.data.items() if key != "partition"},
+        "content": work.content,
+        "source": work.source,
+        "model": _undefended(work, training),
+        "pretrain": asdict(training),
+        "seed": work.seed,
         "version": __version__,
     }
     return store / f"{key_of(spec)}.safetensors"
@@ -63,19 +65,19 @@ def pretrained_file(work: dict[str, Any], store: Path) -> Path:
 
 def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
     """The model's state after its pretraining, or after its first `steps`; in float32 whatever the precision."""
-    dataset, block = plan.dataset, plan.work["start"]["pretrain"]
+    dataset, training = plan.dataset, _pretraining(plan.work)
     model = models.build(
-        _undefended(plan.work),
+        _undefended(plan.work, training),
         input_shape=dataset.input_shape,
         classes=len(dataset.classes),
         seed=seed_for(plan.seed, "weights"),
     )
-    diverged = train(
+    diverged = train_centrally(
         model,
         dataset,
-        steps=block["steps"] if steps is None else steps,
-        batch_size=block["batch_size"],
-        learning_rate=block["learning_rate"],
+        steps=training.steps if steps is None else steps,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
         seed=plan.seed,
         term=defenses.compose(adding_parameters(plan.work)).loss_term,
     )
@@ -84,20 +86,26 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _undefended(work: dict[str, Any]) -> dict[str, Any]:
+def _pretraining(work: Work) -> CentralTraining:
+    if work.start.pretrain is None:
+        raise ValueError("this work has no pretraining")
+    return work.start.pretrain
+
+
+def _undefended(work: Work, training: CentralTraining) -> Spec:
     """The model block with the model's own dropout rate, which the defense may have replaced; of the defenses only
     those without which the state would lack parameters."""
-    own = {**work["model"], "dropout": work["start"]["pretrain"]["dropout"]}
+    own = {**work.model, "dropout": training.dropout}
     adding = adding_parameters(work)
     return {**own, "defenses": adding} if adding else own
 
 
-def adding_parameters(work: dict[str, Any]) -> list[dict[str, Any]]:
+def adding_parameters(work: Work) -> list[Spec]:
     """The parts of a cell's defense that add parameters to the model."""
-    return [spec for spec in work["defense"] if defenses.get(spec["name"]).adds_parameters]
+    return [spec for spec in work.defense if defenses.get(spec["name"]).adds_parameters]
 
 
-def train(
+def train_centrally(
     model: nn.Module,
     dataset: Dataset,
     *,

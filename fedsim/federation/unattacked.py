@@ -29,7 +29,7 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
     trained, frozen = frozenset(entries.trained(trains)), entries.frozen(trains)
     state = start
     memories: dict[int, Tensors] = {}
-    for round in range(1, plan.federation["rounds"] + 1):
+    for round in range(1, plan.federation.rounds + 1):
         total: Tensors = {}
         replies = 0
         for client in drawn(plan, round):
@@ -41,8 +41,8 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
             reply = {name: value.cpu() for name, value in turn.result.arrays.items()}
             if not all(value.isfinite().all() for value in reply.values()):
                 continue
-            if plan.local["share"] == "gradient":
-                reply = implied_weights(state, reply, trained, plan.local["learning_rate"])
+            if plan.local.share == "gradient":
+                reply = implied_weights(state, reply, trained, plan.local.training.learning_rate)
             total = {name: total.get(name, 0) + _summable(value) for name, value in reply.items()}
             replies += 1
         if replies:
@@ -54,7 +54,7 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
 def drawn(plan: Plan, round: int) -> list[int]:
     """The clients of a round, in partition order: those that Flower's strategy draws."""
     draw = random.Random(seed_for(plan.seed, "sampling", round=round))
-    return sorted(draw.sample(range(plan.federation["clients"]), plan.federation["clients_per_round"]))
+    return sorted(draw.sample(range(plan.federation.clients), plan.federation.clients_per_round))
 
 
 def _summable(value: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from fedsim.federation.plan import Plan
 from fedsim.federation.start import adding_parameters, initial_state
 from fedsim.files import key_of, read_json, write_json
 from fedsim.paths import USER_PATH, told
-
-Work = dict[str, Any]
+from fedsim.scenario.work import Work
 
 
 @ray.remote(num_cpus=0)
@@ -81,12 +80,11 @@ class Workers:
 
     def begin(self, work: Work) -> Measurement:
         """Begin what a cell's `utility` block asks for; what depends on no defense is done once for all cells."""
-        block = work["utility"]
-        if block is None:
+        if work.utility is None:
             return Measurement()
         start = self._start(work)
         utility = next(self._next).utility.remote(work, start)
-        if block["reachable"] is None:
+        if work.utility.reachable is None:
             return Measurement(utility)
         file = self._store / f"reachable-{cost.reachable_key(work)}.json"
         if file not in self._reachable and not file.exists():
@@ -107,13 +105,16 @@ class Workers:
 
 def start_key(work: Work) -> str:
     """A hash of all that a cell's initial state depends on: its defense only where that adds parameters."""
-    parts = {key: work.get(key) for key in ("data", "content", "source", "start", "seed")}
     return key_of(
         {
-            **parts,
-            "model": {**work["model"], "dropout": None},
+            "data": work.data,
+            "content": work.content,
+            "source": work.source,
+            "start": work.start.to_dict(),
+            "seed": work.seed,
+            "model": {**work.model, "dropout": None},
             "defenses": adding_parameters(work),
-            "precision": work["federation"]["local"].get("precision"),
+            "precision": work.federation.local.precision,
         }
     )
 
@@ -121,7 +122,7 @@ def start_key(work: Work) -> str:
 @contextmanager
 def workers(works: list[Work], store: Path) -> Iterator[Workers]:
     """As many workers as there are processors and trainings; none where no cell has a `utility` block."""
-    wanted = 2 * sum(work["utility"] is not None for work in works)
+    wanted = 2 * sum(work.utility is not None for work in works)
     found = Workers(min(wanted, int(ray.cluster_resources().get("CPU", 1))), store)
     try:
         yield found

@@ -10,8 +10,8 @@ import itertools
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Group
@@ -32,6 +32,7 @@ from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import Attempt, attempts, cell_key, cells_of, expected
 from fedsim.scenario import Cell, Scenario
+from fedsim.scenario.work import Work
 
 START_SECONDS = 15.0
 """Ray and the first actors (measured: 12 to 16 s on 2 cores)."""
@@ -63,17 +64,19 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
             jobs += chunks * len(tried)
             seconds += cost
             trained += state == "new"
-            if state == "new" and "pretrain" in work.get("start", {}):
+            if state == "new" and work.start.pretrain is not None:
                 path = pretrained_file(work, directory.pretrained)
                 if path not in pretraining and not path.exists():
-                    pretraining[path] = _pretraining(work)
-            if state == "new" and work["utility"] is not None:
+                    pretraining[path] = _pretraining(work, work.start.pretrain.steps)
+            if state == "new" and work.utility is not None:
                 unattacked += _unattacked(work)
         seen.add(key)
-        name = work["model"].get("name") or work["model"]["factory"]
-        if start := work.get("start"):
-            name += f", pretrained {start['pretrain']['steps']} steps" if "pretrain" in start else ", checkpoint"
-        row = (f"{key[:8]} {state}", name, work["data"]["name"], cell.defense_label, str(cell.seed))
+        name = work.model.get("name") or work.model["factory"]
+        if (training := work.start.pretrain) is not None:
+            name += f", pretrained {training.steps} steps"
+        elif work.start.checkpoint is not None:
+            name += ", checkpoint"
+        row = (f"{key[:8]} {state}", name, work.data["name"], cell.defense_label, str(cell.seed))
         table.add_row(*row, str(chunks * len(tried)) if state != "shared" else "-", _duration(cost) if cost else "-")
     before = sum(pretraining.values())
     processors = max(1, os.cpu_count() or 1)
@@ -84,9 +87,8 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
     return Group(table, Text(f"{total_work}; at most about {_duration(total)} (attacks stop when they converge)"))
 
 
-def _pretraining(work: dict[str, Any]) -> float:
+def _pretraining(work: Work, steps: int) -> float:
     """Seconds that a pretraining takes, measured on its first steps."""
-    steps = work["start"]["pretrain"]["steps"]
     marks = [time.perf_counter()]
     for count in PRETRAIN_PROBES:
         pretrained(Plan(work), steps=min(count, steps))
@@ -95,14 +97,14 @@ def _pretraining(work: dict[str, Any]) -> float:
     return few + max(0.0, more - few) / (PRETRAIN_PROBES[1] - PRETRAIN_PROBES[0]) * steps
 
 
-def _unattacked(work: dict[str, Any]) -> float:
+def _unattacked(work: Work) -> float:
     """Seconds of the training that a `utility` block asks for, measured on its first rounds."""
     plan = training_of(Plan(work))
-    rounds, start = plan.federation["rounds"], plan.model().state_dict()
+    rounds, start = plan.federation.rounds, plan.model().state_dict()
     marks = [time.perf_counter()]
     for count in UTILITY_PROBES:
-        few = {**plan.federation, "rounds": min(count, rounds)}
-        final_state(Plan({**plan.work, "federation": few}), start, device=torch.device("cpu"))
+        few = replace(plan.federation, rounds=min(count, rounds))
+        final_state(Plan(replace(plan.work, federation=few)), start, device=torch.device("cpu"))
         marks.append(time.perf_counter())
     one, more = (later - earlier for earlier, later in itertools.pairwise(marks))
     return one + max(0.0, more - one) / (UTILITY_PROBES[1] - UTILITY_PROBES[0]) * rounds
@@ -112,12 +114,12 @@ def _cost(cell: Cell, attempt: Attempt, known: dict[str, float]) -> float:
     """Seconds of one job on all victims of a round, measured on made-up victims."""
     work = cell.work()
     probe = {
-        "model": work["model"],
-        "data": work["data"],
+        "model": work.model,
+        "data": work.data,
         "attack": attempt.attack,
         "grants": attempt.grants,
-        "local": work["federation"]["local"],
-        "defense": work["defense"],
+        "local": work.federation.local.to_dict(),
+        "defense": work.defense,
     }
     key = json.dumps([probe, cell.scenario.victims.clients], sort_keys=True)
     if key not in known:
@@ -167,7 +169,7 @@ def _made_up(cell: Cell, attempt: Attempt) -> tuple[list[Observation], ThreatMod
             classes=len(dataset.classes),
         )
         update = {name: result.arrays[name] for name in sorted(entries.trained(plan.client_model()).values())}
-        if local["share"] == "weights":
+        if local.share == "weights":
             update = {name: value - state[name] for name, value in update.items()}
         seen = Observation(
             state=state,
@@ -176,10 +178,10 @@ def _made_up(cell: Cell, attempt: Attempt) -> tuple[list[Observation], ThreatMod
             classes=len(dataset.classes),
             mean=dataset.mean,
             std=dataset.std,
-            batch_size=local["batch_size"],
+            batch_size=local.batch_size,
             examples=count,
-            local=plan.training,
-            kind="gradient" if local["share"] == "gradient" else "delta",
+            local=local.training,
+            kind=local.kind,
             labels=labels,
             noise={name: value for name, value in result.played.drawn.items() if name != ORDER},
             order=result.played.drawn.get(ORDER),

@@ -44,7 +44,7 @@ def cells_of(directory: RunDirectory, scenario: Scenario) -> list[Cell]:
 
 
 def cell_key(cell: Cell) -> str:
-    return key_of({"work": cell.work(), "version": __version__})
+    return key_of({"work": cell.work().to_dict(), "version": __version__})
 
 
 def attack_specs(scenario: Scenario) -> list[dict[str, Any]]:

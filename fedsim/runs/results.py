@@ -51,13 +51,13 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
     if not directory.cell(key).exists():
         error = directory.cell_error(key)
         if error.exists():
-            victims = cell.work()["victims"]
+            victims = cell.scenario.victims
             reason = f"the federation failed: {read_json(error)['reason']}"
-            faults = [(r, c, reason) for r in victims["rounds"] for c in range(victims["clients"])]
+            faults = [(r, c, reason) for r in victims.rounds for c in range(victims.clients)]
             yield table.frame(list(_failed(cell, faults)))
         return
     faults = [(f["round"], f["client"], f["reason"]) for f in read_json(directory.cell(key) / "cell.json")["faults"]]
-    chosen_on = _development(directory.cell(key), faults, cell.work()["victims"]["development"])
+    chosen_on = _development(directory.cell(key), faults, cell.scenario.victims.development)
     yield table.frame(list(_failed(cell, faults))).with_columns(chosen_on)
     for job in jobs_of(directory, cell):
         score = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
@@ -85,11 +85,11 @@ def _development(cell: Path, faults: list[tuple[int, int, str]], count: int) -> 
 def _failed(
     cell: Cell, faults: list[tuple[int, int, str]], tried: list[Attempt] | None = None
 ) -> Iterator[dict[str, object]]:
-    local = cell.work()["federation"]["local"]
+    local = cell.scenario.federation.local
     for spec, grants in tried or attempts(cell):
         threat = threat_model_of({"threat_model": grants, "attack": spec}).as_dict()
         for round, client, reason in faults:
-            for sample in range(local["steps"] * local["batch_size"]):
+            for sample in range(local.steps * local.batch_size):
                 yield {
                     "round": round,
                     "client": client,
@@ -110,22 +110,21 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
     summary_file = directory.cell(key) / "cell.json"
     summary = read_json(summary_file) if summary_file.exists() else {}
     work = cell.work()
-    model = dict(work["model"])
-    local = work["federation"]["local"]
+    model, local = work.model, work.federation.local
     columns = {
         "run": directory.path.name,
         "scenario": scenario.name,
         "cell": key,
         "seed": cell.seed,
-        "dataset": work["data"]["name"],
+        "dataset": work.data["name"],
         "model": model.get("name") or model["factory"],
         "model_params": json.dumps(_model_params(cell), sort_keys=True),
         "dropout": summary.get("dropout", model.get("dropout")),
         "defense": cell.defense_label,
         "defense_params": json.dumps(list(cell.defense), sort_keys=True),
-        "batch_size": local["batch_size"],
-        "local_steps": local["steps"],
-        "update_kind": "gradient" if local["share"] == "gradient" else "delta",
+        "batch_size": local.batch_size,
+        "local_steps": local.training.steps,
+        "update_kind": local.kind,
         "utility": summary.get("utility"),
         "utility_images": summary.get("test_images"),
         "utility_reachable": summary.get("utility_reachable"),
@@ -135,7 +134,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "fedsim_version": __version__,
     }
     accuracies = dict(enumerate(summary.get("accuracy", []), start=1))
-    states = {round: cell.state_before(round) for round in work["victims"]["rounds"]}
+    states = {round: cell.state_before(round) for round in work.victims.rounds}
     settings = {round: json.dumps(cell.setting(round), sort_keys=True) for round in states}
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     return [
@@ -155,10 +154,9 @@ def _model_params(cell: Cell) -> dict[str, Any]:
     """The model block as the cell trained it, and where its first weights came from: a file by its name and content."""
     params = {key: value for key, value in cell.model_spec().items() if key not in ("name", "factory")}
     start = cell.start()
-    if "checkpoint" in start:
-        file = start["checkpoint"]
-        start = {"checkpoint": {"file": Path(file["path"]).name, "content": file["content"]}}
-    return {**params, **start}
+    if (file := start.checkpoint) is not None:
+        return {**params, "checkpoint": {"file": Path(file.path).name, "content": file.content}}
+    return {**params, **start.to_dict()}
 
 
 def history(directory: RunDirectory, results: pl.DataFrame) -> list[dict[str, Any]]:

@@ -7,19 +7,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
+from fedsim.federation.order import Order, Ordered
 from fedsim.files import write_json
 from fedsim.paths import told
 from fedsim.runs.directory import RunDirectory
+from fedsim.scenario.work import Work
 
 POLL_SECONDS = 0.2
 
 
 def simulate(
-    directory: RunDirectory, works: dict[str, dict[str, Any]], *, address: str, on_done: Callable[[int], None]
+    directory: RunDirectory, works: dict[str, Work], *, address: str, on_done: Callable[[int], None]
 ) -> None:
     """Train the cells `{key: work}` in one child process attached to the Ray at `address`.
 
@@ -28,14 +29,18 @@ def simulate(
     """
     for key in works:
         directory.cell_error(key).unlink(missing_ok=True)
-    cells = [{"key": key, "work": work, "target": str(directory.cell(key).absolute())} for key, work in works.items()]
+    order = Order(
+        address=address,
+        pretrained=directory.pretrained.absolute(),
+        salt=directory.salt() or "",
+        cells=[Ordered(work, directory.cell(key).absolute()) for key, work in works.items()],
+    )
     with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
-        order = Path(neutral) / "order.json"
-        content = {"address": address, "cells": cells, "pretrained": str(directory.pretrained.absolute())}
-        write_json(order, {**content, "salt": directory.salt() or ""})
+        file = Path(neutral) / "order.json"
+        order.write(file)
         with directory.log.open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fedsim.federation.simulate", str(order)],
+                [sys.executable, "-P", "-m", "fedsim.federation.simulate", str(file)],
                 cwd=neutral,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -57,7 +62,7 @@ def simulate(
             write_json(directory.cell_error(key), {"reason": f"{ended}; see {directory.log}"})
 
 
-def _finished(directory: RunDirectory, keys: dict[str, Any]) -> int:
+def _finished(directory: RunDirectory, keys: Iterable[str]) -> int:
     return sum(directory.cell(key).exists() or directory.cell_error(key).exists() for key in keys)
 
 

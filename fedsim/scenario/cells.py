@@ -10,25 +10,15 @@ from typing import Any
 import defenses
 from attacks.threat import GRANTS
 from fedsim import data, models
+from fedsim.local import Local
 from fedsim.paths import look_beside
-from fedsim.scenario.schema import Local, Scenario
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.work import CentralTraining, Checkpoint, Federation, Start, Utility, Victims, Work
 
 _OWN_FILES = {"npz", "folder"}
 
 _NO_SETTING = ("seed", "salt", "victims", "defense")
 """Parts of a cell's work that tell rows of one setting apart: who was attacked, and under which defense."""
-
-_LATER = (
-    "epochs",
-    "examples",
-    "optimizer",
-    "clip_norm",
-    "clip_value",
-    "proximal",
-    "label_smoothing",
-    "trained",
-)
-"""Keys of `federation.local` that came later."""
 
 _HOW_COMPUTED = ("compile", "device", "record")
 """Keys of the engine that change no result beyond its last digits."""
@@ -57,30 +47,18 @@ class Cell:
         """The model block with what the defense replaces in it (the dropout rate)."""
         return {**self.scenario.model.spec(), **defenses.compose(self.defense).model_overrides()}
 
-    def start(self) -> dict[str, Any]:
-        """Where the global model's first weights come from; empty for a fresh initialisation.
-
-        `{"pretrain": {"steps", "batch_size", "learning_rate", "dropout"}}`, the rate being the model's own and not the
-        defense's, so that cells that differ in their defense start from the same weights; or
-        `{"checkpoint": {"path", "content"}}`.
-        """
+    def start(self) -> Start:
+        """Where the global model's first weights come from; the dropout rate is the model's own and not the defense's,
+        so that cells that differ in their defense start from the same weights."""
         start = self.scenario.model.start()
         if "pretrain" in start:
-            return {"pretrain": {**start["pretrain"], "dropout": self.scenario.model.spec()["dropout"]}}
+            return Start(pretrain=CentralTraining(**start["pretrain"], dropout=self._own_dropout()))
         if "checkpoint" in start:
-            return {"checkpoint": {"path": start["checkpoint"], "content": models.fingerprint(start["checkpoint"])}}
-        return {}
+            path = start["checkpoint"]
+            return Start(checkpoint=Checkpoint(path=path, content=models.fingerprint(path)))
+        return Start()
 
-    def federation(self) -> dict[str, Any]:
-        """The `federation` block. Keys that came later than others say nothing where they are as by default, so that
-        the keys of older runs, and their settings, stay what they were."""
-        block = self.scenario.federation.model_dump(mode="json")
-        default = Local().model_dump(mode="json")
-        local = block["local"]
-        block["local"] = {key: value for key, value in local.items() if key not in _LATER or value != default[key]}
-        return block
-
-    def utility(self) -> dict[str, Any] | None:
+    def utility(self) -> Utility | None:
         """The `utility` block, what it leaves open filled in from `federation.local` and the model's own dropout."""
         if self.scenario.utility is None:
             return None
@@ -89,15 +67,22 @@ class Cell:
         attacked = {"steps": local.steps, "learning_rate": local.learning_rate}
         block["local"] |= {key: value for key, value in attacked.items() if block["local"][key] is None}
         if block["reachable"] is not None:
-            block["reachable"]["dropout"] = self.scenario.model.spec()["dropout"]
-        return block
+            block["reachable"]["dropout"] = self._own_dropout()
+        return Utility.from_dict(block)
+
+    def local(self) -> Local:
+        """What clients do in an attacked round."""
+        return Local.from_dict(self.scenario.federation.local.model_dump(mode="json"))
+
+    def _own_dropout(self) -> float | None:
+        return self.scenario.model.spec()["dropout"]
 
     def state_before(self, round: int) -> str:
         """What the global model is when it is sent in a round, as the table has it."""
         if round > 1:
             return f"round_{round - 1}"
         start = self.start()
-        return "pretrained" if "pretrain" in start else "checkpoint" if "checkpoint" in start else "init"
+        return "pretrained" if start.pretrain else "checkpoint" if start.checkpoint else "init"
 
     def working_defense(self) -> tuple[dict[str, Any], ...]:
         """The defense without the parts that only change the model block, so that equal work has an equal key."""
@@ -112,32 +97,29 @@ class Cell:
         }
         return {name for name in GRANTS if not nothing.get(name)}
 
-    def work(self) -> dict[str, Any]:
-        """All that determines what the federation's clients send, JSON-able: no labels of the table, no attack.
+    def work(self) -> Work:
+        """All that determines what the federation's clients send: no labels of the table, no attack.
 
         The content of the user's own files is part of it: other pixels are other work.
         """
         scenario = self.scenario
         source = scenario.data.model_dump(mode="json", exclude_none=True)
-        work = {
-            "data": source,
-            "model": self.model_spec(),
-            "federation": self.federation(),
-            "defense": list(self.working_defense()),
-            "seed": self.seed,
-            "victims": scenario.victims.model_dump(mode="json"),
-            "utility": self.utility(),
-        }
-        if self.salt:
-            work["salt"] = self.salt
-        if start := self.start():
-            work["start"] = start
-        if source["name"] in _OWN_FILES:
-            work["content"] = data.load(source).fingerprint
-        if (factory := scenario.model.spec().get("factory")) is not None:
+        factory = scenario.model.spec().get("factory")
+        if factory is not None:
             look_beside(scenario.folder)
-            work["source"] = models.source(factory)
-        return work
+        return Work(
+            data=source,
+            model=self.model_spec(),
+            federation=Federation.from_dict(scenario.federation.model_dump(mode="json")),
+            defense=self.working_defense(),
+            seed=self.seed,
+            victims=Victims(**scenario.victims.model_dump()),
+            utility=self.utility(),
+            salt=self.salt,
+            start=self.start(),
+            content=data.load(source).fingerprint if source["name"] in _OWN_FILES else None,
+            source=None if factory is None else models.source(factory),
+        )
 
     def setting(self, round: int) -> dict[str, Any]:
         """What rows must have in common to be pooled: all that can change a result, JSON-able, except the defense, the
@@ -146,7 +128,7 @@ class Cell:
         It is the work less what is named above, so that a new key of the scenario parts settings by itself. A file
         counts by its name and content; the dropout rate is the model's own, not what the defense made of it.
         """
-        work = copy.deepcopy({key: value for key, value in self.work().items() if key not in _NO_SETTING})
+        work = {key: value for key, value in copy.deepcopy(self.work().to_dict()).items() if key not in _NO_SETTING}
         work["model"] = self.scenario.model.spec()
         work["federation"].pop("resources")
         for block in (work["data"], work.get("start", {}).get("checkpoint", {})):

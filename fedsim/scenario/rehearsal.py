@@ -61,8 +61,8 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
         model, working = json.dumps(spec, sort_keys=True), json.dumps(cell.working_defense())
         _try(model, code, shape, len(dataset.classes), working)
         source = json.dumps(cell.scenario.data.model_dump(mode="json", exclude_none=True), sort_keys=True)
-        local, *others = _trainings(cell.scenario)
-        for described in (local, *others):
+        local, utility = cell.local(), cell.utility()
+        for described in (local, *((utility.local.of(local),) if utility else ())):
             for parts in dict.fromkeys(("[]", working)):  # without the defense, a fault is the model's
                 trial.step(model, code, source, parts, described)
         own = "factory" in spec and _optimises(cell.scenario)  # that the bundled ones can be attacked is known
@@ -72,13 +72,6 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
         raise _problem(error, ("model",), spec) from None
     except ValueError as error:
         raise _problem(error, defense) from None
-
-
-def _trainings(scenario: Scenario) -> list[str]:
-    """The JSON of what clients do in an attacked round, and in the training that measures utility."""
-    local = scenario.federation.local.model_dump(mode="json")
-    others = [local | scenario.utility.local.model_dump(mode="json", exclude_none=True)] if scenario.utility else []
-    return [json.dumps(each, sort_keys=True) for each in (local, *others)]
 
 
 def _optimises(scenario: Scenario) -> bool:

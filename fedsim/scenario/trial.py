@@ -5,8 +5,9 @@ once, by the module's name, instead of by a client that fails or an attack that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,36 +17,37 @@ from torch import Tensor, nn
 import attacks
 import defenses
 from attacks import NotApplicable, Observation, ThreatModel
+from defenses.client.optimizers.sgd import SGD
 from defenses.client.training import freeze
 from fedsim import data, models, observations
 from fedsim.errors import BadInput
-from fedsim.local import train
+from fedsim.local import Local, train
 from fedsim.models import entries
+from fedsim.scenario.work import Spec
 
 
 @lru_cache(maxsize=256)
-def step(model: str, code: str, source: str, working: str, local: str) -> None:
+def step(model: str, code: str, source: str, working: str, local: Local) -> None:
     """One local step of an honest client, in its mode, with its real batch size and its defense.
 
     Args:
-        model, source, working, local: the JSON of the model block, the data block, the defense and `federation.local`.
+        model, source, working: the JSON of the model block, the data block and the defense.
         code: the fingerprint of a user's model: other code is tried again.
 
     Raises:
         BadInput: the model cannot be trained so.
         ValueError: the defense cannot.
     """
-    _gradient(json.loads(model), json.loads(source), json.loads(working), json.loads(local))
+    _gradient(json.loads(model), json.loads(source), json.loads(working), local)
 
 
 @lru_cache(maxsize=256)
-def unmatchable(model: str, code: str, source: str, local: str) -> str:
+def unmatchable(model: str, code: str, source: str, local: Local) -> str:
     """Why no attack that optimises can be run against a client of this model; nothing if one can.
 
     The arguments are those of `step`.
     """
-    spec, described = json.loads(model), json.loads(local)
-    built, images, labels, update = _gradient(spec, json.loads(source), [], described)
+    built, images, labels, update = _gradient(json.loads(model), json.loads(source), [], local)
     dataset = data.load(json.loads(source))
     observation = Observation(
         state={name: value.detach().clone() for name, value in built.state_dict().items()},
@@ -62,7 +64,7 @@ def unmatchable(model: str, code: str, source: str, local: str) -> str:
     try:
         attack(
             observations.to(observation, torch.device("cpu"), torch.float32),
-            ThreatModel(client_mode=described["mode"]),
+            ThreatModel(client_mode=local.mode),
             built.float(),
         )
     except NotApplicable as reason:
@@ -71,27 +73,26 @@ def unmatchable(model: str, code: str, source: str, local: str) -> str:
 
 
 def _gradient(
-    spec: dict[str, Any], source: dict[str, Any], working: list[dict[str, Any]], local: dict[str, Any]
+    spec: Spec, source: Spec, working: Sequence[Spec], local: Local
 ) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     """A fresh model, a batch, its labels, and the gradient that a client makes of them."""
     dataset = data.load(source)
     label = f"model {spec['name']!r}" if "name" in spec else f"model factory {spec['factory']!r}"
-    dtype = torch.float64 if local["precision"] == "float64" else torch.float32
     changing = [part for part in working if defenses.compose([part]).changes_model]
     spec = {**spec, "defenses": changing} if changing else spec
-    model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(dtype)
+    model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(local.dtype)
     try:
-        freeze(model, local.get("trained", ()))
+        freeze(model, local.training.trained)
     except ValueError as error:
         raise BadInput(f"federation.local.{error}") from None
     if not entries.trained(model):
         raise BadInput(f"{label}: has no parameter that is trained, so that a client has nothing to send")
-    size = local["batch_size"]
+    size = local.batch_size
     chosen = torch.arange(size) % len(dataset.train_labels)
-    images, labels = dataset.normalise(dataset.train_images[chosen]).to(dtype), dataset.train_labels[chosen]
+    images, labels = dataset.normalise(dataset.train_images[chosen]).to(local.dtype), dataset.train_labels[chosen]
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     defense = defenses.compose(working)
-    tried = f"{label}, tried on a client's step in {local['mode']} mode with {size} image{'s' if size > 1 else ''}"
+    tried = f"{label}, tried on a client's step in {local.mode} mode with {size} image{'s' if size > 1 else ''}"
     with _explained(model, (size, len(dataset.classes)), tried, of_model=not working):
         result = train(
             model,
@@ -109,9 +110,8 @@ def _gradient(
     return model, images, labels, {name: value for name, value in result.arrays.items() if name in names}
 
 
-def _one_step(local: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in local.items() if key not in ("epochs", "optimizer")}
-    return {**kept, "steps": 1, "share": "gradient"}
+def _one_step(local: Local) -> Local:
+    return replace(local, share="gradient", training=replace(local.training, steps=1, epochs=None, optimizer=SGD()))
 
 
 @contextmanager

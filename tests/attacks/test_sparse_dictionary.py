@@ -17,7 +17,7 @@ from attacks.closed_form.low_rank import low_rank
 from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout
 from fedsim import data, models
-from fedsim.federation.start import train
+from fedsim.federation.start import train_centrally
 from fedsim.random import rng_for
 
 GREY = {"mean": (MNIST_MEAN,), "std": (MNIST_STD,)}
@@ -238,7 +238,7 @@ def test_a_mixture_with_just_enough_zeros_does_not_end_the_search() -> None:
     """Sixteen clients of four images on a trained network: deltas of very different sizes, some of them much alike."""
     dataset = data.load({"name": "mnist"})
     model = bundled(width=512, depth=3)
-    train(model, dataset, steps=300, batch_size=32, learning_rate=0.1, seed=0)
+    train_centrally(model, dataset, steps=300, batch_size=32, learning_rate=0.1, seed=0)
     order = torch.from_numpy(rng_for(0, "victims").permutation(len(dataset.test_images))[:64].copy())
     images, labels = dataset.normalise(dataset.test_images[order]), dataset.test_labels[order]
     fields = {"mean": dataset.mean, "std": dataset.std}

@@ -10,6 +10,7 @@ from fedsim.federation.plan import Plan
 from fedsim.files import write_tensors
 from fedsim.runs.jobs import cell_key
 from fedsim.scenario import parse
+from fedsim.scenario.work import Work
 
 BASE = {
     "data": {"name": "mnist", "path": None, "image_size": None, "test_fraction": 0.2, "partition": {"kind": "iid"}},
@@ -57,7 +58,7 @@ TRAINED = {
 """A scenario whose models are attacked untrained and pretrained."""
 
 
-def trained_cells() -> dict[str, dict]:
+def trained_cells() -> dict[str, Work]:
     return {cell_key(cell): cell.work() for cell in parse(TRAINED).cells()}
 
 
@@ -69,17 +70,17 @@ def checkpoint(directory: Path) -> Path:
     return path
 
 
-def checkpoint_cell(path: Path) -> dict:
+def checkpoint_cell(path: Path) -> Work:
     return work(start={"checkpoint": {"path": str(path), "content": models.fingerprint(str(path))}})
 
 
-def work(local: dict | None = None, **changes: object) -> dict:
+def work(local: dict | None = None, **changes: object) -> Work:
     described = {**copy.deepcopy(BASE), **copy.deepcopy(changes)}
     described["federation"]["local"] |= local or {}
-    return described
+    return Work.from_dict(described)
 
 
-def consistency_cells() -> dict[str, dict]:
+def consistency_cells() -> dict[str, Work]:
     cells = {}
     for name, (model, data) in MODELS.items():
         for share, steps in (("gradient", 1), ("weights", 2)):

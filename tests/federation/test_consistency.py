@@ -13,7 +13,7 @@ import defenses
 from attacks import ThreatModel
 from attacks.updates import attacker_copy, simulate
 from fedsim import models, observations, truth
-from fedsim.local import train
+from fedsim.local import Local, train
 
 KNOWN = ThreatModel(noise="known")
 # The bound for float32 deltas. A delta is a difference of two float32 weights: each entry carries a rounding error of
@@ -28,7 +28,7 @@ TWO_STEPS = 1e-3
 def test_the_received_update_is_the_recomputed_one(simulated, name):
     cell, work = simulated.cell(name), consistency_cells()[name]
     assert (cell / "cell.json").exists(), simulated.log.read_text()[-3000:]
-    double = work["federation"]["local"]["precision"] == "float64"
+    double = work.federation.local.precision == "float64"
     pairs = observations.listed(cell)
     assert len(pairs) == 4  # two clients in each of two rounds
     for round, client in pairs:
@@ -70,8 +70,7 @@ def test_vit_b16_in_process():
     model = models.build({"name": "vit_b16", "dropout": 0.1}, input_shape=(3, 224, 224), classes=8, seed=0)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     images, labels = torch.randn(1, 3, 224, 224), torch.tensor([3])
-    local = {"batch_size": 1, "steps": 1, "learning_rate": 0.1, "mode": "train", "share": "gradient"}
-    sent = train(model, images, labels, local=local, defense=defenses.create("none"), seed=0, client=0, round=1)
+    sent = train(model, images, labels, local=Local(), defense=defenses.create("none"), seed=0, client=0, round=1)
     assert sent.played.drawn
     recomputed = simulate(attacker_copy(model, state), state, images, labels, sent.played.drawn)
     distance = sum(float((recomputed[k] - sent.arrays[k]).square().sum()) for k in recomputed) ** 0.5

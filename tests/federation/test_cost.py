@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from federation_cells import UTILITY, work
+from federation_cells import BASE, UTILITY, work
 
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json
 from fedsim.scenario import parse
+from fedsim.scenario.work import Work
 
 DP = [{"name": "dp_sgd", "noise_multiplier": 1.5, "max_grad_norm": 1.0}]
 
@@ -31,8 +32,9 @@ def _cell(utility: dict, **keys):
 def test_by_default_the_defense_acts_on_what_it_acts_on_in_the_attacked_rounds(local, steps, rate):
     plan = Plan(_cell({"rounds": 3}, federation={"local": local}).work())
     trained = cost.training_of(plan)
-    assert trained.local["share"] == local.get("share", "gradient")
-    assert (trained.local["steps"], trained.local["learning_rate"], trained.local["batch_size"]) == (steps, rate, 32)
+    assert trained.local.share == local.get("share", "gradient")
+    assert trained.local.batch_size == 32
+    assert (trained.local.training.steps, trained.local.training.learning_rate) == (steps, rate)
     assert cost.describe(plan) == {
         "rounds": 3,
         "clients": 4,
@@ -77,9 +79,7 @@ def test_epsilon_is_of_the_training_that_is_described(local, utility, steps, bat
     from opacus.accountants import RDPAccountant
 
     partition = {"kind": "dirichlet", "alpha": 1.0}
-    described = work(local, defense=DP, utility=utility)
-    described["data"]["partition"] = partition
-    plan = Plan(described)
+    plan = Plan(work(local, defense=DP, utility=utility, data={**BASE["data"], "partition": partition}))
     sizes = [len(part) for part in plan.partition()]
     assert max(sizes) > 1.2 * min(sizes)
     accountant = RDPAccountant()
@@ -91,7 +91,7 @@ def test_epsilon_is_of_the_training_that_is_described(local, utility, steps, bat
 
 def test_a_cell_says_what_its_costs_are_of(simulated):
     summary = read_json(simulated.cell("utility") / "cell.json")
-    plan = Plan(summary["work"])
+    plan = Plan(Work.from_dict(summary["work"]))
     assert summary["cost_of"] == cost.describe(plan)
     assert summary["test_images"] == 1000
     start = plan.model().state_dict()
@@ -117,12 +117,12 @@ def test_what_is_reachable_depends_on_neither_defense_nor_federation():
     same = [
         work(utility=UTILITY, defense=[{"name": "gaussian_noise", "std": 9.0}]),
         work({"batch_size": 1}, utility=UTILITY),
-        work(utility={**UTILITY, "rounds": 1}, model={**plain["model"], "dropout": 0.75}),  # as a `dropout` defense
+        work(utility={**UTILITY, "rounds": 1}, model={**plain.model, "dropout": 0.75}),  # as a `dropout` defense
     ]
     other = [
         work(utility=UTILITY, seed=1),
         work(utility=UTILITY, source="0123"),
-        work(utility=UTILITY, model={**plain["model"], "width": 16}),
+        work(utility=UTILITY, model={**plain.model, "width": 16}),
         *(work(utility={**UTILITY, "reachable": {**UTILITY["reachable"], key: value}})
           for key, value in (("steps", 61), ("batch_size", 16), ("learning_rate", 0.4), ("dropout", 0.5))),
     ]  # fmt: skip
@@ -137,9 +137,9 @@ def test_what_is_reachable_depends_on_neither_defense_nor_federation():
 def test_the_models_own_dropout_is_what_reaches():
     own = {"name": "mlp", "width": 8, "dropout": 0.25}
     defended = _cell({"rounds": 1}, model=own, defenses=[{"name": "dropout", "p": 0.9}])
-    assert defended.work()["model"]["dropout"] == 0.9
-    assert defended.work()["utility"]["reachable"]["dropout"] == 0.25
-    assert _cell({"rounds": 1, "reachable": None}).work()["utility"]["reachable"] is None
+    assert defended.work().model["dropout"] == 0.9
+    assert defended.work().utility.reachable.dropout == 0.25
+    assert _cell({"rounds": 1, "reachable": None}).work().utility.reachable is None
 
 
 def test_a_training_that_diverges_reaches_nothing():

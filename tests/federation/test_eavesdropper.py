@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from federation_cells import work
+from federation_cells import BASE, work
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flwr.supercore.task_identity import TaskIdentity
@@ -85,8 +85,7 @@ def test_each_round_draws_its_own_clients_and_draws_them_again():
 
     wrapped, _, _, _ = _eavesdropper(FedAvg(fraction_train=0.5, min_train_nodes=3, fraction_evaluate=0.0))
     wrapped._partition_of = {100 + part: part for part in range(6)}
-    described = work()
-    described["federation"] |= {"clients": 6, "clients_per_round": 3}
+    described = work(federation={**BASE["federation"], "clients": 6, "clients_per_round": 3})
 
     def drawn(round):
         messages = wrapped.configure_train(round, ArrayRecord(STATE), ConfigRecord(), Ordered())

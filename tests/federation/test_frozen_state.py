@@ -10,13 +10,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor, nn
 
 import defenses
-from attacks import ThreatModel
+from attacks import LocalTraining, ThreatModel
 from fedsim import observations
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import CaptureWriter
-from fedsim.local import LocalResult, train
+from fedsim.local import Local, LocalResult, train
 from fedsim.models import entries
+from fedsim.scenario.work import Federation, Victims, Work
 from fedsim.truth import Truth
 
 IMAGES, LABELS = torch.rand(2, 1, 28, 28), torch.tensor([3, 7])
@@ -41,7 +42,7 @@ def client(share: str, *parts: dict, steps: int = 1) -> tuple[dict[str, Tensor],
     torch.manual_seed(0)
     model = Net()
     sent = {name: value.clone() for name, value in model.state_dict().items()}
-    local = {"batch_size": 2 // steps, "steps": steps, "learning_rate": 0.1, "mode": "train", "share": share}
+    local = Local(batch_size=2 // steps, training=LocalTraining(steps=steps), share=share)
     result = train(model, IMAGES, LABELS, local=local, defense=defenses.compose(parts), seed=0, client=0, round=1)
     return sent, result
 
@@ -75,18 +76,18 @@ def test_roles_of_entries() -> None:
 @pytest.mark.parametrize("share", ["gradient", "weights"])
 def test_the_observation_holds_what_was_trained(tmp_path, monkeypatch, share: str) -> None:
     monkeypatch.setattr(Plan, "model", lambda plan: Net())
-    local = {"batch_size": 2, "steps": 1, "learning_rate": 0.1, "mode": "train", "share": share}
-    work = {
-        "data": {"name": "mnist", "path": None, "image_size": None, "test_fraction": 0.2, "partition": {"kind": "iid"}},
-        "model": {"factory": "nowhere:net"},
-        "federation": {"local": local},
-        "defense": [],
-        "victims": {"rounds": [1], "clients": 1},
-    }
+    work = Work(
+        data={"name": "mnist", "partition": {"kind": "iid"}},
+        model={"factory": "nowhere:net"},
+        federation=Federation(clients=1, clients_per_round=1, rounds=1, local=Local(batch_size=2, share=share)),
+        defense=(),
+        seed=0,
+        victims=Victims(rounds=(1,), clients=1),
+    )
     sent, result = client(share)
-    recorder = CaptureWriter(Plan(work), tmp_path)
+    writer = CaptureWriter(Plan(work), tmp_path)
     truth = Truth(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), LABELS, {}, 1.0)
-    recorder.capture(Capture(1, 0, sent, result.arrays, 2), truth)
+    writer.capture(Capture(1, 0, sent, result.arrays, 2), truth)
     seen = observations.load(tmp_path, 1, 0, ThreatModel())
     names = {"a.weight", "a.bias", "b.bias", "out.weight", "out.bias", "spare.weight", "spare.bias"}
     assert seen.observation.update.keys() == names

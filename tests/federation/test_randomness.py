@@ -6,16 +6,16 @@ import pytest
 import torch
 from federation_cells import work
 
-import defenses
 from fedsim.federation.plan import Plan
 from fedsim.local import train
+from fedsim.scenario.work import Work
 
 NOISE = [{"name": "gaussian_noise", "std": 0.1}]
 PRIVATE = [{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]
 OTHERS = [{"round": 2}, {"client": 1}, {"seed": 1}]
 
 
-def _trained(described: dict, *, seed: int = 0, client: int = 0, round: int = 1):
+def _trained(described: Work, *, seed: int = 0, client: int = 0, round: int = 1):
     """The same images on the same weights, whoever trains and when."""
     plan = Plan(described)
     pixels, labels = plan.batch(0, 1)
@@ -24,7 +24,7 @@ def _trained(described: dict, *, seed: int = 0, client: int = 0, round: int = 1)
         plan.dataset.normalise(pixels),
         labels,
         local=plan.local,
-        defense=defenses.compose(described["defense"]),
+        defense=plan.defense(),
         seed=seed,
         client=client,
         round=round,

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from federation_cells import work
+from federation_cells import BASE, work
 from torch import Tensor
 
 from attacks import ThreatModel
@@ -94,16 +94,16 @@ class Seen:
     """Captures of made-up clients of one round."""
 
     def __init__(self, tmp_path: Path, **local: object) -> None:
-        described = work(dict(local), defense=SECURE)
-        described["federation"] |= {"clients": 3, "clients_per_round": 3}
-        described["victims"] |= {"clients": 3}
+        together = {**BASE["federation"], "clients": 3, "clients_per_round": 3}
+        victims = {**BASE["victims"], "clients": 3}
+        described = work(dict(local), defense=SECURE, federation=together, victims=victims)
         self.plan, self.folder = Plan(described), tmp_path
         self.state = dict(self.plan.model().state_dict())
         self.writer = CaptureWriter(self.plan, tmp_path)
 
     def capture(self, client: int, examples: int) -> dict[str, Tensor]:
         received = {name: torch.full_like(value, client + 1.0) for name, value in self.state.items()}
-        count = 2 * self.plan.local["steps"]
+        count = 2 * self.plan.local.training.steps
         own = Truth(
             torch.full((count, 1, 28, 28), client, dtype=torch.uint8),
             10 * client + torch.arange(count),

@@ -15,6 +15,7 @@ from fedsim.federation import unattacked
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json, read_tensors
+from fedsim.scenario.work import Work
 
 
 def _seen(simulated, name, **grants):
@@ -119,7 +120,7 @@ def test_the_observation_files_hold_no_truth(simulated):
 def test_a_reply_that_is_not_finite_costs_its_own_rows(simulated):
     """Rounds 1 and 2 of two clients each: whoever was drawn is named, with what was wrong."""
     summary = read_json(simulated.cell("exploding") / "cell.json")
-    plan = Plan(summary["work"])
+    plan = Plan(Work.from_dict(summary["work"]))
     expected = [(round, client) for round in (1, 2) for client in unattacked.drawn(plan, round)]
     assert [(fault["round"], fault["client"]) for fault in summary["faults"]] == expected
     assert len(expected) == 4
@@ -156,7 +157,7 @@ def test_differential_privacy_is_accounted_for(simulated):
 def test_accuracy_is_that_of_what_each_round_sends_and_of_the_end(simulated, name):
     cell = simulated.cell(name)
     summary = read_json(cell / "cell.json")
-    plan = Plan(summary["work"])
+    plan = Plan(Work.from_dict(summary["work"]))
     states = [read_tensors(cell / f"observations/round_{round}.state.safetensors") for round in (1, 2)]
     states.append(unattacked.final_state(plan, states[0], device=torch.device("cpu")))
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -214,6 +215,6 @@ def test_cells_share_their_start_unless_the_defense_adds_parameters():
     from fedsim.federation.workers import start_key
 
     plain = work()
-    assert start_key({**plain, "defense": [{"name": "clip", "norm": 1.0}]}) == start_key(plain)
-    assert start_key({**plain, "defense": [{"name": "dropconnect", "p": 0.1}]}) == start_key(plain)
-    assert start_key({**plain, "defense": [{"name": "precode"}]}) != start_key(plain)
+    assert start_key(replace(plain, defense=({"name": "clip", "norm": 1.0},))) == start_key(plain)
+    assert start_key(replace(plain, defense=({"name": "dropconnect", "p": 0.1},))) == start_key(plain)
+    assert start_key(replace(plain, defense=({"name": "precode"},))) != start_key(plain)

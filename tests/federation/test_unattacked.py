@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +11,13 @@ from federation_cells import consistency_cells, work
 from fedsim.federation.plan import Plan
 from fedsim.federation.unattacked import final_state
 from fedsim.files import read_tensors
+from fedsim.scenario.work import Work
 
 CPU = torch.device("cpu")
 
 
-def _one_round(described: dict) -> dict:
-    described = copy.deepcopy(described)
-    described["federation"]["rounds"] = 1
-    return described
+def _one_round(described: Work) -> Work:
+    return replace(described, federation=replace(described.federation, rounds=1))
 
 
 def _distance(left, right) -> float:
@@ -32,7 +31,7 @@ def test_a_round_leaves_the_state_that_flower_sends_in_the_next(simulated, name)
     first, second = (read_tensors(simulated.cell(name) / f"observations/round_{k}.state.safetensors") for k in (1, 2))
     found = final_state(Plan(_one_round(described)), first, device=CPU)
     assert {name: value.dtype for name, value in found.items()} == {name: second[name].dtype for name in second}
-    tolerance = 1e-12 if described["federation"]["local"].get("precision") == "float64" else 2e-6
+    tolerance = 1e-12 if described.federation.local.precision == "float64" else 2e-6
     assert _distance(found, second) <= tolerance * max(float(value.abs().max()) for value in second.values())
     assert _distance(first, second) > 1e3 * tolerance
 

@@ -142,8 +142,8 @@ def test_an_edited_model_is_other_work_and_is_imported_afresh(project):
     ):
         (project / f"{name}.py").write_text(text)
         work = load(path).cells()[0].work()
-        model = models.build(work["model"], input_shape=(1, 4, 4), classes=2, seed=0)
-        seen.append((work["source"], model[1].out_features, sys.modules["helper"].A))
+        model = models.build(work.model, input_shape=(1, 4, 4), classes=2, seed=0)
+        seen.append((work.source, model[1].out_features, sys.modules["helper"].A))
     assert [entry[1:] for entry in seen] == [(8, 1), (9, 1), (9, 2), (9, 2)]
     assert len({entry[0] for entry in seen[:3]}) == 3
     assert seen[2] == seen[3], "a file that the model does not import"
@@ -153,7 +153,7 @@ def test_the_same_module_name_in_two_folders_is_two_models(project, tmp_path):
     first = load(scenario(project, own_net=NET.format(width=8)))
     (tmp_path / "other").mkdir()
     second = load(scenario(tmp_path / "other", own_net=NET.format(width=9)))
-    works = [one.cells()[0].work()["source"] for one in (first, second, first)]
+    works = [one.cells()[0].work().source for one in (first, second, first)]
     assert works[0] == works[2] != works[1]
 
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attacks import LocalTraining, Observation
+from attacks import Observation
 from fedsim import observations, truth
 from fedsim.federation.plan import Plan
-from fedsim.local import train
+from fedsim.local import Local, train
+from fedsim.scenario.work import Federation, Victims, Work
 
 MODEL = {"name": "mlp", "width": 16, "depth": 1, "dropout": 0.5}
 
 ENGINE = {"device": "cpu", "dtype": "float32", "compile": "never"}
 
 
-def work(model: dict[str, Any] = MODEL) -> dict[str, Any]:
-    local = {"batch_size": 1, "steps": 1, "learning_rate": 0.1, "mode": "train", "share": "gradient"}
-    return {
-        "data": {"name": "mnist", "partition": {"kind": "iid"}},
-        "model": model,
-        "federation": {"clients": 4, "local": local},
-        "defense": [],
-        "seed": 0,
-        "victims": {"rounds": [1], "clients": 2},
-    }
+def work(model: dict[str, Any] = MODEL) -> Work:
+    return Work(
+        data={"name": "mnist", "partition": {"kind": "iid"}},
+        model=model,
+        federation=Federation(clients=4, clients_per_round=2, rounds=1, local=Local()),
+        defense=(),
+        seed=0,
+        victims=Victims(rounds=(1,), clients=2),
+    )
 
 
 def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
@@ -42,13 +42,13 @@ def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
             classes=len(plan.dataset.classes),
             mean=plan.dataset.mean,
             std=plan.dataset.std,
-            local=LocalTraining(learning_rate=plan.local["learning_rate"]),
+            local=plan.local.training,
             labels=labels,
             noise=result.played.drawn,
             client=client,
         )
         derived = {"client_mode": "train", "batch_norm": "none"}
-        observations.save(cell, seen, model=plan.work["model"], derived=derived)
+        observations.save(cell, seen, model=plan.work.model, derived=derived)
         truth.seal(cell, 1, client, truth.Truth.of_round(pixels, labels, result.played))
 
 

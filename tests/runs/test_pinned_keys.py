@@ -96,8 +96,8 @@ def _keys(case: str, folder: RunDirectory) -> dict[str, str]:
         "jobs": [job.key for job in found],
         "scores": [results.score_key(job, scenario) for job in found],
         "settings": [cell.setting(1) for cell in cells],
-        "pretrained": [start.pretrained_file(work, folder.pretrained).stem for work in works if "start" in work],
-        "reachable": [cost.reachable_key(work) for work in works if work["utility"]],
+        "pretrained": [start.pretrained_file(work, folder.pretrained).stem for work in works if work.start.pretrain],
+        "reachable": [cost.reachable_key(work) for work in works if work.utility],
     }
     return {kind: key_of(each) for kind, each in keys.items() if each}
 

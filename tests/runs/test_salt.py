@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,7 @@ OTHER = "f" * 32
 def _drawn_again(plan: Plan, seen: dict[str, torch.Tensor], state: dict[str, torch.Tensor], guesses: int):
     """A cheating attack: what the client trained on and drew, if some small seed explains the update."""
     for seed in range(guesses):
-        guess = Plan({**plan.work, "seed": seed})
+        guess = Plan(replace(plan.work, seed=seed))
         pixels, labels = guess.batch(0, 1)
         model = plan.model()
         model.load_state_dict(state)
@@ -53,7 +54,7 @@ def _drawn_again(plan: Plan, seen: dict[str, torch.Tensor], state: dict[str, tor
 
 @pytest.mark.parametrize("salt", ["", SALT], ids=["unsalted", "salted"])
 def test_drawing_batches_and_masks_again_from_a_guessed_seed_is_stopped_by_a_salt(salt):
-    plan = Plan({**recorded_cell.work(), "seed": 3}, salt)
+    plan = Plan(replace(recorded_cell.work(), seed=3), salt)
     pixels, labels = plan.batch(0, 1)
     model = plan.model()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -164,7 +165,7 @@ def test_only_the_hash_of_a_salt_is_outside_of_truth(tmp_path, monkeypatch):
     files = [path for path in directory.path.rglob("*") if path.is_file()]
     assert [path for path in files if SALT.encode() in path.read_bytes()] == [directory.path / "truth" / "salt"]
     [salted_cell], [plain] = trained, scenario.cells()
-    assert salted_cell.work() == {**plain.work(), "salt": hash_of(SALT)}
+    assert salted_cell.work() == replace(plain.work(), salt=hash_of(SALT))
     assert cell_key(salted_cell) != cell_key(plain)
     assert salted_cell.setting(1) == plain.setting(1)
     assert [cell_key(cell) for cell in cells_of(directory, scenario)] == [cell_key(salted_cell)]
@@ -222,10 +223,9 @@ def test_a_bad_salt_after_a_space_names_the_option(tmp_path, words):
 @pytest.mark.parametrize("salt", ["", SALT], ids=["unsalted", "salted"])
 def test_a_flower_client_trains_on_what_the_salt_says(salt, monkeypatch):
     monkeypatch.setenv(USER_PATH, "")  # the client sets it
-    work = recorded_cell.work()
-    work["federation"]["resources"] = {"gpus": 0}
-    plan = Plan(work, salt)
-    config = {"work": json.dumps(plan.work), "salt": salt, "user-path": json.dumps([os.getcwd()]), "server-round": 1}
+    plan = Plan(recorded_cell.work(), salt)
+    described = json.dumps(plan.work.to_dict())
+    config = {"work": described, "salt": salt, "user-path": json.dumps([os.getcwd()]), "server-round": 1}
     content = RecordDict({"arrays": ArrayRecord(plan.model().state_dict()), "config": ConfigRecord(config)})
     monkeypatch.setattr(flower_client, "Message", lambda content, reply_to: content)
     context = SimpleNamespace(node_config={"partition-id": 0}, state=RecordDict({}))
@@ -245,11 +245,9 @@ def test_the_salt_is_not_among_what_flower_writes_into_its_log(monkeypatch):
         return strategies[0]
 
     monkeypatch.setattr(server, "Eavesdropper", eavesdropper)
-    work = recorded_cell.work()
-    work["federation"] |= {"rounds": 1, "clients_per_round": 2}
-    plan = Plan(work, SALT)
+    plan = Plan(recorded_cell.work(), SALT)
     grid = SimpleNamespace(first=lambda clients: SimpleNamespace(partition_of={}))
-    server._train(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict())
+    server._run_rounds(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict())
     assert SALT not in str(dict(started["train_config"]))
     monkeypatch.setattr(strategies[0].strategy, "configure_train", lambda round, arrays, config, grid: [])
     strategies[0].configure_train(1, ArrayRecord({}), started["train_config"], grid)

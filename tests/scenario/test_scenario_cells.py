@@ -16,6 +16,7 @@ from attacks import ThreatModel
 from fedsim import data, models
 from fedsim.errors import BadInput
 from fedsim.scenario import METRICS, bundled, json_schema, load, parse
+from fedsim.scenario.work import Work
 from fedsim.scoring.metrics import METRICS as SCORED
 
 SMALL = {"name": "small", "data": "mnist", "model": {"name": "mlp", "width": 8}, "attacks": ["inverting_gradients"]}
@@ -77,7 +78,7 @@ def test_work_leaves_out_what_cannot_change_it():
         attacks=[], metrics=["mse"], description="x", name="y", engine={"chunk": 2}, threat_model={"labels": "unknown"}
     )
     assert other.cells()[0].work() == one
-    assert json.loads(json.dumps(one)) == one
+    assert Work.from_dict(json.loads(json.dumps(one.to_dict()))) == one
     for change in (
         {"seeds": [1]},
         {"federation": {"rounds": 2}},

@@ -54,16 +54,16 @@ def file(tmp_path, monkeypatch):
 def test_without_either_key_the_work_says_nothing_of_a_start():
     fresh, null = _small().cells()[0], _small({"pretrain": None, "checkpoint": None}).cells()[0]
     assert fresh.work() == null.work()
-    assert "start" not in fresh.work()
+    assert "start" not in fresh.work().to_dict()
     assert [fresh.state_before(round) for round in (1, 2, 5)] == ["init", "round_1", "round_4"]
 
 
 def test_cells_that_differ_in_their_defense_start_alike_with_the_models_own_rate():
     cells = _small({"pretrain": {"steps": 20}}).cells()
-    starts = [cell.work()["start"] for cell in cells]
+    starts = [cell.work().to_dict()["start"] for cell in cells]
     assert starts == [{"pretrain": {"steps": 20, "batch_size": 32, "learning_rate": 0.1, "dropout": 0.25}}] * 3
-    assert [cell.work()["model"]["dropout"] for cell in cells] == [0.25, 0.5, 0.25]
-    assert all("pretrain" not in cell.work()["model"] for cell in cells)
+    assert [cell.work().model["dropout"] for cell in cells] == [0.25, 0.5, 0.25]
+    assert all("pretrain" not in cell.work().model for cell in cells)
     assert cells[0].state_before(1) == "pretrained"
     assert cells[0].state_before(2) == "round_1"
 
@@ -74,7 +74,7 @@ def test_a_sweep_compares_the_untrained_with_the_trained():
     assert len({cell_key(cell) for cell in cells}) == len(cells) == 9
     assert [cell.state_before(1) for cell in cells] == ["init"] * 3 + ["pretrained"] * 6
     steps = _small({"pretrain": {"steps": 1}}, sweep={"model.pretrain.steps": [10, 20]}).cells()
-    assert [cell.start()["pretrain"]["steps"] for cell in steps[::3]] == [10, 20]
+    assert [cell.start().pretrain.steps for cell in steps[::3]] == [10, 20]
 
 
 def test_a_pretrained_scenario_survives_the_trip_through_json():
@@ -226,8 +226,8 @@ def test_a_factory_takes_both_keys_and_never_sees_them(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     block = {"factory": "own_trained_nets:small"}
     [cell] = parse({**SMALL, "defenses": ["none"], "model": {**block, "pretrain": {"steps": 3}}}).cells()
-    assert cell.work()["model"] == {**block, "dropout": None}
-    assert cell.start()["pretrain"]["dropout"] is None
+    assert cell.work().model == {**block, "dropout": None}
+    assert cell.start().pretrain.dropout is None
     model = models.build(block, input_shape=(1, 28, 28), classes=10)
     save_file(model.state_dict(), tmp_path / "own.safetensors")
     trained = {**block, "checkpoint": str(tmp_path / "own.safetensors")}
