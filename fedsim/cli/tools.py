@@ -35,7 +35,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
     from fedsim import scenario as scenarios
 
     loaded = scenarios.load(scenario, overrides or [])
-    out.print(f"{scenario}: ok, {len(loaded.cells())} cells", highlight=False, soft_wrap=True)
+    out.print(f"{scenario}: ok, {len(scenarios.every_cell(loaded))} cells", highlight=False, soft_wrap=True)
 
 
 @app.command()

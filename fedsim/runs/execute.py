@@ -16,7 +16,7 @@ from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.salt import settle
 from fedsim.runs.simulation import simulate
-from fedsim.scenario import Cell, Scenario
+from fedsim.scenario import Cell, Scenario, every_cell
 from fedsim.scoring.job import score_job
 from fedsim.version import __version__
 
@@ -43,7 +43,7 @@ def execute(
     if ray_address is not None:
         check_address(ray_address)
         with cluster(ray_address):
-            check_capacity(cell.scenario for cell in scenario.cells())
+            check_capacity(cell.scenario for cell in every_cell(scenario))
     view = view or View()
     look_beside(scenario.folder)
     check_owner(out, scenario.name)

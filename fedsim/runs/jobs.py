@@ -17,7 +17,7 @@ from fedsim.files import key_of
 from fedsim.random import seed_for
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.salt import hash_of
-from fedsim.scenario import Cell, Scenario
+from fedsim.scenario import Cell, Scenario, every_cell
 from fedsim.version import __version__
 
 
@@ -40,7 +40,7 @@ def cells_of(directory: RunDirectory, scenario: Scenario) -> list[Cell]:
     """A scenario's cells as they are in a run directory: with its salt, if it has one."""
     salt = directory.salt()
     hash = hash_of(salt) if salt else ""
-    return [dataclasses.replace(cell, salt=hash) for cell in scenario.cells()]
+    return [dataclasses.replace(cell, salt=hash) for cell in every_cell(scenario)]
 
 
 def cell_key(cell: Cell) -> str:

@@ -20,7 +20,7 @@ from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import MARKER, RunDirectory
 from fedsim.runs.jobs import cell_key, cells_of, jobs_of
 from fedsim.runs.results import assemble, score_key
-from fedsim.scenario import Scenario
+from fedsim.scenario import Scenario, every_cell
 from fedsim.table import SCHEMA, read
 from fedsim.version import __version__
 
@@ -130,7 +130,7 @@ def _so_far(directory: RunDirectory) -> Scenario | str:
         return f"fedsim {version} began it, where this is fedsim {__version__}"
     try:
         scenario = scenarios.parse(marker["scenario"], rehearsed=False, folder=marker.get("folder"))
-        for cell in scenario.cells():
+        for cell in every_cell(scenario):
             cell.work()  # reads the user's own files
     except (BadInput, KeyError, OSError) as error:
         return f"its scenario cannot be read again ({error})"

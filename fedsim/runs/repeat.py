@@ -18,7 +18,7 @@ from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.files import key_of
 from fedsim.runs.jobs import Attempt, attempts
-from fedsim.scenario import Cell, Scenario
+from fedsim.scenario import Cell, Scenario, every_cell
 from fedsim.scenario.document import KeyPath, Problem, format_path, parse_path
 
 _FILES = ("path", "checkpoint")
@@ -125,7 +125,7 @@ def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
     """
     wanted = _comparable(part.setting)
     found: dict[str, tuple[Cell, int]] = {}
-    for cell in whole.cells():
+    for cell in every_cell(whole):
         for round in cell.scenario.victims.rounds:
             setting = _comparable(cell.setting(round))
             if _alike(cell.defense, part.defense) and "round" in wanted and _says(setting, wanted):

@@ -6,9 +6,9 @@ defenses, `load` puts them together.
 """
 
 from fedsim.scenario.bundled import bundled
-from fedsim.scenario.cells import Cell
+from fedsim.scenario.cells import Cell, every_cell
 from fedsim.scenario.jsonschema import json_schema
 from fedsim.scenario.load import load, parse
 from fedsim.scenario.schema import METRICS, Scenario
 
-__all__ = ["METRICS", "Cell", "Scenario", "bundled", "json_schema", "load", "parse"]
+__all__ = ["METRICS", "Cell", "Scenario", "bundled", "every_cell", "json_schema", "load", "parse"]

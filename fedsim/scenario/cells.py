@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from attacks.threat import GRANTS
 from fedsim import data, models
 from fedsim.local import Local
 from fedsim.paths import look_beside
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import Scenario, label_of, specs_of
 from fedsim.scenario.work import CentralTraining, Checkpoint, Federation, Start, Utility, Victims, Work
 
 _OWN_FILES = {"npz", "folder"}
@@ -137,3 +138,12 @@ class Cell:
         engine = self.scenario.engine.model_dump(mode="json")
         work["engine"] = {key: value for key, value in engine.items() if key not in _HOW_COMPUTED}
         return {**work, "round": round}
+
+
+def every_cell(scenario: Scenario) -> list[Cell]:
+    """Every combination of a scenario's axes, nested in this order: sweep, seed, defense."""
+    return [
+        Cell(scenario=variant, seed=seed, defense_label=label_of(parts), defense=specs_of(parts), sweep=values)
+        for values, variant in scenario.variants
+        for seed, parts in itertools.product(variant.seeds, variant.defenses)
+    ]

@@ -23,7 +23,7 @@ from fedsim.paths import admit_user_code
 from fedsim.random import seed_for
 from fedsim.scenario import trial
 from fedsim.scenario.batches import check_batches
-from fedsim.scenario.cells import Cell
+from fedsim.scenario.cells import Cell, every_cell
 from fedsim.scenario.document import KeyPath, Problem, parse_path
 from fedsim.scenario.schema import Scenario
 
@@ -40,7 +40,7 @@ def rehearse(scenario: Scenario) -> None:
         except BadInput as error:
             raise _problem(error, ("data", "partition")) from None
     check_batches(scenario, divisions)
-    for i, cell in enumerate(scenario.cells()[: len(scenario.defenses)]):
+    for i, cell in enumerate(every_cell(scenario)[: len(scenario.defenses)]):
         _model(cell, dataset, ("defenses", i))
     if scenario.model.checkpoint is not None:
         _checkpoint(scenario, dataset)

@@ -15,9 +15,6 @@ from attacks import ThreatModel
 from attacks.threat import GRANTS
 from fedsim.scenario.members import SGD, Attack, Block, Count, Defense, Member, Model, Optimizer, Positive
 
-if TYPE_CHECKING:
-    from fedsim.scenario.cells import Cell
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Literal["mse", "psnr", "ssim", "lpips"]
 CLIENTS = 4
@@ -254,16 +251,10 @@ class Scenario(Block):
         """Where the scenario's file lies, and a factory's module may lie too; None for one that was made in Python."""
         return self._folder
 
-    def cells(self) -> list[Cell]:
-        """Every combination of the axes, nested in this order: sweep, seed, defense."""
-        from fedsim.scenario.cells import Cell
-
-        variants = self._variants or (({}, self),)
-        return [
-            Cell(scenario=scenario, seed=seed, defense_label=label_of(parts), defense=specs_of(parts), sweep=values)
-            for values, scenario in variants
-            for seed, parts in itertools.product(scenario.seeds, scenario.defenses)
-        ]
+    @property
+    def variants(self) -> tuple[tuple[dict[str, Any], Scenario], ...]:
+        """The scenarios that the sweep makes, none of which has one, each with the sweep's values by dotted key."""
+        return self._variants or (({}, self),)
 
     def attack_specs(self) -> list[dict[str, Any]]:
         """The attacks as `{"name": ..., **parameters}`, without the null attacks that were not named."""

@@ -21,7 +21,7 @@ VALUES = [30.0, 42.0]
 
 def rows(values):
     """What the smoke scenario's run would hold of one attack on its undefended client."""
-    cell = SMOKE.cells()[0]
+    cell = scenario.every_cell(SMOKE)[0]
     spec = attack_specs(SMOKE)[0]
     common = {
         "round": 1,

@@ -9,7 +9,7 @@ from fedsim import models
 from fedsim.federation.plan import Plan
 from fedsim.files import write_tensors
 from fedsim.runs.jobs import cell_key
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 from fedsim.scenario.work import Work
 
 BASE = {
@@ -59,7 +59,7 @@ TRAINED = {
 
 
 def trained_cells() -> dict[str, Work]:
-    return {cell_key(cell): cell.work() for cell in parse(TRAINED).cells()}
+    return {cell_key(cell): cell.work() for cell in every_cell(parse(TRAINED))}
 
 
 def checkpoint(directory: Path) -> Path:

@@ -10,7 +10,7 @@ from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 from fedsim.scenario.work import Work
 
 DP = [{"name": "dp_sgd", "noise_multiplier": 1.5, "max_grad_norm": 1.0}]
@@ -22,7 +22,7 @@ def _utility(**local) -> dict:
 
 def _cell(utility: dict, **keys):
     named = {"name": "cost", "data": "mnist", "model": {"name": "mlp", "width": 8}, "attacks": [], **keys}
-    return parse({**named, "utility": utility}, rehearsed=False).cells()[0]
+    return every_cell(parse({**named, "utility": utility}, rehearsed=False))[0]
 
 
 @pytest.mark.parametrize(

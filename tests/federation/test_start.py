@@ -17,7 +17,7 @@ from fedsim.reporting import leaderboard
 from fedsim.runs.attack import attack
 from fedsim.runs.jobs import cell_key, jobs_of
 from fedsim.runs.results import assemble, score_key
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 from fedsim.scoring.job import score_job
 
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_is_what_the_first_round_sends(simulated):
 def rows(simulated):
     """The table of the scenario, its null attacks run in this process."""
     scenario = parse(TRAINED)
-    for cell in scenario.cells():
+    for cell in every_cell(scenario):
         for job in jobs_of(simulated, cell):
             attack(simulated.cell(job.cell), simulated.job(job.key), job.spec)
             target = simulated.score(score_key(job, scenario))
@@ -141,7 +141,7 @@ def rows(simulated):
 
 
 def test_every_defense_is_attacked_on_the_same_pretrained_weights(simulated):
-    cells = parse(TRAINED).cells()[3:]
+    cells = every_cell(parse(TRAINED))[3:]
     assert [cell.defense_label for cell in cells] == ["none", "dropout(p=0.75)", "gaussian_noise(std=0.01)"]
     folders = [simulated.cell(cell_key(cell)) for cell in cells]
     assert all(folder.exists() for folder in folders), simulated.log.read_text()[-3000:]
@@ -154,7 +154,7 @@ def test_every_defense_is_attacked_on_the_same_pretrained_weights(simulated):
 
 
 def test_the_attacker_is_not_told_how_the_model_was_trained(simulated):
-    cell = simulated.cell(cell_key(parse(TRAINED).cells()[3]))
+    cell = simulated.cell(cell_key(every_cell(parse(TRAINED))[3]))
     for path in (cell / "observations").glob("*.json"):
         assert "pretrain" not in path.read_text()
 
@@ -178,7 +178,7 @@ def test_a_failed_federation_still_says_what_would_have_been_attacked(simulated,
 
     scenario = parse({**TRAINED, "sweep": {}, "model": {**TRAINED["model"], "pretrain": {"steps": 9}}})
     empty = RunDirectory(tmp_path)
-    for cell in scenario.cells():
+    for cell in every_cell(scenario):
         write_json(empty.cell_error(cell_key(cell)), {"reason": "RuntimeError: pretraining diverged in step 3"})
     rows = assemble(empty, scenario)
     assert set(rows["status"]) == {"failed"}

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim import models, paths
 from fedsim.errors import BadInput
-from fedsim.scenario import load
+from fedsim.scenario import every_cell, load
 
 SCENARIO = """\
 name: mine
@@ -112,7 +112,7 @@ def test_the_scenarios_folder_and_the_factorys_are_importable(project):
 def test_a_relative_path_means_the_working_directory(project, tmp_path):
     path = scenario(project, own_net=NET.format(width="int(open('width.txt').read())"))
     (tmp_path / "elsewhere" / "width.txt").write_text("8")
-    assert load(path).cells()
+    assert every_cell(load(path))
 
 
 def test_a_process_that_was_told_steps_into_the_users_directory(project, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_an_edited_model_is_other_work_and_is_imported_afresh(project):
         ("unrelated", "A = 2\n"),
     ):
         (project / f"{name}.py").write_text(text)
-        work = load(path).cells()[0].work()
+        work = every_cell(load(path))[0].work()
         model = models.build(work.model, input_shape=(1, 4, 4), classes=2, seed=0)
         seen.append((work.source, model[1].out_features, sys.modules["helper"].A))
     assert [entry[1:] for entry in seen] == [(8, 1), (9, 1), (9, 2), (9, 2)]
@@ -153,7 +153,7 @@ def test_the_same_module_name_in_two_folders_is_two_models(project, tmp_path):
     first = load(scenario(project, own_net=NET.format(width=8)))
     (tmp_path / "other").mkdir()
     second = load(scenario(tmp_path / "other", own_net=NET.format(width=9)))
-    works = [one.cells()[0].work().source for one in (first, second, first)]
+    works = [every_cell(one)[0].work().source for one in (first, second, first)]
     assert works[0] == works[2] != works[1]
 
 

@@ -16,7 +16,7 @@ from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import MARKER, RunDirectory
 from fedsim.runs.jobs import cell_key, jobs_of
 from fedsim.runs.results import write
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 from fedsim.table import SCHEMA
 from fedsim.version import __version__
 
@@ -42,7 +42,7 @@ def directory(tmp_path):
     started = RunDirectory(tmp_path / "unfinished")
     marker = {"name": "unfinished", "scenario": scenario.to_dict(), "command": "fedsim run x", "version": __version__}
     write_json(started.path / MARKER, marker)
-    trained, failed, _ = scenario.cells()
+    trained, failed, _ = every_cell(scenario)
     cell = started.cell(cell_key(trained))
     write_json(cell / "cell.json", {"faults": [], "accuracy": [0.1], "accounting_note": ""})
     for client in (0, 1):

@@ -13,6 +13,7 @@ from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.reporting import entries, verification
 from fedsim.runs.repeat import repetition
+from fedsim.scenario import every_cell
 from fedsim.version import __version__
 
 HERE = {"torch": "2.9", "processor": "AMD EPYC", "vector": "AVX512", "threads": 1}
@@ -129,7 +130,7 @@ def test_the_repositorys_entries_can_be_repeated_here():
     for entry in first.values():
         seed = entry.victims.values[0].seed
         again = repetition(verification.part_of(entry, seed=seed, clients=1))
-        [cell] = again.scenario.cells()
+        [cell] = every_cell(again.scenario)
         assert cell.seed == seed
         assert len(cell.defense) == len(entry.defense.parts)
         for part, said in zip(cell.defense, entry.defense.parts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedsim.runs.jobs import attempts
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 
 
 def told(field, listed, attack, *, defense="none", **changed):
@@ -19,7 +19,7 @@ def told(field, listed, attack, *, defense="none", **changed):
         },
         rehearsed=False,
     )
-    found = attempts(scenario.cells()[0])
+    found = attempts(every_cell(scenario)[0])
     return [attempt.grants[field] for attempt in found if attempt.attack["name"] == attack]
 
 
@@ -64,5 +64,5 @@ def test_lists_of_two_grants_give_every_combination_that_differs():
         },
         rehearsed=False,
     )
-    named = [[a for a in attempts(cell) if a.attack["name"] == "inverting_gradients"] for cell in scenario.cells()]
+    named = [[a for a in attempts(cell) if a.attack["name"] == "inverting_gradients"] for cell in every_cell(scenario)]
     assert [len(found) for found in named] == [2, 4]

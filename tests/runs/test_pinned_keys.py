@@ -11,7 +11,7 @@ from fedsim.files import key_of, write_json
 from fedsim.observations import SUM, name_of
 from fedsim.runs import jobs, results
 from fedsim.runs.directory import RunDirectory
-from fedsim.scenario import load
+from fedsim.scenario import every_cell, load
 
 CASES = {
     "quickstart": ("quickstart", ()),  # a sweep of the model, and a utility block
@@ -82,7 +82,7 @@ def _keys(case: str, folder: RunDirectory) -> dict[str, str]:
     """A hash of all keys of a kind, in their order."""
     name, overrides = CASES[case]
     scenario = load(name, overrides, rehearsed=False)
-    cells = scenario.cells()
+    cells = every_cell(scenario)
     found = []
     for cell in cells:
         seen = folder.cell(jobs.cell_key(cell)) / "observations"

@@ -12,7 +12,7 @@ from fedsim.errors import BadInput
 from fedsim.reporting.entries import portable
 from fedsim.runs.jobs import attempts, expected
 from fedsim.runs.repeat import Part, repetition
-from fedsim.scenario import load, parse
+from fedsim.scenario import every_cell, load, parse
 
 SMALL = {
     "name": "small",
@@ -29,7 +29,7 @@ SMALL = {
 
 
 def part_of(scenario, *, cell=-1, round=2, clients=3, at=0, **changed):
-    chosen = scenario.cells()[cell]
+    chosen = every_cell(scenario)[cell]
     spec, grants = attempts(chosen)[at]
     content = {
         "definition": portable(json.loads(json.dumps(scenario.to_dict()))),
@@ -51,9 +51,9 @@ def swept():
 
 def test_only_the_part_is_left_and_the_federation_is_the_same():
     scenario = swept()
-    original = scenario.cells()[-1]
+    original = every_cell(scenario)[-1]
     again = repetition(part_of(scenario)).scenario
-    [cell] = again.cells()
+    [cell] = every_cell(again)
     assert (cell.seed, cell.defense, cell.scenario.victims.rounds) == (3, original.defense, (2,))
     assert (again.victims.clients, again.victims.development, again.utility) == (3, 0, None)
     assert [spec["name"] for spec in again.attack_specs()] == ["inverting_gradients"]
@@ -69,7 +69,7 @@ def test_of_a_list_of_grants_only_what_the_rows_were_told_is_left():
         part = part_of(scenario, at=at)
         again = repetition(part).scenario
         assert [grants["defense"] for grants in again.grants()] == [part.threat_model["defense"]] == [told]
-        assert {attempt.attack["name"] for attempt in attempts(again.cells()[0])} >= {"inverting_gradients"}
+        assert {attempt.attack["name"] for attempt in attempts(every_cell(again)[0])} >= {"inverting_gradients"}
     wrong = part_of(scenario, threat_model=ThreatModel(labels="inferred").as_dict())
     with pytest.raises(BadInput, match="does not tell 'inverting_gradients' what the entry says it was told"):
         repetition(wrong)
@@ -98,15 +98,15 @@ def test_a_sum_is_repeated_with_all_its_clients():
     scenario = parse({**SMALL, **keys}, rehearsed=False)
     again = repetition(part_of(scenario, clients=3))
     assert again.scenario.victims.clients == 9
-    assert expected(again.scenario.cells()[0]) == 1
+    assert expected(every_cell(again.scenario)[0]) == 1
 
 
 def test_a_key_that_came_later_has_its_default():
     scenario = swept()
-    setting = json.loads(json.dumps(scenario.cells()[-1].setting(2)))
+    setting = json.loads(json.dumps(every_cell(scenario)[-1].setting(2)))
     del setting["federation"]["local"]["precision"], setting["engine"]
-    [cell] = repetition(part_of(scenario, setting=setting)).scenario.cells()
-    assert cell.model_spec() == scenario.cells()[-1].model_spec()
+    [cell] = every_cell(repetition(part_of(scenario, setting=setting)).scenario)
+    assert cell.model_spec() == every_cell(scenario)[-1].model_spec()
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ def test_files_are_taken_from_where_they_are_said_to_be_and_only_with_the_same_c
 def test_bundled_scenarios_are_found_again_in_their_own_definitions():
     for name in ("smoke", "quickstart"):
         scenario = load(name, rehearsed=False)
-        for cell in range(len(scenario.cells())):
-            assert repetition(part_of(scenario, cell=cell, round=1)).scenario.seeds == (scenario.cells()[cell].seed,)
+        for place, cell in enumerate(every_cell(scenario)):
+            assert repetition(part_of(scenario, cell=place, round=1)).scenario.seeds == (cell.seed,)

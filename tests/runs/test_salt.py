@@ -31,7 +31,7 @@ from fedsim.runs.directory import MARKER
 from fedsim.runs.execute import execute
 from fedsim.runs.jobs import cell_key, cells_of
 from fedsim.runs.salt import hash_of, settle
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 from fedsim.truth import unpack
 
 SALT = "0123456789abcdef" * 2
@@ -164,7 +164,7 @@ def test_only_the_hash_of_a_salt_is_outside_of_truth(tmp_path, monkeypatch):
     assert directory.marker()["salted"] is True
     files = [path for path in directory.path.rglob("*") if path.is_file()]
     assert [path for path in files if SALT.encode() in path.read_bytes()] == [directory.path / "truth" / "salt"]
-    [salted_cell], [plain] = trained, scenario.cells()
+    [salted_cell], [plain] = trained, every_cell(scenario)
     assert salted_cell.work() == replace(plain.work(), salt=hash_of(SALT))
     assert cell_key(salted_cell) != cell_key(plain)
     assert salted_cell.setting(1) == plain.setting(1)

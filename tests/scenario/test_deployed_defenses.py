@@ -11,7 +11,7 @@ import defenses
 from defenses.base import Deployment
 from fedsim.cli import main
 from fedsim.errors import BadInput
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 
 GOOD = {
     "name": "deployed",
@@ -44,7 +44,7 @@ def test_it_is_refused_by_key_and_reason(option, expected):
     for name in path:
         block = block[name]
     block[last] = int(value)
-    assert len(parse(GOOD, rehearsed=False).cells()) == 4
+    assert len(every_cell(parse(GOOD, rehearsed=False))) == 4
     with pytest.raises(BadInput) as caught:
         parse(spoilt, rehearsed=False)
     assert expected in str(caught.value)

@@ -15,7 +15,7 @@ import defenses
 from attacks import ThreatModel
 from fedsim import data, models
 from fedsim.errors import BadInput
-from fedsim.scenario import METRICS, bundled, json_schema, load, parse
+from fedsim.scenario import METRICS, bundled, every_cell, json_schema, load, parse
 from fedsim.scenario.work import Work
 from fedsim.scoring.metrics import METRICS as SCORED
 
@@ -32,7 +32,7 @@ def test_axes_nest_sweep_then_seed_then_defense():
         defenses=["none", {"name": "dropout", "p": 0.5}],
         sweep={"model.width": [8, 16], "data.test_fraction": [0]},
     )
-    cells = scenario.cells()
+    cells = every_cell(scenario)
     assert [(c.scenario.model.spec()["width"], c.seed, c.defense_label) for c in cells] == [
         (width, seed, defense) for width in (8, 16) for seed in (0, 7) for defense in ("none", "dropout(p=0.5)")
     ]
@@ -45,14 +45,14 @@ def test_a_sweep_may_change_the_kind_of_a_block():
     scenario = _small(
         model="mlp", sweep={"model": ["lenet", {"name": "mlp", "depth": 1}], "data.name": ["mnist", "photos"]}
     )
-    assert [(c.scenario.model.name, c.scenario.data.name) for c in scenario.cells()] == [
+    assert [(c.scenario.model.name, c.scenario.data.name) for c in every_cell(scenario)] == [
         ("lenet", "mnist"), ("lenet", "photos"), ("mlp", "mnist"), ("mlp", "photos"),
     ]  # fmt: skip
 
 
 def test_labels_give_the_parameters_that_were_given():
     composition = [{"name": "clip", "norm": 1}, {"name": "gaussian_noise", "std": 1e-3}]
-    cells = _small(defenses=["none", "dropout", {"name": "dropout", "p": 0.5}, composition]).cells()
+    cells = every_cell(_small(defenses=["none", "dropout", {"name": "dropout", "p": 0.5}, composition]))
     assert [cell.defense_label for cell in cells] == [
         "none", "dropout", "dropout(p=0.5)", "clip(norm=1.0) + gaussian_noise(std=0.001)",
     ]  # fmt: skip
@@ -61,23 +61,23 @@ def test_labels_give_the_parameters_that_were_given():
 
 def test_equal_work_is_equal_whatever_it_is_called():
     rate = {"name": "mlp", "width": 8, "dropout": 0.5}
-    none, named, given, zero = _small(
+    none, named, given, zero = every_cell(_small(
         defenses=["none", "dropout", {"name": "dropout", "p": 0.5}, {"name": "dropout", "p": 0.0}]
-    ).cells()
-    assert named.work() == given.work() == _small(model=rate).cells()[0].work()
+    ))
+    assert named.work() == given.work() == every_cell(_small(model=rate))[0].work()
     assert none.work() == zero.work() != named.work()
     assert named.model_spec()["dropout"] == 0.5
     assert named.working_defense() == ()
-    clipped = _small(defenses=[["none", {"name": "clip", "norm": 1.0}]]).cells()[0]
+    clipped = every_cell(_small(defenses=[["none", {"name": "clip", "norm": 1.0}]]))[0]
     assert clipped.working_defense() == ({"name": "clip", "norm": 1.0},)
 
 
 def test_work_leaves_out_what_cannot_change_it():
-    one = _small().cells()[0].work()
+    one = every_cell(_small())[0].work()
     other = _small(
         attacks=[], metrics=["mse"], description="x", name="y", engine={"chunk": 2}, threat_model={"labels": "unknown"}
     )
-    assert other.cells()[0].work() == one
+    assert every_cell(other)[0].work() == one
     assert Work.from_dict(json.loads(json.dumps(one.to_dict()))) == one
     for change in (
         {"seeds": [1]},
@@ -85,7 +85,7 @@ def test_work_leaves_out_what_cannot_change_it():
         {"victims": {"clients": 2}},
         {"utility": {"rounds": 1}},
     ):
-        assert _small(**change).cells()[0].work() != one, change
+        assert every_cell(_small(**change))[0].work() != one, change
 
 
 def test_the_content_of_own_files_is_part_of_the_work(tmp_path):
@@ -93,7 +93,7 @@ def test_the_content_of_own_files_is_part_of_the_work(tmp_path):
         images = np.full((20, 8, 8), pixel, dtype=np.uint8)
         np.savez(tmp_path / "own.npz", x=images, y=np.arange(20) % 2)
         data.sources._load.cache_clear()
-        return _small(data={"name": "npz", "path": str(tmp_path / "own.npz")}).cells()[0].work()
+        return every_cell(_small(data={"name": "npz", "path": str(tmp_path / "own.npz")}))[0].work()
 
     assert work(3) == work(3) != work(4)
 
@@ -110,12 +110,12 @@ def test_a_scenario_is_immutable_and_survives_the_trip_through_json():
 def test_a_sweep_over_models_survives_the_trip_too():
     scenario = _small(model={"name": "mlp", "dropout": 0.5}, sweep={"model.name": ["mlp", "lenet"]})
     again = parse(json.loads(json.dumps(scenario.to_dict())), rehearsed=False)
-    assert [cell.work() for cell in again.cells()] == [cell.work() for cell in scenario.cells()]
+    assert [cell.work() for cell in every_cell(again)] == [cell.work() for cell in every_cell(scenario)]
 
 
 def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
     scenario = _small(sweep={"federation.clients": [6, 2]}, victims={"rounds": [1]})
-    described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in scenario.cells()]
+    described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in every_cell(scenario)]
     assert described == [(6, 6), (2, 2)]
     assert _small(federation={"clients": 6, "clients_per_round": 3}).victims.clients == 3
 
@@ -123,7 +123,7 @@ def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
 def test_name_and_attacks_are_enough():
     scenario = parse({"name": "least", "attacks": []}, rehearsed=False)
     assert (scenario.data.name, scenario.model.name) == ("mnist", "mlp")
-    assert [cell.defense_label for cell in scenario.cells()] == ["none"]
+    assert [cell.defense_label for cell in every_cell(scenario)] == ["none"]
 
 
 def test_the_threat_model_block_grants_and_nothing_else():
@@ -139,7 +139,7 @@ def test_a_list_of_grants_is_each_of_them_in_every_combination():
     told = [(grants["labels"], grants["defense"]) for grants in scenario.grants()]
     assert told == [("known", "unknown"), ("known", "known"), ("inferred", "unknown"), ("inferred", "known")]
     assert parse(scenario.to_dict(), rehearsed=False) == scenario
-    assert len(scenario.cells()) == len(_small().cells())  # one federation, whatever is granted
+    assert len(every_cell(scenario)) == len(every_cell(_small()))  # one federation, whatever is granted
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_bundled_scenarios_are_valid_described_and_fit_the_json_schema(name):
     scenario = load(name)
     assert scenario.name == name
     assert scenario.description
-    assert scenario.cells()
+    assert every_cell(scenario)
     validator = jsonschema.Draft202012Validator(json_schema())
     validator.validate(YAML(typ="safe", pure=True).load(bundled()[name]))
 

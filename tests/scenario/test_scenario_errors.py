@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import BadInput
-from fedsim.scenario import load, parse
+from fedsim.scenario import every_cell, load, parse
 
 GOOD = """\
 name: mine
@@ -59,7 +59,7 @@ def _message(path, *options) -> str:
 
 
 def test_the_file_that_the_others_spoil_is_good(file):
-    assert len(load(file).cells()) == 6
+    assert len(every_cell(load(file))) == 6
 
 
 @pytest.mark.parametrize(

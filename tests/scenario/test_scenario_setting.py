@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 from fedsim.scenario.schema import Engine, Federation, Local, Mnist, Scenario, Utility, UtilityLocal
 
 BASE = {
@@ -70,7 +70,7 @@ WEIGHTS = {  # keys that have a meaning with other keys only
 
 
 def setting(options=(), defense=0, round=1):
-    return parse(BASE, list(options), rehearsed=False).cells()[defense].setting(round)
+    return every_cell(parse(BASE, list(options), rehearsed=False))[defense].setting(round)
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -15,7 +15,7 @@ from fedsim import models
 from fedsim.cli import main
 from fedsim.errors import BadInput
 from fedsim.runs.jobs import cell_key
-from fedsim.scenario import json_schema, load, parse
+from fedsim.scenario import every_cell, json_schema, load, parse
 
 SMALL = {
     "name": "small",
@@ -52,14 +52,14 @@ def file(tmp_path, monkeypatch):
 
 
 def test_without_either_key_the_work_says_nothing_of_a_start():
-    fresh, null = _small().cells()[0], _small({"pretrain": None, "checkpoint": None}).cells()[0]
+    fresh, null = every_cell(_small())[0], every_cell(_small({"pretrain": None, "checkpoint": None}))[0]
     assert fresh.work() == null.work()
     assert "start" not in fresh.work().to_dict()
     assert [fresh.state_before(round) for round in (1, 2, 5)] == ["init", "round_1", "round_4"]
 
 
 def test_cells_that_differ_in_their_defense_start_alike_with_the_models_own_rate():
-    cells = _small({"pretrain": {"steps": 20}}).cells()
+    cells = every_cell(_small({"pretrain": {"steps": 20}}))
     starts = [cell.work().to_dict()["start"] for cell in cells]
     assert starts == [{"pretrain": {"steps": 20, "batch_size": 32, "learning_rate": 0.1, "dropout": 0.25}}] * 3
     assert [cell.work().model["dropout"] for cell in cells] == [0.25, 0.5, 0.25]
@@ -70,10 +70,10 @@ def test_cells_that_differ_in_their_defense_start_alike_with_the_models_own_rate
 
 def test_a_sweep_compares_the_untrained_with_the_trained():
     scenario = _small(sweep={"model.pretrain": [None, {"steps": 20}, {"steps": 20, "learning_rate": 0.5}]})
-    cells = scenario.cells()
+    cells = every_cell(scenario)
     assert len({cell_key(cell) for cell in cells}) == len(cells) == 9
     assert [cell.state_before(1) for cell in cells] == ["init"] * 3 + ["pretrained"] * 6
-    steps = _small({"pretrain": {"steps": 1}}, sweep={"model.pretrain.steps": [10, 20]}).cells()
+    steps = every_cell(_small({"pretrain": {"steps": 1}}, sweep={"model.pretrain.steps": [10, 20]}))
     assert [cell.start().pretrain.steps for cell in steps[::3]] == [10, 20]
 
 
@@ -85,22 +85,22 @@ def test_a_pretrained_scenario_survives_the_trip_through_json():
 
 
 def test_a_checkpoint_lies_beside_the_file_and_its_content_is_part_of_the_key(file, tmp_path):
-    [cell] = load(file, ["model.checkpoint=" + str(tmp_path / "good.safetensors")]).cells()
+    [cell] = every_cell(load(file, ["model.checkpoint=" + str(tmp_path / "good.safetensors")]))
     file.write_text(FILE.replace("  width: 8", "  width: 8\n  checkpoint: good.safetensors"))
-    [beside] = load(file).cells()
+    [beside] = every_cell(load(file))
     key = cell_key(cell)
     assert key == cell_key(beside)
     assert cell.state_before(1) == "checkpoint"
-    assert key != cell_key(load(file, ["model.checkpoint=null"]).cells()[0])
+    assert key != cell_key(every_cell(load(file, ["model.checkpoint=null"]))[0])
     save_file({name: value + 1 for name, value in _state().items()}, tmp_path / "good.safetensors")
-    assert key != cell_key(load(file).cells()[0])
+    assert key != cell_key(every_cell(load(file))[0])
 
 
 def test_a_sweep_over_checkpoints_looks_beside_the_file(file, tmp_path):
     other = {name: value + 1 for name, value in _state().items()}
     save_file(other, tmp_path / "other.safetensors")
     file.write_text(FILE + "sweep: {model.checkpoint: [null, good.safetensors, other.safetensors]}\n")
-    cells = load(file).cells()
+    cells = every_cell(load(file))
     assert [cell.state_before(1) for cell in cells] == ["init", "checkpoint", "checkpoint"]
     assert len({cell_key(cell) for cell in cells}) == 3
 
@@ -225,13 +225,13 @@ def test_a_factory_takes_both_keys_and_never_sees_them(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     block = {"factory": "own_trained_nets:small"}
-    [cell] = parse({**SMALL, "defenses": ["none"], "model": {**block, "pretrain": {"steps": 3}}}).cells()
+    [cell] = every_cell(parse({**SMALL, "defenses": ["none"], "model": {**block, "pretrain": {"steps": 3}}}))
     assert cell.work().model == {**block, "dropout": None}
     assert cell.start().pretrain.dropout is None
     model = models.build(block, input_shape=(1, 28, 28), classes=10)
     save_file(model.state_dict(), tmp_path / "own.safetensors")
     trained = {**block, "checkpoint": str(tmp_path / "own.safetensors")}
-    assert parse({**SMALL, "model": trained}).cells()[0].state_before(1) == "checkpoint"
+    assert every_cell(parse({**SMALL, "model": trained}))[0].state_before(1) == "checkpoint"
 
 
 def test_the_json_schema_knows_the_keys():

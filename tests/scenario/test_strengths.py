@@ -6,13 +6,13 @@ import jsonschema
 import pytest
 
 from fedsim.errors import BadInput
-from fedsim.scenario import json_schema, load, parse
+from fedsim.scenario import every_cell, json_schema, load, parse
 
 LEAST = {"name": "strengths", "model": "mlp", "attacks": ["cut"], "victims": {"clients": 1}}
 
 
 def labels(*entries):
-    return [cell.defense_label for cell in parse({**LEAST, "defenses": list(entries)}, rehearsed=False).cells()]
+    return [cell.defense_label for cell in every_cell(parse({**LEAST, "defenses": list(entries)}, rehearsed=False))]
 
 
 def test_a_list_of_strengths_is_a_defense_each():

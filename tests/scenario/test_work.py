@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fedsim import local
-from fedsim.scenario import parse, schema
+from fedsim.scenario import every_cell, parse, schema
 from fedsim.scenario.work import Work
 
 BASE = {"name": "work", "data": "mnist", "model": {"name": "mlp", "width": 8}, "attacks": []}
@@ -37,7 +37,7 @@ LOCAL = {
     ],
 )
 def test_what_is_read_back_is_the_same_to_the_byte(keys):
-    for cell in parse({**BASE, **keys}, rehearsed=False).cells():
+    for cell in every_cell(parse({**BASE, **keys}, rehearsed=False)):
         work = dataclasses.replace(cell.work(), salt="ab")
         written = json.dumps(work.to_dict())
         read = Work.from_dict(json.loads(written))
@@ -46,7 +46,7 @@ def test_what_is_read_back_is_the_same_to_the_byte(keys):
 
 
 def test_what_was_not_given_is_not_in_the_work():
-    [cell] = parse(BASE, rehearsed=False).cells()
+    [cell] = every_cell(parse(BASE, rehearsed=False))
     plain = cell.work().to_dict()
     assert not plain.keys() & {"start", "salt", "content", "source"}
     assert plain["federation"]["local"] == {
