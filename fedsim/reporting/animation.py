@@ -19,7 +19,8 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError
 
-from fedsim import observations, table
+from fedsim import answers, observations, table
+from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.errors import BadInput
 from fedsim.files import read_json, read_tensors
 from fedsim.runs import reading
@@ -64,17 +65,17 @@ def recorded(directory: RunDirectory) -> list[dict[str, Any]]:
     by_cell = {cell: (model, defense) for cell, model, defense in settings.iter_rows()}
     found = []
     for path in sorted((directory.path / "jobs").glob("*/snapshots.safetensors")):
-        spec = _account(path.parent)["spec"]
+        spec, _ = _answer(path.parent)
         kept = _tensors(path)
         victims = _victims(kept)
-        model, defense = by_cell.get(spec["cell"], ("–", "–"))
+        model, defense = by_cell.get(spec.cell, ("–", "–"))
         found.append(
             {
                 "job": path.parent.name,
-                "attack": spec["attack"]["name"],
+                "attack": spec.attack["name"],
                 "model": model,
                 "defense": defense,
-                "round": spec["round"],
+                "round": spec.round,
                 "victims": len(victims),
                 "snapshots": max(len(kept[f"{client}.iterations"]) for client, _ in victims),
             }
@@ -103,10 +104,10 @@ def emerging(directory: RunDirectory, job: str, victim: int) -> Emerging:
         BadInput: no snapshots, no such victim, or a damaged file.
     """
     folder = directory.job(job)
-    account = _account(folder)
-    spec, name = account["spec"], account["spec"]["attack"]["name"]
+    spec, account = _answer(folder)
+    name = spec.attack["name"]
     if not (folder / "snapshots.safetensors").exists():
-        if "record" in spec["engine"]:
+        if spec.engine.record is not None:
             raise BadInput(f"{folder}: {name} has no snapshots: it optimised nothing here")
         raise BadInput(f"{folder}: no snapshots were recorded; {HOW}")
     kept, answer = _tensors(folder / "snapshots.safetensors"), _tensors(folder / "reconstructions.safetensors")
@@ -117,12 +118,12 @@ def emerging(directory: RunDirectory, job: str, victim: int) -> Emerging:
     final = _final_pixels(directory, spec, client, answer[f"{client}.images"][number])
     images = np.stack([*(_picture(image) for image in kept[f"{client}.images"][:, number]), final])
     layer, masks, legend = _masks(kept, answer, client, number)
-    sample, original = _original(directory, account, client, final)
-    outcome = account["clients"][client]
+    sample, original = _original(directory, spec, account, client, final)
+    outcome = account.outcomes[int(client)]
     return Emerging(
         title=f"{name}, {_whose(outcome, client)}" + ("" if sample is None else f", sample {sample}"),
-        iterations=[*kept[f"{client}.iterations"].tolist(), outcome["iterations"]],
-        losses=[*kept[f"{client}.losses"].tolist(), outcome["loss"]],
+        iterations=[*kept[f"{client}.iterations"].tolist(), outcome.iterations or 0],
+        losses=[*kept[f"{client}.losses"].tolist(), math.nan if outcome.loss is None else outcome.loss],
         images=images,
         layer=layer,
         masks=masks,
@@ -131,8 +132,8 @@ def emerging(directory: RunDirectory, job: str, victim: int) -> Emerging:
     )
 
 
-def _whose(outcome: dict[str, Any], client: str) -> str:
-    return f"sum over {len(outcome['of'])} clients" if "of" in outcome else f"client {client}"
+def _whose(outcome: Outcome, client: str) -> str:
+    return f"sum over {len(outcome.of)} clients" if outcome.of else f"client {client}"
 
 
 def gif(shown: Emerging) -> bytes:
@@ -266,28 +267,27 @@ def _picture(image: Any) -> np.ndarray:
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
-def _final_pixels(directory: RunDirectory, spec: dict[str, Any], client: str, image: Any) -> np.ndarray:
-    name = observations.name_of(spec["round"], int(client))
-    seen = read_json(directory.cell(spec["cell"]) / "observations" / f"{name}.json")["observation"]
+def _final_pixels(directory: RunDirectory, spec: JobSpec, client: str, image: Any) -> np.ndarray:
+    name = observations.name_of(spec.round, int(client))
+    seen = read_json(directory.cell(spec.cell) / "observations" / f"{name}.json")["observation"]
     mean, std = (np.array(seen[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
     pixels = (np.clip(image.numpy() * std + mean, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 def _original(
-    directory: RunDirectory, account: dict[str, Any], client: str, final: np.ndarray
+    directory: RunDirectory, spec: JobSpec, account: Account, client: str, final: np.ndarray
 ) -> tuple[int | None, np.ndarray | None]:
     """Which sample the image was matched to, and its original, from the pictures of the job's score."""
-    spec = account["spec"]
-    parameters = {key: value for key, value in spec["attack"].items() if key != "name"}
+    parameters = {key: value for key, value in spec.attack.items() if key != "name"}
     rows = _table(directory).filter(
-        pl.col("cell") == spec["cell"],
-        pl.col("attack") == spec["attack"]["name"],
+        pl.col("cell") == spec.cell,
+        pl.col("attack") == spec.attack["name"],
         pl.col("attack_params") == json.dumps(parameters, sort_keys=True),
-        pl.col("round") == spec["round"],
-        pl.col("client").is_in(account["clients"][client].get("of", [int(client)])),
+        pl.col("round") == spec.round,
+        pl.col("client").is_in(account.outcomes[int(client)].of or [int(client)]),
         pl.col("picture").is_not_null(),
-        *(pl.col(f"threat_{aspect}") == value for aspect, value in account["threat_model"].items()),
+        *(pl.col(f"threat_{aspect}") == value for aspect, value in account.threat_model.as_dict().items()),
     )
     if rows.is_empty():
         return None, None
@@ -312,10 +312,10 @@ def _table(directory: RunDirectory) -> pl.DataFrame:
         return table.empty()
 
 
-def _account(folder: Path) -> dict[str, Any]:
+def _answer(folder: Path) -> tuple[JobSpec, Account]:
     try:
-        return read_json(folder / "job.json")
-    except (FileNotFoundError, ValueError):
+        return answers.read(folder)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise BadInput(
             f"{folder / 'job.json'}: missing or damaged; delete {folder} and run the scenario again"
         ) from None

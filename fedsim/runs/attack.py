@@ -11,22 +11,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import attacks
-from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks import Observation, Reconstruction, ThreatModel
 from defenses import stochastic
-from fedsim import hardware, models, observations
-from fedsim.files import whole_directory, write_json, write_tensors
+from fedsim import answers, hardware, models, observations
+from fedsim.answers import Account, JobSpec, Outcome
+from fedsim.files import whole_directory, write_tensors
 from fedsim.runs.guard import guarded, lifted
+from fedsim.scenario.schema import Engine
+from fedsim.scenario.work import Spec
 
 Report = Callable[[int, int, float], None]
 
@@ -36,19 +37,17 @@ class Task:
     """All that an attack is given, and how it is to be run. It holds no path.
 
     Args:
-        attack: `{"name": ..., **parameters}`.
-        engine: the scenario's `engine` block.
         seed: of the attack's own randomness.
         threat_model: what is granted, with what follows from the federation.
         model: the specification of the attacker's own model.
         observations: of some clients of one round, as the threat model allows them to be seen.
     """
 
-    attack: dict[str, Any]
-    engine: dict[str, Any]
+    attack: Spec
+    engine: Engine
     seed: int
     threat_model: ThreatModel
-    model: dict[str, Any]
+    model: Spec
     observations: list[Observation]
 
 
@@ -57,36 +56,34 @@ class Answer:
     """What came of a task.
 
     Args:
-        account: JSON: per client the status, losses, iterations and details, and of a sum (client -1) whose it is; the
-            time, and what it was computed with.
         reconstructions, snapshots: tensors by `<client>.<what>`.
     """
 
-    account: dict[str, Any]
+    account: Account
     reconstructions: dict[str, Tensor]
     snapshots: dict[str, Tensor]
 
 
-def attack(cell: Path, target: Path, spec: dict[str, Any]) -> None:
+def attack(cell: Path, target: Path, spec: JobSpec) -> None:
     """Run the job that `spec` describes on a cell's observations, in this process; leave the answer at `target`."""
     write(target, spec, respond(prepare(cell, spec)))
 
 
-def threat_model_of(spec: dict[str, Any]) -> ThreatModel:
+def threat_model_of(attack: Spec, grants: Mapping[str, str]) -> ThreatModel:
     """What the scenario grants, and what this attack is given whatever the scenario grants (an oracle's noise)."""
-    return ThreatModel(**{**spec["threat_model"], **attacks.get(spec["attack"]["name"]).given})
+    return ThreatModel(**{**grants, **attacks.get(attack["name"]).given})  # type: ignore[arg-type]
 
 
-def prepare(cell: Path, spec: dict[str, Any]) -> Task:
+def prepare(cell: Path, spec: JobSpec) -> Task:
     """Read what the job that `spec` describes is given of a cell's observations."""
-    threat_model = threat_model_of(spec)
-    seen = [observations.load(cell, spec["round"], client, threat_model) for client in spec["clients"]]
+    threat_model = threat_model_of(spec.attack, spec.grants)
+    seen = [observations.load(cell, spec.round, client, threat_model) for client in spec.clients]
     first = seen[0]
     state, public = first.observation.state, first.observation.public  # sent once, not once a client
     return Task(
-        attack=spec["attack"],
-        engine=spec["engine"],
-        seed=spec["seed"],
+        attack=spec.attack,
+        engine=spec.engine,
+        seed=spec.seed,
         threat_model=ThreatModel(**{**threat_model.as_dict(), **first.derived}),  # type: ignore[arg-type]
         model=first.model,
         observations=[dataclasses.replace(one.observation, state=state, public=public) for one in seen],
@@ -103,8 +100,8 @@ def respond(task: Task, report: Report | None = None) -> Answer:
         RuntimeError: the attack opened a file or started a process.
     """
     algorithm = attacks.create(**task.attack)
-    algorithm.compile = task.engine["compile"]
-    algorithm.record_every = task.engine.get("record", {}).get("every", 0)
+    algorithm.compile = task.engine.compile
+    algorithm.record_every = task.engine.record.every if task.engine.record else 0
     device, dtype = _place(task.engine)
     first = task.observations[0]
     model = models.build(task.model, input_shape=first.input_shape, classes=first.classes, seed=0).to(device, dtype)
@@ -112,36 +109,37 @@ def respond(task: Task, report: Report | None = None) -> Answer:
     seen = [observations.to(one, device, dtype) for one in task.observations]
     started = time.perf_counter()
     with guarded():
-        answers = algorithm.run(seen, task.threat_model, model, seed=task.seed, progress=_outside(report))
+        found = algorithm.run(seen, task.threat_model, model, seed=task.seed, progress=_outside(report))
     seconds = (time.perf_counter() - started - algorithm.compile_seconds) / len(seen)
     reconstructions: dict[str, Tensor] = {}
     snapshots: dict[str, Tensor] = {}
-    clients: dict[str, Any] = {}
-    for one, answer in zip(seen, answers, strict=True):
-        clients[str(one.client)] = _account(answer) | ({"of": list(one.clients)} if one.clients else {})
+    outcomes: dict[int, Outcome] = {}
+    for one, answer in zip(seen, found, strict=True):
+        outcomes[one.client] = Outcome.of_answer(answer, of=one.clients)
         if isinstance(answer, Reconstruction):
             reconstructions |= {f"{one.client}.{key}": value for key, value in _tensors(answer).items()}
             snapshots |= {f"{one.client}.{key}": value for key, value in _snapshots(answer).items()}
-    account = {
-        "threat_model": task.threat_model.as_dict(),
-        "observed": {"kind": first.kind, "precision": first.precision},
-        "clients": clients,
-        "seconds": seconds,
-        "device": hardware.describe(device),
-        "environment": hardware.environment(),
-    }
-    # as JSON here already, so that details which are none cost this job only
-    return Answer(json.loads(json.dumps(account)), reconstructions, snapshots)
+    account = Account(
+        threat_model=task.threat_model,
+        kind=first.kind,
+        precision=first.precision,
+        outcomes=outcomes,
+        seconds=seconds,
+        device=hardware.describe(device),
+        environment=hardware.environment(),
+    )
+    # through JSON here already, so that details which are none cost this job only
+    return Answer(Account.from_dict(json.loads(json.dumps(account.to_dict()))), reconstructions, snapshots)
 
 
-def write(target: Path, spec: dict[str, Any], answer: Answer) -> None:
+def write(target: Path, spec: JobSpec, answer: Answer) -> None:
     """Leave the answer to the job that `spec` describes at `target`, whole or not at all."""
     with whole_directory(target) as directory:
         if answer.reconstructions:
             write_tensors(directory / "reconstructions.safetensors", answer.reconstructions)
         if answer.snapshots:
             write_tensors(directory / "snapshots.safetensors", answer.snapshots)
-        write_json(directory / "job.json", {"spec": spec, **answer.account})
+        answers.write(directory, spec, answer.account)
 
 
 def _outside(report: Report | None) -> Report | None:
@@ -156,26 +154,11 @@ def _outside(report: Report | None) -> Report | None:
     return call
 
 
-def _place(engine: dict[str, Any]) -> tuple[torch.device, torch.dtype]:
-    name = engine["device"]
+def _place(engine: Engine) -> tuple[torch.device, torch.dtype]:
+    name: str = engine.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name), getattr(torch, engine["dtype"])
-
-
-def _account(answer: Reconstruction | NotApplicable) -> dict[str, Any]:
-    if isinstance(answer, NotApplicable):
-        return {"status": "not_applicable", "reason": str(answer)}
-    if not torch.isfinite(answer.images).all():
-        return {"status": "failed", "reason": "the reconstruction holds NaN or infinity"}
-    return {
-        "status": "ok",
-        "loss": None if math.isnan(answer.loss) else answer.loss,
-        "iterations": answer.iterations,
-        "stopped": answer.stopped,
-        "losses": answer.losses,
-        "details": answer.details,
-    }
+    return torch.device(name), getattr(torch, engine.dtype)
 
 
 def _tensors(answer: Reconstruction) -> dict[str, Tensor]:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.answers import JobSpec
 from fedsim.files import write_json
 from fedsim.runs.attack import prepare, write
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import AttackJob
 from fedsim.runs.parcel import Parcel
 from fedsim.runs.progress import Signal
 from fedsim.runs.worker import Board, compute, one_line, reason_of
@@ -29,9 +29,9 @@ AHEAD = 2
 
 def run_jobs(
     directory: RunDirectory,
-    jobs: Sequence[AttackJob],
+    jobs: Sequence[JobSpec],
     *,
-    on_done: Callable[[AttackJob], None],
+    on_done: Callable[[JobSpec], None],
     on_progress: Callable[[dict[str, Signal]], None],
 ) -> None:
     """Run jobs on the Ray that is attached; one CPU each, or the GPU where the engine uses one.
@@ -48,13 +48,13 @@ def run_jobs(
     board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
     asked = board.said.remote()
     most = math.ceil(ray.cluster_resources().get("CPU", 1)) + AHEAD
-    waiting, pending, told = deque(jobs), dict[Any, AttackJob](), 0.0
+    waiting, pending, told = deque(jobs), dict[Any, JobSpec](), 0.0
     try:
         while waiting or pending:
             while waiting and len(pending) < most:
                 job = waiting.popleft()
                 try:
-                    parcel = Parcel.of(prepare(directory.cell(job.cell), job.spec))
+                    parcel = Parcel.of(prepare(directory.cell(job.cell), job))
                 except Exception as fault:  # what was recorded is damaged: it costs the rows of this job
                     _fail(directory, job, reason_of(fault))
                     on_done(job)
@@ -71,7 +71,7 @@ def run_jobs(
                 if isinstance(answer, str):
                     _fail(directory, job, answer)
                 else:
-                    write(directory.job(job.key), job.spec, answer.open())
+                    write(directory.job(job.key), job, answer.open())
                 on_done(job)
             if time.monotonic() - told >= POLL_SECONDS and ray.wait([asked], timeout=0)[0]:
                 told, said, asked = time.monotonic(), ray.get(asked), board.said.remote()
@@ -81,11 +81,11 @@ def run_jobs(
             ray.cancel(reference, force=True)
 
 
-def error_file(directory: RunDirectory, job: AttackJob) -> Path:
+def error_file(directory: RunDirectory, job: JobSpec) -> Path:
     return directory.path / "jobs" / f"{job.key}.error.json"
 
 
-def _submitter() -> Callable[[AttackJob, Any, Parcel], Any]:
+def _submitter() -> Callable[[JobSpec, Any, Parcel], Any]:
     """What sends a job to Ray and returns the reference to its answer."""
     import ray
     import torch
@@ -93,12 +93,12 @@ def _submitter() -> Callable[[AttackJob, Any, Parcel], Any]:
     task = ray.remote(max_retries=1)(compute)
     cuda = torch.cuda.is_available()
 
-    def submit(job: AttackJob, board: Any, parcel: Parcel) -> Any:
-        on_gpu = cuda and job.spec["engine"]["device"] != "cpu"
+    def submit(job: JobSpec, board: Any, parcel: Parcel) -> Any:
+        on_gpu = cuda and job.engine.device != "cpu"
         return task.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(job.key, board, parcel)
 
     return submit
 
 
-def _fail(directory: RunDirectory, job: AttackJob, reason: str) -> None:
+def _fail(directory: RunDirectory, job: JobSpec, reason: str) -> None:
     write_json(error_file(directory, job), {"reason": reason})

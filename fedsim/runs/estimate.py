@@ -188,7 +188,7 @@ def _made_up(cell: Cell, attempt: Attempt) -> tuple[list[Observation], ThreatMod
             client=client,
         )
         victims.append(observations.to(seen, torch.device("cpu"), torch.float32))
-    threat_model = threat_model_of({"threat_model": attempt.grants, "attack": attempt.attack})
+    threat_model = threat_model_of(attempt.attack, attempt.grants)
     return victims, threat_model, models.build(plan.model_spec(), input_shape=shape, classes=len(dataset.classes))
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim import table
+from fedsim.answers import JobSpec
 from fedsim.files import key_of, write_text
 from fedsim.paths import look_beside
 from fedsim.runs.attacking import run_jobs
 from fedsim.runs.cluster import check_address, check_capacity, cluster
 from fedsim.runs.directory import RunDirectory, check_owner, claimed
-from fedsim.runs.jobs import AttackJob, attempts, cell_key, cells_of, expected, jobs_of
+from fedsim.runs.jobs import attempts, cell_key, cells_of, expected, jobs_of
 from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.salt import settle
@@ -95,7 +96,7 @@ def _bring_up_to_date(
                 {key: _iterations(work.job) for key, work in missing.items()},
             )
 
-            def finished(job: AttackJob) -> None:
+            def finished(job: JobSpec) -> None:
                 tracker.done(job.key, _score(directory, missing[job.key]))
 
             jobs = [work.job for work in missing.values()]
@@ -103,23 +104,23 @@ def _bring_up_to_date(
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Wanted:
     """An attack job and the cells that want it: those that equal one another up to a label or the metrics."""
 
-    job: AttackJob
+    job: JobSpec
     cells: list[Cell]
 
 
-def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) -> dict[str, _Work]:
+def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) -> dict[str, _Wanted]:
     """The jobs to run on the cells that are trained, longest first, so that no straggler is left for the end.
 
     What has answered without being scored is scored, and the tracker learns how far the run is.
     """
-    works: dict[str, _Work] = {}
+    works: dict[str, _Wanted] = {}
     trained = [cell for cell in cells if directory.cell(cell_key(cell)).exists()]
     for cell in trained:
         for job in jobs_of(directory, cell):
-            works.setdefault(job.key, _Work(job, [])).cells.append(cell)
+            works.setdefault(job.key, _Wanted(job, [])).cells.append(cell)
     missing = {key: work for key, work in works.items() if not (directory.job(key) / "job.json").exists()}
     to_come = _expected_jobs([cell for cell in cells if cell not in trained])
     tracker.known(
@@ -142,18 +143,18 @@ def _expected_jobs(cells: list[Cell]) -> int:
     return sum(distinct.values())
 
 
-def _label(work: _Work) -> Label:
+def _label(work: _Wanted) -> Label:
     cell = work.cells[0]
     model = cell.model_spec()
-    return Label(work.job.spec["attack"]["name"], model.get("name") or model["factory"], cell.defense_label)
+    return Label(work.job.attack["name"], model.get("name") or model["factory"], cell.defense_label)
 
 
-def _iterations(job: AttackJob) -> float:
+def _iterations(job: JobSpec) -> float:
     """How much work a job is beside others: its iterations at most."""
-    return float(job.spec["attack"].get("iterations", 1))
+    return float(job.attack.get("iterations", 1))
 
 
-def _score(directory: RunDirectory, work: _Work) -> Score:
+def _score(directory: RunDirectory, work: _Wanted) -> Score:
     """Score a job, for each set of metrics that is wanted, unless that was done before."""
     job = work.job
     if not (directory.job(job.key) / "job.json").exists():

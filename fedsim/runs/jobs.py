@@ -5,35 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import attacks
 import defenses
 from defenses.registry import parameters
 from fedsim import observations
+from fedsim.answers import JobSpec
 from fedsim.files import key_of
 from fedsim.random import seed_for
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.salt import hash_of
 from fedsim.scenario import Cell, Scenario, every_cell
+from fedsim.scenario.work import Spec
 from fedsim.version import __version__
-
-
-@dataclass(frozen=True)
-class AttackJob:
-    """One attack on some clients of one round of one cell: the unit that is run, kept and scored.
-
-    `spec` is JSON and holds all that the answer depends on; `key` is its hash.
-    """
-
-    cell: str
-    spec: dict[str, Any]
-
-    @property
-    def key(self) -> str:
-        return key_of(self.spec)
 
 
 def cells_of(directory: RunDirectory, scenario: Scenario) -> list[Cell]:
@@ -47,7 +33,7 @@ def cell_key(cell: Cell) -> str:
     return key_of({"work": cell.work().to_dict(), "version": __version__})
 
 
-def attack_specs(scenario: Scenario) -> list[dict[str, Any]]:
+def attack_specs(scenario: Scenario) -> list[Spec]:
     """The scenario's attacks with every parameter filled in, and the null attacks, which stand in every comparison."""
     named = [_filled(spec) for spec in scenario.attack_specs()]
     present = {spec["name"] for spec in named}
@@ -55,17 +41,17 @@ def attack_specs(scenario: Scenario) -> list[dict[str, Any]]:
     return [*named, *(_filled(spec) for spec in floors)]
 
 
-def _filled(spec: dict[str, Any]) -> dict[str, Any]:
+def _filled(spec: Spec) -> Spec:
     accepted = parameters(attacks.get(spec["name"]))
     defaults = {key: p.default for key, p in accepted.items() if p.default is not inspect.Parameter.empty}
     return {**defaults, **spec}
 
 
 class Attempt(NamedTuple):
-    """One of a scenario's attacks, `{"name": ..., **parameters}`, under one of its sets of grants."""
+    """One of a scenario's attacks under one of its sets of grants."""
 
-    attack: dict[str, Any]
-    grants: dict[str, str]
+    attack: Spec
+    grants: Mapping[str, str]
 
 
 def attempts(cell: Cell) -> list[Attempt]:
@@ -92,7 +78,7 @@ def expected(cell: Cell) -> int:
     return math.ceil(seen / scenario.engine.chunk) * len(scenario.victims.rounds)
 
 
-def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:
+def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[JobSpec]:
     """The attack jobs on a cell that has been trained."""
     key = cell_key(cell)
     by_round: dict[int, list[int]] = {}
@@ -102,16 +88,13 @@ def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[AttackJob]:
     for attempt in attempts(cell):
         for round, clients in by_round.items():
             for start in range(0, len(clients), chunk):
-                yield AttackJob(
-                    key,
-                    {
-                        "cell": key,
-                        "round": round,
-                        "clients": clients[start : start + chunk],
-                        "attack": attempt.attack,
-                        "threat_model": attempt.grants,
-                        "engine": cell.scenario.engine.model_dump(exclude_none=True),
-                        "seed": seed_for(cell.seed, "attack"),
-                        "version": __version__,
-                    },
+                yield JobSpec(
+                    cell=key,
+                    round=round,
+                    clients=tuple(clients[start : start + chunk]),
+                    attack=attempt.attack,
+                    grants=attempt.grants,
+                    engine=cell.scenario.engine,
+                    seed=seed_for(cell.seed, "attack"),
+                    version=__version__,
                 )

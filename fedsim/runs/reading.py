@@ -82,7 +82,7 @@ def missing(directory: RunDirectory) -> Missing:
         for job in jobs_of(directory, cell):
             score = score_key(job, cell.scenario)
             done = (directory.score(score) / "rows.parquet").exists() or error_file(directory, job).exists()
-            scores[score] = job.spec["attack"]["name"], done
+            scores[score] = job.attack["name"], done
     unfinished = Counter(name for name, done in scores.values() if not done)
     return Missing(len({key for key, _ in keys}), tuple(untrained.values()), len(scores), tuple(unfinished.items()))
 

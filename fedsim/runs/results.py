@@ -12,17 +12,18 @@ from typing import Any
 import polars as pl
 
 from fedsim import observations, table
+from fedsim.answers import JobSpec
 from fedsim.files import key_of, read_json, write_bytes
 from fedsim.knowledge import with_knowledge
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import AttackJob, Attempt, attempts, cell_key, cells_of, jobs_of
+from fedsim.runs.jobs import Attempt, attempts, cell_key, cells_of, jobs_of
 from fedsim.scenario import Cell, Scenario
 from fedsim.version import __version__
 
 
-def score_key(job: AttackJob, scenario: Scenario) -> str:
+def score_key(job: JobSpec, scenario: Scenario) -> str:
     return score_key_of(job.key, list(scenario.metrics))
 
 
@@ -65,10 +66,10 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
         if score.exists():
             yield table.read(score).with_columns(chosen_on, observed=True)
         elif error.exists():
-            round, reason = job.spec["round"], read_json(error)["reason"]
-            each = [observations.clients_of(directory.cell(key), round, client) for client in job.spec["clients"]]
+            round, reason = job.round, read_json(error)["reason"]
+            each = [observations.clients_of(directory.cell(key), round, client) for client in job.clients]
             faults = [(round, client, reason) for clients in each for client in clients]
-            failed = table.frame(list(_failed(cell, faults, [Attempt(job.spec["attack"], job.spec["threat_model"])])))
+            failed = table.frame(list(_failed(cell, faults, [Attempt(job.attack, job.grants)])))
             yield failed.with_columns(chosen_on, observed=True)
 
 
@@ -87,7 +88,7 @@ def _failed(
 ) -> Iterator[dict[str, object]]:
     local = cell.scenario.federation.local
     for spec, grants in tried or attempts(cell):
-        threat = threat_model_of({"threat_model": grants, "attack": spec}).as_dict()
+        threat = threat_model_of(spec, grants).as_dict()
         for round, client, reason in faults:
             for sample in range(local.steps * local.batch_size):
                 yield {

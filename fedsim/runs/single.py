@@ -17,11 +17,14 @@ import attacks
 from attacks import ThreatModel
 from attacks.observation import SUM
 from defenses.registry import UnknownName, parameters
-from fedsim import observations
+from fedsim import answers, observations
+from fedsim.answers import JobSpec
 from fedsim.errors import BadInput
 from fedsim.files import read_json, read_tensors, write_bytes
 from fedsim.random import seed_for
 from fedsim.runs.attack import attack
+from fedsim.scenario.schema import Engine
+from fedsim.version import __version__
 
 
 def attack_recorded(cell: Path, name: str, overrides: Sequence[str], target: Path) -> list[Path]:
@@ -47,15 +50,16 @@ def attack_recorded(cell: Path, name: str, overrides: Sequence[str], target: Pat
     for round in sorted({round for round, _ in found}):
         clients = [client for own, client in found if own == round]
         answer = target / f"round_{round}"
-        engine = {"device": "auto", "dtype": "float32", "chunk": len(clients), "compile": "auto"}
-        job: dict[str, Any] = {
-            "attack": spec,
-            "round": round,
-            "clients": clients,
-            "threat_model": ThreatModel().as_dict(),
-            "engine": engine,
-            "seed": seed_for(0, "attack"),
-        }
+        job = JobSpec(
+            cell=cell.name,
+            round=round,
+            clients=tuple(clients),
+            attack=spec,
+            grants=ThreatModel().as_dict(),
+            engine=Engine(chunk=len(clients)),
+            seed=seed_for(0, "attack"),
+            version=__version__,
+        )
         attack(cell, answer, job)
         written += _draw(cell, answer, round)
     return written
@@ -85,7 +89,8 @@ def _parameters(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _draw(cell: Path, answer: Path, round: int) -> list[Path]:
     path = answer / "reconstructions.safetensors"
     if not path.exists():
-        reasons = {outcome["reason"] for outcome in read_json(answer / "job.json")["clients"].values()}
+        _, account = answers.read(answer)
+        reasons = {outcome.reason or "" for outcome in account.outcomes.values()}
         raise BadInput(f"{cell}: the attack does not apply: {'; '.join(sorted(reasons))}")
     written = []
     for key, images in read_tensors(path).items():

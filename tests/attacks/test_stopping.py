@@ -21,7 +21,7 @@ from attacks.step import SETTLED
 from attacks.unknowns import Guess, Images, Noise, Setting
 from defenses.client.round import ClientRound
 from fedsim import models
-from fedsim.runs.attack import _account
+from fedsim.answers import Outcome
 
 
 class Scripted(Evaluator):
@@ -221,10 +221,10 @@ def test_the_reason_is_the_best_restarts_and_goes_into_the_account() -> None:
     model, [observation], _ = alike(1)
     answer = attacks.create("inverting_gradients", iterations=3, restarts=3)(observation, ThreatModel(), model)
     assert answer.stopped == "budget"
-    assert _account(answer)["stopped"] == "budget"
+    assert Outcome.of_answer(answer).stopped == "budget"
     guess = attacks.create("null_mean")(observation, ThreatModel(), model)
     assert guess.stopped is None
-    assert _account(guess)["stopped"] is None
+    assert Outcome.of_answer(guess).stopped is None
 
 
 @pytest.mark.parametrize("name", ["inverting_gradients", "dropout_inversion", "well_informed", "cut", "mask_readout"])

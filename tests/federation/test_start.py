@@ -133,7 +133,7 @@ def rows(simulated):
     scenario = parse(TRAINED)
     for cell in every_cell(scenario):
         for job in jobs_of(simulated, cell):
-            attack(simulated.cell(job.cell), simulated.job(job.key), job.spec)
+            attack(simulated.cell(job.cell), simulated.job(job.key), job)
             target = simulated.score(score_key(job, scenario))
             place = simulated.cell(job.cell), simulated.job(job.key), target
             score_job(*place, key=target.name, metrics=scenario.metrics)

@@ -11,13 +11,16 @@ import torch
 from made_up_run import row
 from PIL import Image
 
-from fedsim import table
+from attacks import ThreatModel
+from fedsim import answers, table
+from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.cli import main
 from fedsim.errors import BadInput
 from fedsim.files import write_json, write_tensors
 from fedsim.reporting import animation
 from fedsim.reporting.animation import MARGIN, TILE, emerging, gif, job_named, recorded
 from fedsim.runs.directory import MARKER, RunDirectory
+from fedsim.scenario.schema import Engine, Record
 
 MEAN, STD = 0.25, 0.5
 THREAT = {"labels": "known", "dropout_rate": "known"}
@@ -31,11 +34,26 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 def make_job(directory, key, *, shape=(1, 12, 12), batch=2, snapshots=9, mask=48, client=3, record=True):
     """A job with one client whose images come out of noise; the truth's order is the reverse of the attack's."""
     random = np.random.default_rng(0)
-    spec = {"cell": "cell", "round": 1, "clients": [client], "attack": {"name": "dropout_inversion", "iterations": 90}}
-    spec["engine"] = {"record": {"every": 10}} if record else {}
-    outcome = {"status": "ok", "loss": 0.0125, "iterations": 87}
-    account = {"spec": spec, "threat_model": THREAT, "clients": {str(client): outcome}}
-    write_json(directory.job(key) / "job.json", account)
+    spec = JobSpec(
+        cell="cell",
+        round=1,
+        clients=(client,),
+        attack={"name": "dropout_inversion", "iterations": 90},
+        grants=THREAT,
+        engine=Engine(record=Record(every=10) if record else None),
+        seed=0,
+        version="",
+    )
+    account = Account(
+        threat_model=ThreatModel(**THREAT),
+        kind="gradient",
+        precision="float32",
+        outcomes={client: Outcome(status="ok", loss=0.0125, iterations=87)},
+        seconds=0.1,
+        device="cpu",
+        environment={},
+    )
+    answers.write(directory.job(key), spec, account)
     final = random.uniform(-0.5, 1.5, (batch, *shape)).astype(np.float32)
     answer = {f"{client}.images": torch.from_numpy(final)}
     if mask:

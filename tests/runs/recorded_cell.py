@@ -7,13 +7,13 @@ from typing import Any
 
 from attacks import Observation
 from fedsim import observations, truth
+from fedsim.answers import JobSpec
 from fedsim.federation.plan import Plan
 from fedsim.local import Local, train
+from fedsim.scenario.schema import Engine
 from fedsim.scenario.work import Federation, Victims, Work
 
 MODEL = {"name": "mlp", "width": 16, "depth": 1, "dropout": 0.5}
-
-ENGINE = {"device": "cpu", "dtype": "float32", "compile": "never"}
 
 
 def work(model: dict[str, Any] = MODEL) -> Work:
@@ -52,14 +52,15 @@ def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
         truth.seal(cell, 1, client, truth.Truth.of_round(pixels, labels, result.played))
 
 
-def spec(attack: dict[str, Any], clients: tuple[int, ...] = (0, 1), *, cell: str = "cell", **engine: Any) -> dict:
+def spec(attack: dict[str, Any], clients: tuple[int, ...] = (0, 1), *, cell: str = "cell", seed: int = 0) -> JobSpec:
     """A job on a recorded cell."""
-    return {
-        "cell": cell,
-        "round": 1,
-        "clients": list(clients),
-        "attack": attack,
-        "threat_model": {},
-        "engine": {**ENGINE, **engine},
-        "seed": 0,
-    }
+    return JobSpec(
+        cell=cell,
+        round=1,
+        clients=clients,
+        attack=attack,
+        grants={},
+        engine=Engine(device="cpu", compile="never"),
+        seed=seed,
+        version="",
+    )

@@ -16,7 +16,6 @@ from fedsim.runs.attack import attack
 from fedsim.runs.attacking import AHEAD, error_file, run_jobs
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import AttackJob
 
 MODULE = '''
 import gc, os, sys
@@ -84,21 +83,20 @@ def ran(tmp_path_factory):
         for does in ("look", "read", "die"):
             model = {"factory": "spying_model:build", "does": does}
             recorded_cell.record(directory.cell(does), Plan(recorded_cell.work(model)))
-            jobs[does] = AttackJob(does, work({"name": "inverting_gradients", "iterations": 5}, cell=does))
+            jobs[does] = work({"name": "inverting_gradients", "iterations": 5}, cell=does)
         recorded_cell.record(directory.cell("good"), Plan(recorded_cell.work()))
-        jobs["long"] = AttackJob("good", work({"name": "dropout_inversion", "iterations": 300}, cell="good"))
+        jobs["long"] = work({"name": "dropout_inversion", "iterations": 300}, cell="good")
         for number in range(12):
-            spec = {**work({"name": "null_mean"}, (number % 2,), cell="good"), "seed": number}
-            jobs[f"null {number}"] = AttackJob("good", spec)
+            jobs[f"null {number}"] = work({"name": "null_mean"}, (number % 2,), cell="good", seed=number)
         recorded_cell.record(directory.cell("damaged"), Plan(recorded_cell.work()))
         (directory.cell("damaged") / "observations" / "round_1_client_1.safetensors").write_bytes(b"no tensors")
-        jobs["damaged"] = AttackJob("damaged", work({"name": "null_mean"}, cell="damaged"))
+        jobs["damaged"] = work({"name": "null_mean"}, cell="damaged")
         prepared, done, signals, most = set(), set(), [], 0
         prepare = attacking.prepare
 
         def counted(cell, spec):
             nonlocal most
-            prepared.add(AttackJob(cell.name, spec).key)
+            prepared.add(spec.key)
             most = max(most, len(prepared - done))
             return prepare(cell, spec)
 
@@ -131,7 +129,7 @@ def _reason(ran, name: str) -> str:
 def test_a_job_is_answered_as_it_is_in_one_process(ran, tmp_path):
     directory, jobs, *_ = ran
     job = jobs["long"]
-    attack(directory.cell("good"), tmp_path / "answer", job.spec)
+    attack(directory.cell("good"), tmp_path / "answer", job)
     paths = (directory.job(job.key), tmp_path / "answer")
     answers = [read_tensors(path / "reconstructions.safetensors") for path in paths]
     assert answers[0].keys() == answers[1].keys()

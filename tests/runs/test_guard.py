@@ -18,7 +18,7 @@ import torch
 
 from attacks import Attack, Reconstruction, ThreatModel
 from attacks.base import _registry
-from fedsim import observations, truth
+from fedsim import answers, observations, truth
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json, read_tensors, write_json
 from fedsim.runs.attack import prepare, respond, write
@@ -149,9 +149,9 @@ def test_an_attack_in_parts_is_the_same_attack(cell, tmp_path):
     written = read_tensors(tmp_path / "sent" / "reconstructions.safetensors")
     assert written.keys() == plain.reconstructions.keys()
     assert all(torch.equal(written[name], value) for name, value in plain.reconstructions.items())
-    account = read_json(tmp_path / "sent" / "job.json")
-    assert account["spec"] == spec
-    assert account["clients"] == plain.account["clients"]
+    asked, account = answers.read(tmp_path / "sent")
+    assert asked == spec
+    assert account.outcomes == plain.account.outcomes
 
 
 def test_an_attack_may_write_to_what_it_is_given(cell):

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from attacks import ThreatModel
+from fedsim import answers
+from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import write_json, write_tensors
 from fedsim.observations import name_of
+from fedsim.scenario.schema import Engine
 from fedsim.scoring.job import score_job
 from fedsim.truth import Truth, seal
 
@@ -28,16 +31,19 @@ def scored(tmp_path):
         tensors = {"0.images": images} if labels is None else {"0.images": images, "0.labels": labels}
         tensors |= {f"0.noise.{site}": value for site, value in (noise or {}).items()}
         write_tensors(job / "reconstructions.safetensors", tensors)
-        account = {
-            "spec": {"attack": {"name": "an_attack"}, "round": 1, "clients": [0]},
-            "threat_model": {**ThreatModel().as_dict(), **dict(threat_model)},
-            "observed": {"kind": "gradient", "precision": "float32"},
-            "clients": {"0": {"status": "ok", "loss": 0.1, "iterations": 3, "stopped": "budget", "details": {}}},
-            "seconds": 0.1,
-            "device": "cpu",
-            "environment": {"torch": "2"},
-        }
-        write_json(job / "job.json", account)
+        spec = JobSpec(
+            cell="", round=1, clients=(0,), attack={"name": "an_attack"}, grants={}, engine=Engine(), seed=0, version=""
+        )
+        account = Account(
+            threat_model=ThreatModel(**dict(threat_model)),
+            kind="gradient",
+            precision="float32",
+            outcomes={0: Outcome(status="ok", loss=0.1, iterations=3, stopped="budget")},
+            seconds=0.1,
+            device="cpu",
+            environment={"torch": "2"},
+        )
+        answers.write(job, spec, account)
         score_job(cell, job, target, key="k", metrics=["psnr", "mse"])
         return pl.read_parquet(target / "rows.parquet")
 
