@@ -9,7 +9,6 @@ from made_up_run import HOSTILE, make_results
 from rich.console import Console
 
 import fedsim
-from fedsim import cli
 from fedsim.errors import BadInput
 from fedsim.files import write_json
 from fedsim.reporting import query
@@ -31,16 +30,9 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, capfd):
+def command(fedsim):
     """`fedsim results ...`: its exit code and what it printed."""
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedsim", "results", *map(str, words)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return exit.value.code, *capfd.readouterr()
-
-    return call
+    return lambda *words: fedsim("results", *words)
 
 
 def test_sql_gives_what_polars_gives(results):

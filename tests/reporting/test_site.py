@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +10,6 @@ import polars as pl
 import pytest
 from made_up_run import HOSTILE, SCENARIO, board_rows, make_pictures, make_results
 
-from fedsim import cli
 from fedsim.errors import BadInput
 from fedsim.reporting import entries, site
 from fedsim.reporting.ranking import ranks
@@ -250,19 +248,6 @@ def test_a_marker_cannot_make_it_delete_files_elsewhere(tmp_path):
     (target / site.MARKER).write_text(json.dumps({"files": ["../precious", str(precious), "."]}))
     site.write(target, {}, tmp_path)
     assert precious.exists()
-
-
-@pytest.fixture
-def fedsim(monkeypatch, capfd):
-    """Run a command line in this process; its exit code, its output and its error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import polars as pl
 import pytest
 
-from fedsim import api, cli, scenario, table
+from fedsim import api, scenario, table
 from fedsim.files import write_json
 from fedsim.reporting import entries
 from fedsim.runs.directory import MARKER
@@ -61,19 +60,6 @@ def path(tmp_path):
     marker = {"name": "smoke", "scenario": SMOKE.to_dict(), "command": "fedsim run smoke"}
     [path] = entries.submit(tmp_path / "entries", rows(VALUES), lambda job: None, marker)
     return path
-
-
-@pytest.fixture
-def fedsim(monkeypatch, capfd):
-    """Run a command line in this process; its exit code, its output and its error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture
