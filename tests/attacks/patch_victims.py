@@ -1,12 +1,23 @@
-"""Small vision transformers to attack: bundled, and written as a user would write them."""
+"""Small vision transformers to attack, bundled and written as a user would write them; and one image of theirs."""
 
 from __future__ import annotations
 
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
+from attack_victims import observe
 from torch import Tensor, nn
 
+import attacks
+from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
 from defenses.stochastic import Dropout
 from fedsim import models
+
+STD = 0.5
 
 
 def tiny_vit(rate: float) -> nn.Module:
@@ -101,3 +112,48 @@ class AprilViT(nn.Module):
         tokens = attention.transpose(1, 2).reshape(b, z.shape[1], -1)
         tokens = tokens + z if self.skip else tokens
         return self.head((tokens + self.mlp(tokens)).mean(1))
+
+
+def victim(shape: tuple[int, int, int], count: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images with pixels in [0, 1], normalised with mean and deviation 0.5, and labels of four classes."""
+    images = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return images, torch.arange(count) % 4
+
+
+def shallow(rate: float, shape: tuple[int, int, int], *, seed: int = 0) -> nn.Module:
+    """The bundled ViT with one block, and tokens that begin as small as where ViTs are trained."""
+    spec = {"name": "vit", "depth": 1, "token_std": 0.02, "dropout": rate}
+    return models.build(spec, input_shape=shape, classes=4, seed=seed)
+
+
+def seen(model: nn.Module, images: Tensor, labels: Tensor, **fields: Any) -> Observation:
+    channels = images.shape[1]
+    return observe(model, images, labels, mean=(STD,) * channels, std=(STD,) * channels, classes=4, **fields)
+
+
+def solve(observation: Observation, model: nn.Module, *, ridge: float | None = None, **granted: Any) -> Reconstruction:
+    attack = attacks.create("patch_embedding", ridge=ridge)
+    return attack(observation, ThreatModel(**granted), copy.deepcopy(model))
+
+
+def declined(observation: Observation, model: nn.Module, **granted: Any) -> str:
+    with pytest.raises(NotApplicable) as caught:
+        solve(observation, model, **granted)
+    return str(caught.value)
+
+
+def psnr(result: Reconstruction, images: Tensor) -> float:
+    error = (STD * (result.images.double() - images.double())).square().mean()
+    return -10 * math.log10(max(float(error), 1e-30))
+
+
+def changed(observation: Observation, change: Any) -> Observation:
+    """The observation with `change(name, tensor)` in place of each tensor of its update."""
+    return replace(observation, update={name: change(name, value) for name, value in observation.update.items()})
+
+
+def noisy(observation: Observation, level: float) -> Observation:
+    generator = torch.Generator().manual_seed(0)
+    total = math.sqrt(sum(float(value.square().sum()) for value in observation.update.values()))
+    spread = level * total / math.sqrt(sum(value.numel() for value in observation.update.values()))
+    return changed(observation, lambda _, value: value + spread * torch.randn(value.shape, generator=generator))
