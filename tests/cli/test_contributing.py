@@ -23,7 +23,7 @@ LINES = re.findall(rf"`([A-Z]+)` of `(tests/\S+\.py)`[^`]*?:\n\n{BLOCK}", GUIDE)
 PUBLIC_PATH = """
 import pytest
 from fedsim.catalogue import markdown
-from fedsim.scenario import parse
+from fedsim.scenario import every_cell, parse
 
 SCENARIO = {
     "name": "guide",
@@ -40,7 +40,7 @@ def test_listed(name):
 
 def test_a_scenario_takes_them():
     parsed = parse(SCENARIO)
-    assert len(parsed.cells()) == 2
+    assert len(every_cell(parsed)) == 2
     for part in (parsed.attacks[0], parsed.defenses[1][0], parsed.federation.local.optimizer):
         key, value = list(part.spec().items())[1]
         with pytest.raises(Exception, match=key):
