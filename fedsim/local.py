@@ -9,12 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from attacks import Observation
 from defenses import Defense
 from defenses.base import Memory
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.site import Generators
 from defenses.client.training import LocalTraining
 from defenses.stochastic import begin
+from fedsim.data import Dataset
 from fedsim.models import entries
 from fedsim.random import generator_for
 
@@ -29,6 +31,9 @@ _LATER = (
     "trained",
 )
 """Keys of `federation.local` that came later than others."""
+
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,25 @@ class LocalResult:
 
     arrays: dict[str, Tensor]
     played: Played
+
+
+def observed(dataset: Dataset, local: Local, *, state: Tensors, update: Tensors) -> Observation:
+    """What a server sees of a client's round, and all that is the same for every client of a federation.
+
+    Who the client was, what it had and what it drew are added by `dataclasses.replace`.
+    """
+    return Observation(
+        state=state,
+        update=update,
+        kind=local.kind,
+        precision=local.precision,
+        input_shape=dataset.input_shape,
+        classes=len(dataset.classes),
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=local.batch_size,
+        local=local.training,
+    )
 
 
 def train(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedsim import truth
 from fedsim.federation.plan import Plan
-from fedsim.federation.round import client_round
+from fedsim.federation.round import train_client
 from fedsim.files import key_of
 from fedsim.paths import USER_PATH
 from fedsim.scenario.work import Work
@@ -49,15 +49,15 @@ def train_round(message: Message, context: Context) -> Message:
     model = plan.model()
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     memory = _Memory(context, plan)
-    turn = client_round(plan, model, client=client, round=round, device=device, memory=memory.before(round))
-    result = turn.result
+    trained = train_client(plan, model, client=client, round=round, device=device, memory=memory.before(round))
+    result = trained.result
     memory.keep(round, result.played.memory)
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "arrays": ArrayRecord({name: value.cpu() for name, value in result.arrays.items()}),
-        "metrics": MetricRecord({"num-examples": len(turn.labels)}),
+        "metrics": MetricRecord({"num-examples": len(trained.labels)}),
     }
     if plan.attacked(round):
-        envelope = truth.pack(truth.Truth.of_round(turn.pixels, turn.labels, result.played))
+        envelope = truth.pack(truth.Truth.of_round(trained.pixels, trained.labels, result.played))
         records[TRUTH] = ConfigRecord({"safetensors": envelope})
     return Message(RecordDict(records), reply_to=message)
 

@@ -14,8 +14,8 @@ from fedsim.local import LocalResult, train
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What a client trained on and what it made of it.
+class Trained:
+    """What a client trained on in a round, and what it made of it.
 
     Args:
         pixels: uint8 (N, C, H, W), as they came from the data set.
@@ -27,9 +27,9 @@ class Turn:
     result: LocalResult
 
 
-def client_round(
+def train_client(
     plan: Plan, model: nn.Module, *, client: int, round: int, device: torch.device, memory: Memory | None = None
-) -> Turn:
+) -> Trained:
     """Train `model`, which holds the weights that the server sent, for one round of one client.
 
     Args:
@@ -48,7 +48,7 @@ def client_round(
         classes=len(plan.dataset.classes),
         memory={name: value.to(device) for name, value in (memory or {}).items()},
     )
-    return Turn(pixels, labels, result)
+    return Trained(pixels, labels, result)
 
 
 def implied_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
-from attacks import Observation
 from attacks.observation import SUM
 from defenses.aggregation.mean import weighted_mean
 from fedsim import observations, truth
@@ -24,6 +24,7 @@ from fedsim.federation.plan import Plan
 from fedsim.federation.start import initial_state
 from fedsim.federation.workers import Measurement
 from fedsim.files import whole_directory, write_json
+from fedsim.local import observed
 from fedsim.models import effective_dropout, entries
 from fedsim.paths import USER_PATH, told
 from fedsim.truth import Truth
@@ -116,21 +117,13 @@ class CaptureWriter:
         captures: Sequence[tuple[Capture, Truth]] = (),
     ) -> None:
         """Write an observation: of one client, or of all whose captures are given."""
-        plan, dataset, local = self.plan, self.plan.dataset, self.plan.local
+        plan, local = self.plan, self.plan.local
         weights = tuple(one.examples for one, _ in captures)
-        observation = Observation(
-            state=seen.sent,
-            update=update,
-            kind=local.kind,
-            precision=local.precision,
-            input_shape=dataset.input_shape,
-            classes=len(dataset.classes),
-            mean=dataset.mean,
-            std=dataset.std,
+        observation = replace(
+            observed(plan.dataset, local, state=seen.sent, update=update),
             buffers=buffers,
             batch_size=local.batch_size * max(1, len(captures)),
             examples=sum(weights) or seen.examples,
-            local=local.training,
             order=envelope.order,
             labels=envelope.labels,
             noise=envelope.noise,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsim.federation.plan import Plan
-from fedsim.federation.round import client_round, implied_weights
+from fedsim.federation.round import implied_weights, train_client
 from fedsim.models import entries
 from fedsim.random import seed_for
 
@@ -36,9 +36,9 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
             model = copy.deepcopy(fresh)
             model.load_state_dict(state)
             memory = memories.get(client)
-            turn = client_round(plan, model, client=client, round=round, device=device, memory=memory)
-            memories[client] = turn.result.played.memory
-            reply = {name: value.cpu() for name, value in turn.result.arrays.items()}
+            replied = train_client(plan, model, client=client, round=round, device=device, memory=memory)
+            memories[client] = replied.result.played.memory
+            reply = {name: value.cpu() for name, value in replied.result.arrays.items()}
             if not all(value.isfinite().all() for value in reply.values()):
                 continue
             if plan.local.share == "gradient":

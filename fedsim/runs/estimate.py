@@ -26,7 +26,7 @@ from fedsim.federation.cost import training_of
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import pretrained, pretrained_file
 from fedsim.federation.unattacked import final_state
-from fedsim.local import train
+from fedsim.local import observed, train
 from fedsim.models import entries
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.directory import RunDirectory
@@ -171,17 +171,9 @@ def _made_up(cell: Cell, attempt: Attempt) -> tuple[list[Observation], ThreatMod
         update = {name: result.arrays[name] for name in sorted(entries.trained(plan.client_model()).values())}
         if local.share == "weights":
             update = {name: value - state[name] for name, value in update.items()}
-        seen = Observation(
-            state=state,
-            update=update,
-            input_shape=shape,
-            classes=len(dataset.classes),
-            mean=dataset.mean,
-            std=dataset.std,
-            batch_size=local.batch_size,
+        seen = replace(
+            observed(dataset, local, state=state, update=update),
             examples=count,
-            local=local.training,
-            kind=local.kind,
             labels=labels,
             noise={name: value for name, value in result.played.drawn.items() if name != ORDER},
             order=result.played.drawn.get(ORDER),

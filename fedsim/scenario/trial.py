@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 import attacks
 import defenses
-from attacks import NotApplicable, Observation, ThreatModel
+from attacks import LocalTraining, NotApplicable, ThreatModel
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.training import freeze
 from fedsim import data, models, observations
 from fedsim.errors import BadInput
-from fedsim.local import Local, train
+from fedsim.local import Local, observed, train
 from fedsim.models import entries
 from fedsim.scenario.work import Spec
 
@@ -47,18 +47,11 @@ def unmatchable(model: str, code: str, source: str, local: Local) -> str:
 
     The arguments are those of `step`.
     """
-    built, images, labels, update = _gradient(json.loads(model), json.loads(source), [], local)
+    built, labels, update = _gradient(json.loads(model), json.loads(source), [], local)
     dataset = data.load(json.loads(source))
-    observation = Observation(
-        state={name: value.detach().clone() for name, value in built.state_dict().items()},
-        update=update,
-        input_shape=dataset.input_shape,
-        classes=len(dataset.classes),
-        mean=dataset.mean,
-        std=dataset.std,
-        batch_size=len(images),
-        labels=labels,
-    )
+    state = {name: value.detach().clone() for name, value in built.state_dict().items()}
+    observation = observed(dataset, _one_step(local), state=state, update=update)
+    observation = replace(observation, local=LocalTraining(), labels=labels)  # the model alone is tried
     attack = attacks.create("inverting_gradients", iterations=1)
     attack.compile = "never"
     try:
@@ -74,8 +67,8 @@ def unmatchable(model: str, code: str, source: str, local: Local) -> str:
 
 def _gradient(
     spec: Spec, source: Spec, working: Sequence[Spec], local: Local
-) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
-    """A fresh model, a batch, its labels, and the gradient that a client makes of them."""
+) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
+    """A fresh model, the labels of a batch, and the gradient that a client makes of it."""
     dataset = data.load(source)
     label = f"model {spec['name']!r}" if "name" in spec else f"model factory {spec['factory']!r}"
     changing = [part for part in working if defenses.compose([part]).changes_model]
@@ -107,7 +100,7 @@ def _gradient(
         )
     model.load_state_dict(before)
     names = set(entries.trained(model).values())
-    return model, images, labels, {name: value for name, value in result.arrays.items() if name in names}
+    return model, labels, {name: value for name, value in result.arrays.items() if name in names}
 
 
 def _one_step(local: Local) -> Local:

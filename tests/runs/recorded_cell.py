@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attacks import Observation
 from fedsim import observations, truth
 from fedsim.answers import JobSpec
 from fedsim.federation.plan import Plan
-from fedsim.local import Local, train
+from fedsim.local import Local, observed, train
 from fedsim.scenario.schema import Engine
 from fedsim.scenario.work import Federation, Victims, Work
 
@@ -35,14 +35,8 @@ def record(cell: Path, plan: Plan, clients: tuple[int, ...] = (0, 1)) -> None:
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         where = {"local": plan.local, "defense": plan.defense(), "client": client, "round": 1}
         result = train(model, plan.dataset.normalise(pixels), labels, seed=plan.client_seed, **where)
-        seen = Observation(
-            state=state,
-            update=result.arrays,
-            input_shape=plan.dataset.input_shape,
-            classes=len(plan.dataset.classes),
-            mean=plan.dataset.mean,
-            std=plan.dataset.std,
-            local=plan.local.training,
+        seen = replace(
+            observed(plan.dataset, plan.local, state=state, update=result.arrays),
             labels=labels,
             noise=result.played.drawn,
             client=client,
