@@ -29,7 +29,7 @@ LOCAL = {
     [
         {},
         {"federation": {"clients": 6, "clients_per_round": 2, "rounds": 2, "local": LOCAL, "resources": {"gpus": 0}}},
-        {"model": {"name": "mlp", "pretrain": {"steps": 3, "learning_rate": 1}}, "seeds": [0, 5]},
+        {"model": {"name": "mlp", "pretrain": {"steps": 3, "learning_rate": 1}}, "victims": {"development": 1}},
         {"utility": {"rounds": 3, "local": {"steps": 2, "learning_rate": 1}}, "federation": {"rounds": 2}},
         {"utility": {"rounds": 3, "reachable": None}, "seeds": [5]},
         {"defenses": [["none", {"name": "clip", "norm": 1}], {"name": "dropout", "p": 0.5}]},
