@@ -13,12 +13,14 @@ from torch import Tensor
 from attacks import ThreatModel
 from attacks.observation import SUM
 from fedsim import observations, truth
+from fedsim.answers import JobSpec
 from fedsim.federation.eavesdropper import Capture
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import CaptureWriter
 from fedsim.files import read_json, read_tensors
 from fedsim.runs.attack import attack
 from fedsim.runs.single import attack_recorded
+from fedsim.scenario.schema import Engine
 from fedsim.scoring.job import score_job
 from fedsim.truth import Truth
 
@@ -63,14 +65,16 @@ def test_flower_clients_are_seen_as_their_mean_alone(simulated):
 
 def test_its_rows_are_of_clients_and_samples(simulated, tmp_path):
     cell = simulated.cell("sum")
-    spec = {
-        "attack": {"name": "inverting_gradients", "iterations": 2},
-        "round": 1,
-        "clients": [SUM],
-        "threat_model": ThreatModel().as_dict(),
-        "engine": {"device": "cpu", "dtype": "float32", "chunk": 1, "compile": "never"},
-        "seed": 0,
-    }
+    spec = JobSpec(
+        cell="sum",
+        round=1,
+        clients=(SUM,),
+        attack={"name": "inverting_gradients", "iterations": 2},
+        grants={},
+        engine=Engine(device="cpu", compile="never"),
+        seed=0,
+        version="",
+    )
     attack(cell, tmp_path / "job", spec)
     score_job(cell, tmp_path / "job", tmp_path / "score", key="k", metrics=["psnr"])
     rows = pl.read_parquet(tmp_path / "score" / "rows.parquet")
