@@ -15,8 +15,9 @@ and after all clients of a round
     on_aggregate           what the server sees of their updates: one in place of all
 
 Each but the last is a function of its input and of what it draws: `turn.draw(name, site, x)` gives the noise of a
-random site (see `defenses.client.site`), drawn where the client plays, given where an attacker replays. The same
-functions are the attacker's picture of the defense, as far as the threat model grants it to know the defense:
+random site (see `defenses.client.site`), drawn where the client plays, given where an attacker replays. `on_update` may
+also look at the client itself, `turn.client`: its weights, its examples, its loss at other weights. The same functions
+are the attacker's picture of the defense, as far as the threat model grants it to know the defense:
 
     surrogate              in place of `on_update`, where its own derivative is zero
     selection              which entries of the observed update still say anything
@@ -50,6 +51,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from defenses.client.own import Own
 from defenses.client.site import Site
 from defenses.registry import Registry
 
@@ -70,12 +72,21 @@ class Turn:
         memory: tensors by name, to read and to write.
         part: which part of a composition it is; its sites and its memory are named `part:name`.
         classes: how many the model tells apart, if the round says so.
+        own: what the client can tell of itself, once its update is about to leave.
     """
 
     source: Callable[[str, Site, Tensor], Tensor | None]
     memory: Memory = field(default_factory=dict)
     part: str = ""
     classes: int | None = None
+    own: Own | None = None
+
+    @property
+    def client(self) -> Own:
+        """The client itself: its weights, its examples, its loss at other weights."""
+        if self.own is None:
+            raise ValueError(f"{self.part}: it can act only on the update of a client's round")
+        return self.own
 
     def of(self, part: str) -> Turn:
         return replace(self, part=part)

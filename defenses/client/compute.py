@@ -153,12 +153,29 @@ class Functional(Computation):
         found, values = each(dict(weights), images, labels, own)
         return dict(found), values
 
+    def loss_at(self, weights: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss with all stochastic layers at rest."""
+        return self._loss(weights, {}, images, labels)
+
+    def entering(self, path: str, weights: Tensors, images: Tensor) -> Tensor:
+        """What a layer is given last, with all stochastic layers at rest."""
+        given: list[Tensor] = []
+        layer = self.model.get_submodule(path)
+        handle = layer.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
+        try:
+            self._logits(weights, {}, images)
+        finally:
+            handle.remove()
+        return given[-1]
+
     def _loss(self, weights: Tensors, noise: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(self._logits(weights, noise, images), labels)
+
+    def _logits(self, weights: Tensors, noise: Tensors, images: Tensor) -> Tensor:
         own = {name: value.clone() for name, value in self._buffers.items()}  # a forward pass may count in them
         substituted = {f"{path}.noise": value for path, value in noise.items()}
         with by_formula(self.model), drawing(self.model, at_rest):
-            logits = functional_call(self.model, {**own, **weights, **substituted}, (images,))
-        return self.loss(cast(Tensor, logits), labels)
+            return cast(Tensor, functional_call(self.model, {**own, **weights, **substituted}, (images,)))
 
     def _noise(self, images: Tensor) -> dict[str, Tensor]:
         """What the source gives of each layer in this step; those at rest are left out."""

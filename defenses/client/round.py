@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from defenses.base import Composition, Defense, Memory, Turn
 from defenses.client.compute import Backward, Computation, Functional
+from defenses.client.own import Own
 from defenses.client.site import Generators, Given, Sampling, Site, Source
 from defenses.client.training import LocalTraining
 from defenses.stochastic.layer import stochastic_layers
@@ -159,7 +160,9 @@ def replay(
     computation = Functional(
         model, source, label_smoothing=local.label_smoothing, term=round.defense.loss_term, buffers=buffers
     )
-    update, loss, memory = _body(round, start, computation, source, images, labels, order, memory, surrogate=surrogate)
+    update, loss, memory = _body(
+        round, start, computation, source, images, labels, order, memory, buffers=buffers, surrogate=surrogate
+    )
     return Played(update=update, buffers={}, drawn=drawn, sites={}, acts_on={}, loss=loss, memory=memory)
 
 
@@ -173,11 +176,17 @@ def _body(
     order: Tensor | None,
     memory: Memory | None,
     *,
+    buffers: Tensors | None = None,
     surrogate: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor, Memory]:
     """All that happens between a batch and what is sent, for both interpreters."""
     local, defense = round.local, round.defense
-    turn = Turn(source.draw, dict(memory or {}), classes=round.classes)
+    resting = Functional(
+        round.model, source, label_smoothing=local.label_smoothing, term=defense.loss_term, buffers=buffers
+    )
+    rate = local.learning_rate if round.share == "gradient" else None
+    own = Own(computation=resting, weights=start, images=images, labels=labels, rate=rate)
+    turn = Turn(source.draw, dict(memory or {}), classes=round.classes, own=own)
     state = local.optimizer.init(start)
     weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
     batches = local.batches(len(images), round.batch_size, order)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from defenses.client.site import STEP
 from defenses.stochastic.layer import StochasticLayer
 
 SATURATION = -1.7580993408473766
@@ -83,3 +84,38 @@ class AlphaDropout(Dropout):
 
 class FeatureAlphaDropout(AlphaDropout, FeatureDropout):
     """The same of whole channels, as `nn.FeatureAlphaDropout`."""
+
+
+class BatchDropout(StochasticLayer):
+    """Inverted dropout with one mask for all examples of a mini-batch.
+
+    Args:
+        p: the rate at which units are dropped, in [0, 1).
+        channels: whether whole channels are dropped.
+
+    Shape:
+        x: (B, C, ...); noise: (C, ...), or (C, 1, ...) of channels.
+    """
+
+    axes = STEP
+
+    def __init__(self, p: float, *, channels: bool = False) -> None:
+        super().__init__()
+        self.p, self.channels = p, channels
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        shape = x.shape[1:2] + (1,) * (x.dim() - 2) if self.channels else x.shape[1:]
+        return x.new_empty(shape).bernoulli_(1 - self.p, generator=generator)
+
+    def inject(self, x: Tensor, noise: Tensor) -> Tensor:
+        return x * noise / (1 - self.p)
+
+    def project(self, noise: Tensor) -> Tensor:
+        return noise.clamp(0, 1)
+
+    def penalty(self, noise: Tensor) -> Tensor:
+        """`|(1 - mean(m)) - p|`, as of dropout."""
+        return ((1 - noise.mean()) - self.p).abs()
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, channels={self.channels}"

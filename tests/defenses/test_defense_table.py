@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 import defenses
 from defenses.base import Defense, Turn
 from defenses.batch.mixup import Weight
+from defenses.client.compute import Functional
+from defenses.client.own import Own
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.site import Sampling
 from defenses.stochastic import set_stochastic, stochastic_layers
@@ -34,9 +36,24 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class Layered(nn.Module):
+    """What an `an_update` may be the update of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(100, 64), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.layer(x)
+
+
 def turn(seed: int = 0) -> Turn:
     """As of a client whose sites all draw from generators of one seed."""
-    return Turn(Sampling(lambda site, step: generator(seed)).draw)
+    source, model = Sampling(lambda site, step: generator(seed)), Layered()
+    weights = {name: torch.full_like(value, 0.1) for name, value in model.named_parameters()}
+    images, labels = torch.randn(2, 100, generator=generator(7)), torch.tensor([3, 1])
+    own = Own(computation=Functional(model, source), weights=weights, images=images, labels=labels, rate=0.1)
+    return Turn(source.draw, own=own)
 
 
 def an_update() -> Tensors:
@@ -152,6 +169,167 @@ def clips_and_adds_the_noise_of_a_budget(defense: Defense) -> None:
     noise = flat(defense.on_update(update, turn=turn(5))) - flat(clipped)
     assert noise.std() == pytest.approx(deviation, rel=0.05)
     assert torch.equal(flat(defense.on_update(update, turn=turn(5))), noise + flat(clipped))
+
+
+def prunes_where_the_representation_says_most(defense: Defense) -> None:
+    model = private_model(width=16)
+    images, labels = a_batch()
+    plain = plain_gradient(model, images, labels)
+    result = played(defense, defense.on_model(model), images, labels)
+    says = torch.zeros(16, dtype=torch.float64)
+    inside = model.get_submodule("hidden")
+    for image in images:
+        representation = inside(image.flatten()[None])[0].detach().abs()
+        slopes = torch.autograd.functional.jacobian(lambda x: inside(x.flatten()[None])[0], image)
+        says += slopes.flatten(1).norm(dim=1) / representation
+    pruned = set(says.argsort()[:4].tolist())  # a quarter
+    sent, expected = result.update["head.weight"], plain["head.weight"]
+    assert {i for i in range(16) if not sent[:, i].any()} == pruned
+    left = [i for i in range(16) if i not in pruned]
+    torch.testing.assert_close(sent[:, left], expected[:, left], rtol=1e-9, atol=1e-12)
+    others = plain.keys() - {"head.weight"}
+    torch.testing.assert_close({n: result.update[n] for n in others}, {n: plain[n] for n in others})
+    kept = defense.selection(result.update)
+    assert torch.equal(kept["head.weight"][0], (says > says.sort().values[3]))
+    assert all(kept[name].all() for name in others)
+    for layer, named in (("hidden", "hidden.0.linear, "), ("hidden.1", "hidden.0.linear, ")):
+        with pytest.raises(ValueError, match=f"^soteria: layer = '{layer}' is not a linear layer .* it has {named}"):
+            defenses.create("soteria", layer=layer).on_model(model)
+    deeper = defenses.create("soteria", layer="hidden.1.linear", prune=0.5)
+    assert int(played(deeper, model, images, labels).update["hidden.1.linear.weight"].any(0).sum()) == 8
+    with pytest.raises(ValueError, match="it can act only on the update of a client's round"):
+        defense.on_update(an_update(), turn=Turn(Sampling(lambda site, step: generator()).draw))
+
+
+def replaces_entries_by_noise(defense: Defense) -> None:
+    update = {"w": torch.full((40_000,), 5.0)}
+    source = Sampling(lambda site, step: generator(zlib.crc32(site.encode())))
+    sent = defense.on_update(update, turn=Turn(source.draw))["w"]
+    kept = sent > 4
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.01)
+    torch.testing.assert_close(sent[kept], torch.full_like(sent[kept], 5 / 0.7))
+    assert sent[~kept].std() == pytest.approx(0.2, rel=0.05)
+    assert abs(sent[~kept].mean()) < 0.01
+    assert sent.mean() == pytest.approx(5.0, rel=0.01)  # right on average
+    at_rest = defense.on_update(an_update(), turn=Turn(lambda name, site, x: site.rest(x)))
+    torch.testing.assert_close(at_rest, an_update())
+
+
+def sends_the_least_harmful_orthogonal_update(defense: Defense) -> None:
+    model = private_model(width=16)
+    images, labels = a_batch()
+    plain = plain_gradient(model, images, labels)
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    result = played(defense, model, images, labels)
+    losses, trials = [], []
+    for trial in range(5):
+        found = {}
+        for name, g in plain.items():
+            r = result.drawn[f":{name}:{trial}"]
+            u = r - (r * g).sum() / (g * g).sum() * g
+            found[name] = u * (g.norm() / u.norm())
+        moved = {name: value - 0.1 * found[name] for name, value in weights.items()}
+        losses.append(float(F.cross_entropy(torch.func.functional_call(model, moved, (images,)), labels)))
+        trials.append(found)
+    torch.testing.assert_close(result.update, trials[losses.index(min(losses))], rtol=1e-9, atol=1e-12)
+    for name, g in plain.items():
+        assert abs(F.cosine_similarity(flat({"": result.update[name]}), flat({"": g}), dim=0)) < 1e-12
+        assert float(result.update[name].norm()) == pytest.approx(float(g.norm()))
+    assert defense.on_update({"scale": torch.tensor(2.0)} | an_update(), turn=turn())["scale"] == 0
+    published = defenses.create("censor", trials=1, as_published=True)
+    assert torch.equal(flat(played(published, model, images, labels).update), flat(plain)) != (
+        cross(model, weights, published_trial(plain), images, labels) < cross(model, weights, None, images, labels)
+    )
+
+
+def published_trial(plain: Tensors) -> Tensors:
+    """What the published code of CENSOR makes of a gradient in a first trial."""
+    found = {}
+    for name, g in plain.items():
+        r = torch.randn(g.shape, dtype=g.dtype, generator=generator(zlib.crc32(f":{name}:0".encode())))
+        u = r / r.norm() - torch.dot((r / r.norm()).flatten(), g.flatten()) / g.norm() * g
+        found[name] = u / u.norm() * g.norm()
+    return found
+
+
+def cross(model: nn.Module, weights: Tensors, update: Tensors | None, images: Tensor, labels: Tensor) -> float:
+    moved = weights if update is None else {name: value - 0.1 * update[name] for name, value in weights.items()}
+    return float(F.cross_entropy(torch.func.functional_call(model, moved, (images,)), labels))
+
+
+def prunes_and_perturbs_more_rarely_each_round(defense: Defense) -> None:
+    update = an_update()
+    acted = []
+    for rounds, chance in ((0, 1 / 1.5), (19, 1 / 11)):
+        seen = 0
+        for seed in range(300):
+            here = replace(turn(seed), memory={":rounds": torch.tensor(float(rounds))})
+            sent = defense.on_update(update, turn=here)
+            assert here.memory[":rounds"] == rounds + 1
+            if not torch.equal(flat(sent), flat(update)):
+                seen += 1
+                acted.append(sent)
+        assert seen / 300 == pytest.approx(chance, abs=0.08)
+    fisher = update["layer.weight"].square().mean(0)
+    everything = torch.cat([fisher, update["layer.bias"].square().mean()[None], update["scale"].square()[None]])
+    noisy = fisher >= everything.sort(descending=True).values[40]  # 41 of 102: four tenths, rounded up
+    value, sent = update["layer.weight"], acted[0]["layer.weight"]
+    large = value.abs() >= value.abs().flatten().sort(descending=True).values[1279]  # a fifth of 6400
+    assert torch.equal(sent[:, ~noisy], (value * large)[:, ~noisy])
+    assert torch.equal((sent != 0)[:, ~noisy], large[:, ~noisy])
+    assert torch.equal(defense.selection(acted[0])["layer.weight"], sent != 0)
+    spread = defense.on_update(update, turn=with_weights(turn(11)))["layer.weight"] - value * large
+    assert spread[:, noisy].std() == pytest.approx(0.8, rel=0.05)  # the variance counts for 1 at most
+
+
+def with_weights(turn: Turn) -> Turn:
+    """Of a client whose weights have a variance of 4, in a round in which an Outpost acts."""
+    assert turn.own is not None
+    weights = {name: 2 * torch.randn(value.shape, generator=generator(9)) for name, value in turn.own.weights.items()}
+    drawing = lambda name, site, x: x.new_ones(()) if name.endswith(":acts") else turn.source(name, site, x)  # noqa: E731
+    return replace(turn, own=replace(turn.own, weights=weights), source=drawing)
+
+
+def keeps_the_largest_singular_values(defense: Defense) -> None:
+    update = an_update()
+    sent = defense.on_update(update, turn=turn())
+    left, values, right = torch.linalg.svd(update["layer.weight"].double(), full_matrices=False)
+    energies = values.square().cumsum(0) / values.square().sum()
+    rank = int((energies < 0.6).sum()) + 1
+    assert 1 < rank < 40
+    nearest = left[:, :rank] * values[:rank] @ right[:rank]
+    torch.testing.assert_close(sent["layer.weight"].double(), nearest, rtol=0, atol=1e-4)
+    assert torch.equal(sent["layer.bias"], update["layer.bias"])
+    kernel = torch.randn(6, 2, 3, 3, generator=generator(3))
+    found = defense.on_update({"k": kernel}, turn=turn())["k"]
+    assert found.shape == kernel.shape
+    assert 1 <= torch.linalg.matrix_rank(found.flatten(1), rtol=1e-4) < 6
+    one = {"w": torch.outer(*torch.randn(2, 8, generator=generator(4)))}
+    torch.testing.assert_close(defense.on_update(one, turn=turn()), one, rtol=1e-4, atol=1e-5)
+
+
+def drops_units_and_hides_which(defense: Defense) -> None:
+    model = defense.on_model(private_model(width=16))
+    images, labels = a_batch()
+    for batch in (defense, defenses.create("training_randomness", p=0.4, std=0.0)):
+        result = played(batch, model, images, labels)
+        assert [tuple(mask.shape) for mask in drops(result)] == [(3, 16)] * 3
+    bare, hidden = result.update, played(defense, model, images, labels).update
+    covered = flat(bare) == 0
+    assert torch.equal(flat(hidden)[~covered], flat(bare)[~covered])
+    assert flat(hidden)[covered].std() == pytest.approx(0.01, rel=0.3)
+    assert int(covered.sum()) > 20
+    per_batch = defenses.create("training_randomness", p=0.4, std=0.0, per="batch")
+    result = played(per_batch, per_batch.on_model(private_model(width=16)), images, labels)
+    for number, mask in enumerate(drops(result)):
+        assert tuple(mask.shape) == (1, 16)
+        rows = result.update[f"hidden.{number}.linear.weight"].any(1)
+        assert torch.equal(rows, mask[0].bool())
+        assert 0 < int(rows.sum()) < 16
+
+
+def drops(result: Played) -> list[Tensor]:
+    return [value for name, value in result.drawn.items() if ":" not in name]
 
 
 def sends_signs_of_the_mean_size(defense: Defense) -> None:
@@ -369,6 +547,22 @@ TABLE = {
         {"clipping_norm": 1.5, "sensitivity": 0.5, "epsilon": 0.8, "delta": 1e-4},
         clips_and_adds_the_noise_of_a_budget,
         [{"clipping_norm": 0}, {"sensitivity": -1.0}, {"epsilon": 0}, {"delta": 0}, {"delta": 1}],
+    ),
+    "soteria": Row({"prune": 0.25}, prunes_where_the_representation_says_most, [{"prune": 1.0}, {"prune": -0.1}]),
+    "gradient_dropout": Row(
+        {"p": 0.3, "std": 0.2}, replaces_entries_by_noise, [{"p": 1.0}, {"p": -0.1}, {"std": -1.0}, {"std": math.nan}]
+    ),
+    "censor": Row({"trials": 5}, sends_the_least_harmful_orthogonal_update, [{"trials": 0}]),
+    "outpost": Row(
+        {"decay": 0.5},
+        prunes_and_perturbs_more_rarely_each_round,
+        [{"decay": -0.1}, {"share": 0}, {"share": 1.1}, {"prune": 1.0}, {"noise": -1.0}, {"noise": math.nan}],
+    ),
+    "svdefense": Row({"energy": 0.6}, keeps_the_largest_singular_values, [{"energy": 0}, {"energy": 1.1}]),
+    "training_randomness": Row(
+        {"p": 0.4, "std": 0.01},
+        drops_units_and_hides_which,
+        [{"p": 1.0}, {"p": -0.1}, {"std": -1.0}, {"std": math.nan}, {"per": "channel"}],
     ),
     "sign": Row({}, sends_signs_of_the_mean_size, []),
     "quantization": Row({"levels": 8}, rounds_to_levels_and_is_right_on_average, [{"levels": 0}]),

@@ -1,0 +1,87 @@
+"""Prune and perturb the update where its Fisher information is largest, less and less often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense, Tensors, Turn, register
+from defenses.client.site import Gaussian, Site
+
+
+@register("outpost")
+class Outpost(Defense):
+    """Act in the t-th round of a client with a chance of `1 / (1 + decay t)`: set the smallest entries of each
+    parameter to zero, and add N(0, (noise v)^2) where the Fisher information is largest, v being the variance of the
+    parameter's weights, at most 1.
+
+    Wang, Hugon, Li, *More than Enough is Too Much: Adaptive Defenses against Gradient Leakage in Production Federated
+    Learning*, INFOCOM 2023, after its abstract and its published code, whose values these are. The Fisher information
+    is the mean square of the update over a parameter's first dimension. Theirs acts on each local step's gradient, this
+    on what leaves the client. An attacker who knows the defense compares what is not zero.
+
+    Args:
+        decay: how fast it becomes rarer, at least 0.
+        share: of the Fisher information's entries those that are perturbed, in (0, 1].
+        prune: the share of each parameter's entries that is set to zero, in [0, 1).
+        noise: over the weights' variance, at least 0.
+    """
+
+    def __init__(
+        self, *, decay: float = 0.125, share: float = 0.4, prune: float = 0.8, noise: float = 0.8
+    ) -> None:
+        if not 0 <= decay < math.inf:
+            raise ValueError(f"outpost: decay = {decay} is not a number of at least 0")
+        if not 0 < share <= 1:
+            raise ValueError(f"outpost: share = {share} is not in (0, 1]")
+        if not 0 <= prune < 1:
+            raise ValueError(f"outpost: prune = {prune} is not in [0, 1)")
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"outpost: noise = {noise} is not a number of at least 0")
+        self.decay, self.share, self.prune, self.noise = decay, share, prune, noise
+
+    def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
+        rounds = turn.remembered("rounds", torch.zeros(())) + 1
+        turn.remember("rounds", rounds)
+        first = next(iter(update.values()))
+        acts = turn.draw("acts", _Acts(1 / (1 + self.decay * float(rounds))), first)
+        fisher = {name: value.square().mean(0) if value.dim() else value.square() for name, value in update.items()}
+        together = torch.cat([value.flatten() for value in fisher.values()])
+        perturbed = _largest(together, math.ceil(self.share * together.numel()))
+        places = dict(zip(fisher, perturbed.split([value.numel() for value in fisher.values()])))
+        normal, weights, sent = Gaussian(), turn.client.weights, {}
+        for name, value in update.items():
+            left = value.numel() - math.floor(self.prune * value.numel())
+            kept = _largest(value.abs().flatten(), left).view_as(value)
+            deviation = self.noise * weights[name].var(correction=0).clamp(max=1)
+            noise = deviation * places[name].view_as(fisher[name]) * turn.draw(name, normal, value)
+            sent[name] = (1 - acts) * value + acts * (kept * value + noise)
+        return sent
+
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is not zero."""
+        return {name: value != 0 for name, value in observed.items()}
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """1 for the largest of the entries (n,), 0 for the others."""
+    chosen = values.topk(count, sorted=False).indices
+    return torch.zeros_like(values).scatter(0, chosen, 1)
+
+
+class _Acts(Site):
+    """Whether it acts in this round, 1 or 0: the zeros show it."""
+
+    structural = False
+
+    def __init__(self, chance: float) -> None:
+        self.chance = chance
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return x.new_empty(()).bernoulli_(self.chance, generator=generator)
+
+    def rest(self, x: Tensor) -> Tensor:
+        return x.new_ones(())
