@@ -157,7 +157,7 @@ class Functional(Computation):
         """The mean loss with all stochastic layers at rest."""
         return self._loss(weights, {}, images, labels)
 
-    def entering(self, path: str, weights: Tensors, images: Tensor) -> Tensor:
+    def entering(self, weights: Tensors, path: str, images: Tensor) -> Tensor:
         """What a layer is given last, with all stochastic layers at rest."""
         given: list[Tensor] = []
         layer = self.model.get_submodule(path)

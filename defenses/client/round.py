@@ -184,8 +184,13 @@ def _body(
     resting = Functional(
         round.model, source, label_smoothing=local.label_smoothing, term=defense.loss_term, buffers=buffers
     )
-    rate = local.learning_rate if round.share == "gradient" else None
-    own = Own(computation=resting, weights=start, images=images, labels=labels, rate=rate)
+    own = Own(
+        weights=start,
+        images=images,
+        rate=local.learning_rate if round.share == "gradient" else None,
+        loss=partial(resting.loss_at, images=images, labels=labels),
+        entering=partial(resting.entering, start),
+    )
     turn = Turn(source.draw, dict(memory or {}), classes=round.classes, own=own)
     state = local.optimizer.init(start)
     weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()

@@ -52,7 +52,9 @@ def turn(seed: int = 0) -> Turn:
     source, model = Sampling(lambda site, step: generator(seed)), Layered()
     weights = {name: torch.full_like(value, 0.1) for name, value in model.named_parameters()}
     images, labels = torch.randn(2, 100, generator=generator(7)), torch.tensor([3, 1])
-    own = Own(computation=Functional(model, source), weights=weights, images=images, labels=labels, rate=0.1)
+    resting = Functional(model, source)
+    loss = partial(resting.loss_at, images=images, labels=labels)
+    own = Own(weights=weights, images=images, rate=0.1, loss=loss, entering=partial(resting.entering, weights))
     return Turn(source.draw, own=own)
 
 
