@@ -70,7 +70,7 @@ def house(contracts: Sequence[dict]) -> str:
         drawn.append(_text(x + 14, y + 24, name, bold=True, anchor="start", size=16))
         drawn.append(_text(x + width - 14, y + 24, SAID[name], anchor="end", muted=True))
         for index, layer in enumerate(layers[name]):
-            parts = [part.strip(" ()").removeprefix(f"{name}.") for part in layer.split("|")]
+            parts = [part.strip().removeprefix(f"{name}.") for part in layer.split("|")]
             line = y + head + index * (row + gap)
             spare = width - 28 - 6 * (len(parts) - 1)
             letters, at = sum(len(part) + 3 for part in parts), x + 14.0
