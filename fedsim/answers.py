@@ -111,7 +111,7 @@ class Account:
         kind, precision: of the updates.
         outcomes: by client; of a sum under `SUM`.
         seconds: wall time a victim, without compiling.
-        environment: what it was computed with.
+        environment: what it was computed with; None in what an early version wrote.
     """
 
     threat_model: ThreatModel
@@ -120,7 +120,7 @@ class Account:
     outcomes: Mapping[int, Outcome]
     seconds: float
     device: str
-    environment: Mapping[str, Any]
+    environment: Mapping[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -141,7 +141,7 @@ class Account:
             outcomes={int(client): Outcome(**outcome) for client, outcome in plain["clients"].items()},
             seconds=plain["seconds"],
             device=plain["device"],
-            environment=plain["environment"],
+            environment=plain.get("environment"),
         )
 
 

@@ -4,7 +4,7 @@
     respond   attacks                                   anywhere: it is given no path and opens no file
     write     jobs/<key>/job.json                       status, losses, iterations, details, time
                          reconstructions.safetensors    images, labels and noise by client
-                         snapshots.safetensors          `attacks.recording.Snapshots` by client, where asked for
+                         snapshots.safetensors          `attacks.base.Snapshots` by client, where asked for
 """
 
 from __future__ import annotations

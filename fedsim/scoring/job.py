@@ -95,7 +95,7 @@ def _common(spec: JobSpec, account: Account, outcome: Outcome, key: str) -> dict
         "stopped": outcome.stopped,
         "seconds": account.seconds,
         "device": account.device,
-        "environment": json.dumps(account.environment, sort_keys=True),
+        "environment": None if account.environment is None else json.dumps(account.environment, sort_keys=True),
         "job": key,
     }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 import pytest
 import torch
 
 from attacks import ThreatModel
+from attacks.observation import SUM
 from fedsim import answers
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import write_json, write_tensors
 from fedsim.observations import name_of
-from fedsim.scenario.schema import Engine
+from fedsim.scenario.schema import Engine, Record
 from fedsim.scoring.job import score_job
 from fedsim.truth import Truth, seal
 
@@ -86,3 +89,34 @@ def test_masks_that_were_estimated_are_measured_layer_by_layer(scored):
     assert rows["mask_accuracy"].to_list() == [0.75, 1.0]
     assert rows["mask_accuracy_layers"].to_list() == ['{"first": 0.75}', '{"first": 1.0}']
     assert scored(NORMALISED, drawn=drawn)["mask_accuracy"].null_count() == 2
+
+
+def test_an_account_survives_the_trip_through_json(tmp_path):
+    spec = JobSpec(
+        cell="c",
+        round=2,
+        clients=(0, 10, SUM),
+        attack={"name": "an_attack", "iterations": 3},
+        grants={"labels": "known"},
+        engine=Engine(record=Record(every=5)),
+        seed=7,
+        version="1",
+    )
+    outcomes = {
+        0: Outcome(status="ok", loss=0.5, iterations=3, stopped="budget", losses=[[0, 1.0]], details={"a": [1]}),
+        10: Outcome(status="not_applicable", reason="it needs labels"),
+        SUM: Outcome(status="ok", losses=[], of=[0, 10]),
+    }
+    facts = {"kind": "delta", "precision": "float32", "seconds": 0.5, "device": "cpu", "environment": {"torch": "2"}}
+    account = Account(threat_model=ThreatModel(labels="unknown"), outcomes=outcomes, **facts)
+    answers.write(tmp_path, spec, account)
+    assert answers.read(tmp_path) == (spec, account)
+    plain = json.loads((tmp_path / "job.json").read_text())
+    assert plain["clients"]["10"] == {"status": "not_applicable", "reason": "it needs labels"}
+    assert plain["clients"]["0"].keys() == {"status", "loss", "iterations", "stopped", "losses", "details"}
+    assert plain["spec"]["engine"] == {
+        "compile": "auto", "chunk": 64, "device": "auto", "dtype": "float32", "record": {"every": 5},
+    }  # fmt: skip
+    del plain["environment"]
+    write_json(tmp_path / "job.json", plain)
+    assert answers.read(tmp_path)[1].environment is None
