@@ -11,6 +11,7 @@ class Grey(Attack):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -119,6 +120,19 @@ class Attack:
     def uses(cls) -> frozenset[str]:
         """The fields of the threat model that can change its answers."""
         return frozenset(({*GRANTS} - {*cls.ignores}) | {*cls.requires, *cls.given})
+
+    def _whole(self, *options: str) -> None:
+        """Raise ValueError unless these options are whole numbers of at least 1."""
+        for key in options:
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{self.name}: {key} = {value!r} is not a whole number of at least 1")
+
+    def _weights(self, *options: str) -> None:
+        """Raise ValueError unless these options are numbers of at least 0."""
+        for key in options:
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is not a number of at least 0")
 
     def check(self, threat_model: ThreatModel) -> None:
         """Raise `NotApplicable` if the threat model does not grant what this attack requires."""

@@ -45,7 +45,7 @@ class Cascade(Attack):
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        create(FALLBACKS[-1], iterations=self.iterations, restarts=self.restarts)  # says what is wrong with them
+        self._whole("iterations", "restarts")
 
     def run(
         self,

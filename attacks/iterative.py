@@ -74,15 +74,10 @@ class IterativeAttack(Attack):
         self.watch: Watch | None = None  # for measurements: sees every step and can change nothing
         # values by name for a victim's first start that are better than random ones: what another attack has learnt
         self.warm_start: Callable[[Observation], Mapping[str, Tensor]] = lambda observation: {}
-        for key in ("iterations", "restarts", "plateau", "patience"):
-            value = getattr(self, key)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{self.name}: {key} = {value!r} is not a whole number of at least 1")
+        self._whole("iterations", "restarts", "plateau", "patience")
+        self._weights("total_variation", "tolerance")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"{self.name}: learning_rate = {self.learning_rate!r} is not a positive number")
-        for key in ("total_variation", "tolerance"):
-            if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
-                raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is not a number of at least 0")
 
     @abstractmethod
     def compose(self, setting: Setting) -> Composition:

@@ -100,7 +100,8 @@ class Outcome:
 def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     """Tests that execute its function, or, for what importing executes, any function of its file.
 
-    Those of the test file that is most about it come first, and the quickest of a file; a file costs a second besides.
+    Those of the test file that is most about it come first (most of its tests reach it, and they call little else), and
+    the quickest of a file; a file costs a second besides.
     """
 
     def reaches(test: str) -> bool:
@@ -112,8 +113,9 @@ def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     for test in known:
         of_file.setdefault(test.split("::")[0], []).append(test)
     reaching = {name: [test for test in tests if reaches(test)] for name, tests in of_file.items()}
+    breadth = {name: len({tuple(one) for test in tests for one in known[test][1]}) for name, tests in of_file.items()}
     found, left = [], seconds
-    for name in sorted(of_file, key=lambda name: -len(reaching[name]) / len(of_file[name])):
+    for name in sorted(of_file, key=lambda name: (-len(reaching[name]) / len(of_file[name]), breadth[name])):
         left -= 1.0 if reaching[name] else 0.0
         for test in sorted(reaching[name], key=lambda test: known[test][0]):
             if left > 0 or not found:
@@ -233,7 +235,7 @@ def _import_what_is_not_ours() -> None:
 
 
 def _in_children(
-    work: dict[str, Callable[[], Any]], processes: int, patience: float = 300
+    work: dict[str, Callable[[], Any]], processes: int, patience: float = 120
 ) -> Iterator[tuple[str, Any]]:
     """The answers of functions, each from a fork; one that does not end in so many seconds is ended."""
     waiting, running = list(work), {}

@@ -89,8 +89,8 @@ class PatchEmbeddingInversion(ClosedForm):
     ridge: float | None = None
 
     def __post_init__(self) -> None:
-        if self.ridge is not None and not 0 <= self.ridge < math.inf:
-            raise ValueError(f"{self.name}: ridge = {self.ridge!r} is negative or not finite")
+        if self.ridge is not None:
+            self._weights("ridge")
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         embedding, tokens, weight, bias = _system(puzzle)

@@ -71,8 +71,7 @@ class SparseDictionary(ClosedForm):
     starts: int = 8
 
     def __post_init__(self) -> None:
-        if self.starts < 1:
-            raise ValueError(f"{self.name}: starts = {self.starts!r} is not at least 1")
+        self._whole("starts")
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         observation = puzzle.observation

@@ -3,7 +3,6 @@ leakage*, AAAI 2023 (arXiv 2208.06163)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,8 +36,7 @@ class DropoutInversion(IterativeAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
-            raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
+        self._weights("drop_rate")
 
     def compose(self, setting: Setting) -> Composition:
         return Composition(

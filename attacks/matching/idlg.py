@@ -34,8 +34,7 @@ class IDLG(IterativeAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.memory, int) or self.memory < 1:
-            raise ValueError(f"{self.name}: memory = {self.memory!r} is not a whole number of at least 1")
+        self._whole("memory")
 
     def compose(self, setting: Setting) -> Composition:
         return Composition(

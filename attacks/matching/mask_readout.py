@@ -7,7 +7,6 @@ optimised where they can be read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -48,8 +47,7 @@ class MaskReadout(IterativeAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.drop_rate) and self.drop_rate >= 0):
-            raise ValueError(f"{self.name}: drop_rate = {self.drop_rate!r} is not a number of at least 0")
+        self._weights("drop_rate")
 
     def compose(self, setting: Setting) -> Composition:
         unread = {path: shape for path, shape in setting.noise_inputs.items() if path not in setting.read}

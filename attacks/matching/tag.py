@@ -3,7 +3,6 @@ Findings of EMNLP 2021 (arXiv 2103.06819), applied to images."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from attacks.base import register
@@ -32,8 +31,7 @@ class TAG(IterativeAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"{self.name}: alpha = {self.alpha!r} is not a number of at least 0")
+        self._weights("alpha")
 
     def compose(self, setting: Setting) -> Composition:
         return Composition(

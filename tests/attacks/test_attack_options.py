@@ -1,0 +1,39 @@
+"""Where the options of attacks end: the last value that is taken, and the first ones that are refused by name."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+import attacks
+from defenses.registry import parameters
+
+COUNT = ([1], [0, -1, 1.5])
+WEIGHT = ([0.0], [-1e-9, math.nan, math.inf])
+EDGES = {
+    "iterations": COUNT,
+    "restarts": COUNT,
+    "plateau": COUNT,
+    "patience": COUNT,
+    "memory": COUNT,
+    "starts": COUNT,
+    "total_variation": WEIGHT,
+    "tolerance": WEIGHT,
+    "drop_rate": WEIGHT,
+    "alpha": WEIGHT,
+    "learning_rate": ([1e-9], [0.0, -0.1, math.nan, math.inf]),
+    "ridge": ([None, 0.0], [-1e-9, math.nan, math.inf]),
+}
+OPTIONS = [(name, key) for name in attacks.names() for key in parameters(attacks.get(name))]
+
+
+@pytest.mark.parametrize(("name", "key"), OPTIONS)
+def test_an_option_is_taken_up_to_its_edge_and_no_further(name: str, key: str) -> None:
+    taken, refused = EDGES[key]
+    for value in taken:
+        assert getattr(attacks.create(name, **{key: value}), key) == value
+    for value in refused:
+        with pytest.raises(ValueError, match=f"^{name}: {key} = {re.escape(repr(value))} is not [^\n]+$"):
+            attacks.create(name, **{key: value})
