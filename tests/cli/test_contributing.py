@@ -69,7 +69,8 @@ def outcome(tmp_path_factory) -> str:
     (tree / "tests" / "test_public_path.py").write_text(PUBLIC_PATH)
     chosen = "grey or round_to or NormalisedSGD or scaled or complete or every_defense or public_path or replay_of_what"
     options = ["-rA", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen]
-    command = [sys.executable, "-m", "pytest", *options, *{name for _, name, _ in LINES}, "tests/test_public_path.py"]
+    tested = [*{name for _, name, _ in LINES}, "tests/attacks/test_attack_options.py", "tests/test_public_path.py"]
+    command = [sys.executable, "-m", "pytest", *options, *tested]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False).stdout
 
 
