@@ -55,8 +55,13 @@ def floor(
         observed: their updates, (N, *shape), in the dtype to work in.
         roundings: of each problem and parameter, (N,), as `rounding` has it.
     """
-    norms = torch.stack([observed[name].flatten(1).double().square().sum(1) for name in names], dim=1)
+    norms = torch.stack([_rows(observed[name]).double().square().sum(1) for name in names], dim=1)
     eps = torch.finfo(observed[names[0]].dtype).eps
     relative = max((COMPUTED * eps) ** 2, COMPUTED * torch.finfo(torch.float64).eps)  # objectives cancel in float64
     errors = torch.stack([roundings[name] for name in names], dim=1).double() + relative * norms
     return objective(norms, norms + errors, norms)
+
+
+def _rows(value: Tensor) -> Tensor:
+    """(N, *shape) as (N, entries), also where a parameter is a single number."""
+    return value.reshape(len(value), -1)

@@ -70,7 +70,7 @@ class Layout:
         self._owners = [next(unknown for unknown in unknowns if unknown.owns(name)) for name in start]
 
     def pack(self, guess: Guess) -> Tensor:
-        return torch.cat([guess[name].flatten(1) for name in self.names], dim=1)
+        return torch.cat([guess[name].reshape(len(guess[name]), -1) for name in self.names], dim=1)
 
     def unpack(self, rows: Tensor) -> dict[str, Tensor]:
         """Views of the rows (N, D) by name, (N, ...)."""

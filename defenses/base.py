@@ -139,6 +139,7 @@ class Defense:
     Class attributes:
         checks_model: `on_model` refuses some models, and changes none.
         adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
+        pretrains: a model that is trained before the federation has them then already; else they are added to it after.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
             does nothing else; an attacker then compares directions, and need not replay it.
@@ -146,6 +147,7 @@ class Defense:
 
     name: ClassVar[str] = ""
     adds_parameters: ClassVar[bool] = False
+    pretrains: ClassVar[bool] = True
     checks_model: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False

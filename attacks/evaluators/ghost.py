@@ -85,7 +85,7 @@ class Ghost(Evaluator):
             parts = self._gradients(example)
         self._forms: dict[str, Form] = {}
         seen = observed if kept is None else {name: observed[name] * kept[name] for name in self._names}
-        self.data = {NORMS: torch.stack([seen[n].flatten(1).double().square().sum(1) for n in self._names], dim=1)}
+        self.data = {NORMS: torch.stack([_rows(seen[n]).double().square().sum(1) for n in self._names], dim=1)}
         for name in self._names:
             self._forms[name], held = _prepare(parts[name], observed[name], None if kept is None else kept[name])
             self.data |= {f"{name}:{key}": value for key, value in held.items()}
@@ -216,9 +216,14 @@ def _spread(indices: Tensor, output: Tensor, examples: int) -> tuple[Tensor, Ten
     return indices.expand(examples, *indices.shape), output.expand(examples, *output.shape)
 
 
+def _rows(value: Tensor) -> Tensor:
+    """(N, *shape) as (N, entries), also where a parameter is a single number."""
+    return value.reshape(len(value), -1)
+
+
 def _formed(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
     """A small parameter: its simulated gradient is formed. observed: (N, size)."""
-    formed = (part.formed() if isinstance(part, Outer) else part).flatten(1).double()
+    formed = _rows(part.formed() if isinstance(part, Outer) else part).double()
     return (formed * observed).sum(1), formed.square().sum(1)
 
 
@@ -256,13 +261,13 @@ def _gathered(part: Part, *, places: Tensor, counted: Tensor, observed: Tensor) 
 
 def _chosen(part: Part, *, observed: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     """A parameter of which some entries are compared, its simulated gradient formed. observed, counted: (N, size)."""
-    formed = (part.formed() if isinstance(part, Outer) else part).flatten(1).double() * counted
+    formed = _rows(part.formed() if isinstance(part, Outer) else part).double() * counted
     return (formed * observed).sum(1), formed.square().sum(1)
 
 
 def _select(part: Part, observed: Tensor, kept: Tensor) -> tuple[Form, dict[str, Tensor]]:
     """The cheapest way to compare some entries of this parameter's gradient: kept (N, *shape)."""
-    flat, mask = observed.flatten(1), kept.flatten(1)
+    flat, mask = _rows(observed), _rows(kept)
     most = max(1, int(mask.sum(1).max()))
     if isinstance(part, Outer) and most * part.left.shape[1] < flat.shape[1]:
         order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -278,11 +283,11 @@ def _prepare(part: Part, observed: Tensor, kept: Tensor | None) -> tuple[Form, d
     if kept is not None:
         return _select(part, observed, kept)
     if not isinstance(part, Outer):
-        return _formed, {"observed": observed.flatten(1).double()}
+        return _formed, {"observed": _rows(observed).double()}
     problems, rows, out = part.left.shape
     width = part.right.shape[2]
     if rows * (out + width) >= out * width:
-        return _formed, {"observed": observed.flatten(1).double()}
+        return _formed, {"observed": _rows(observed).double()}
     matrix = observed.reshape(problems, out, width)
     factors = low_rank(matrix, rows)
     if factors is None or factors[0].shape[2] * (out + width) >= out * width:

@@ -50,6 +50,18 @@ def inner_convolutions(model: nn.Module) -> Sequence[nn.Module]:
     return [module for module in model.modules() if isinstance(module, _ConvNd)][1:]
 
 
+def linears(model: nn.Module) -> list[nn.Linear]:
+    """All linear layers that compute by themselves; that of `nn.MultiheadAttention` does not."""
+    inside = {id(module.out_proj) for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]
+
+
+def inner_linears(model: nn.Module) -> list[nn.Linear]:
+    """The same, but for one that is the first layer with weights of its kind, and sees the image itself."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)), None)
+    return [module for module in linears(model) if module is not first]
+
+
 def dropouts(model: nn.Module) -> list[Dropout]:
     """The dropout layers of the model itself, whatever their rate."""
     return [module for module in model.modules() if isinstance(module, Dropout) and not module.added]

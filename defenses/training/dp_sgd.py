@@ -67,7 +67,7 @@ class DPSGD(Defense):
             ) from fault
         noise = Gaussian(STEP)
         examples = len(losses)
-        norms = torch.stack([value.flatten(1).square().sum(1) for value in gradients.values()]).sum(0)
+        norms = torch.stack([value.reshape(examples, -1).square().sum(1) for value in gradients.values()]).sum(0)
         scales = self.max_grad_norm / (root(norms) + _OPACUS).clamp(min=self.max_grad_norm)
         deviation = self.noise_multiplier * self.max_grad_norm
         found: Tensors = {}

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsim import models
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
-from fedsim.federation.start import adding_parameters, train_centrally
+from fedsim.federation.start import pretraining_with, train_centrally
 from fedsim.federation.unattacked import final_state
 from fedsim.files import key_of
 from fedsim.local import Local
@@ -93,9 +93,9 @@ def reachable(work: Work, start: dict[str, Tensor]) -> float | None:
     if work.utility is None or (training := work.utility.reachable) is None:
         return None
     dataset = Plan(work).dataset
-    spec = {**work.model, "dropout": training.dropout, "defenses": adding_parameters(work)}
+    spec = {**work.model, "dropout": training.dropout, "defenses": pretraining_with(work)}
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes))
-    model.load_state_dict(start)
+    model.load_state_dict({name: start[name] for name in model.state_dict()})
     diverged = train_centrally(
         model,
         dataset,
@@ -115,7 +115,7 @@ def reachable_key(work: Work) -> str:
             "content": work.content,
             "source": work.source,
             "model": {**work.model, "dropout": None},
-            "defenses": adding_parameters(work),
+            "defenses": pretraining_with(work),
             "start": work.start.to_dict() or None,
             "reachable": asdict(work.utility.reachable) if work.utility and work.utility.reachable else None,
             "seed": work.seed,

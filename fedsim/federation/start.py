@@ -39,12 +39,14 @@ def initial_state(plan: Plan, store: Path) -> dict[str, Tensor]:
     model = plan.model()
     start = plan.work.start
     if start.checkpoint is not None:
-        models.restore(model, start.checkpoint.path, content=start.checkpoint.content)
+        bare = _build(plan, {**plan.work.model, "defenses": pretraining_with(plan.work)}).to(plan.dtype)
+        models.restore(bare, start.checkpoint.path, content=start.checkpoint.content)
+        model.load_state_dict({**model.state_dict(), **bare.state_dict()})
     if start.pretrain is not None:
         path = pretrained_file(plan.work, store)
         if not path.exists():
             write_tensors(path, pretrained(plan))
-        model.load_state_dict(read_tensors(path))
+        model.load_state_dict({**model.state_dict(), **read_tensors(path)})
     return model.state_dict()
 
 
@@ -66,12 +68,7 @@ def pretrained_file(work: Work, store: Path) -> Path:
 def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
     """The model's state after its pretraining, or after its first `steps`; in float32 whatever the precision."""
     dataset, training = plan.dataset, _pretraining(plan.work)
-    model = models.build(
-        _undefended(plan.work, training),
-        input_shape=dataset.input_shape,
-        classes=len(dataset.classes),
-        seed=seed_for(plan.seed, "weights"),
-    )
+    model = _build(plan, _undefended(plan.work, training))
     diverged = train_centrally(
         model,
         dataset,
@@ -79,7 +76,7 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         seed=plan.seed,
-        term=defenses.compose(adding_parameters(plan.work)).loss_term,
+        term=defenses.compose(pretraining_with(plan.work)).loss_term,
     )
     if diverged is not None:
         raise RuntimeError(f"pretraining diverged in step {diverged}; lower model.pretrain.learning_rate")
@@ -96,13 +93,24 @@ def _undefended(work: Work, training: CentralTraining) -> Spec:
     """The model block with the model's own dropout rate, which the defense may have replaced; of the defenses only
     those without which the state would lack parameters."""
     own = {**work.model, "dropout": training.dropout}
-    adding = adding_parameters(work)
+    adding = pretraining_with(work)
     return {**own, "defenses": adding} if adding else own
+
+
+def _build(plan: Plan, spec: Spec) -> nn.Module:
+    dataset = plan.dataset
+    shape, classes = dataset.input_shape, len(dataset.classes)
+    return models.build(spec, input_shape=shape, classes=classes, seed=seed_for(plan.seed, "weights"))
 
 
 def adding_parameters(work: Work) -> list[Spec]:
     """The parts of a cell's defense that add parameters to the model."""
     return [spec for spec in work.defense if defenses.get(spec["name"]).adds_parameters]
+
+
+def pretraining_with(work: Work) -> list[Spec]:
+    """Those of them whose parameters are there when the model is pretrained."""
+    return [spec for spec in adding_parameters(work) if defenses.get(spec["name"]).pretrains]
 
 
 def train_centrally(

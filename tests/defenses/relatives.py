@@ -326,3 +326,66 @@ def changes_with_the_round(defense: Defense) -> None:
     assert refusal == "scheduled_dropout: until is 2, and of 2 rounds none comes after it"
     with pytest.raises(ValueError, match=r"^scheduled_dropout: Linear has no dropout layer; put nn.Dropout"):
         defense.on_model(nn.Linear(3, 4))
+
+
+def learns_rates(defense: Defense) -> None:
+    images, labels = batch()
+    changed = defense.on_model(model("mlp"))
+    for i, site in enumerate(("hidden.1.linear", "hidden.2.linear", "head")):
+        changed.get_parameter(f"{site}.concrete_dropout.logit").data.fill_(-1.0 + 0.5 * i)
+    played = step(defense, changed, images, labels)
+    assert {name: tuple(value.shape) for name, value in played.drawn.items()} == {
+        f"{site}.concrete_dropout": (3, 16) for site in ("hidden.1.linear", "hidden.2.linear", "head")
+    }
+    named = {name: value.detach().clone().requires_grad_() for name, value in changed.named_parameters()}
+    h, extra = images.flatten(1), torch.zeros((), dtype=torch.float64)
+    for i, layer in enumerate(("hidden.0.linear", "hidden.1.linear", "hidden.2.linear", "head")):
+        if i:
+            rate, u = named[f"{layer}.concrete_dropout.logit"].sigmoid(), played.drawn[f"{layer}.concrete_dropout"]
+            odds = rate.log() - (1 - rate).log() + u.log() - (1 - u).log()
+            h = h * (1 - (odds / 0.2).sigmoid()) / (1 - rate)
+            entropy = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
+            extra = extra + 0.01 * named[f"{layer}.weight"].square().sum() / (1 - rate) - 0.001 * 16 * entropy
+        h = F.linear(h, named[f"{layer}.weight"], named[f"{layer}.bias"])
+        h = h if layer == "head" else F.gelu(h)
+    loss = F.cross_entropy(h, labels) + extra
+    torch.testing.assert_close(played.loss, loss.detach())
+    assert_same(played.update, dict(zip(named, torch.autograd.grad(loss, list(named.values())))))
+    assert defense.adds_parameters
+    start = defense.on_model(model("mlp")).get_parameter("head.concrete_dropout.logit").detach()
+    assert float(start.sigmoid()) == pytest.approx(0.3)
+    assert len(added_to(defense.on_model(model("vit")))) == 9
+    assert list(added_to(defense.on_model(model("lenet")))) == ["head.concrete_dropout"]
+    with pytest.raises(ValueError, match=r"^concrete_dropout: Linear has no linear layer but what sees the image"):
+        defense.on_model(nn.Linear(3, 4))
+
+
+def added_to(model: nn.Module) -> list[str]:
+    return [path for path, layer in stochastic_layers(model).items() if layer.added]
+
+
+def trains_adapters(defense: Defense) -> None:
+    images, labels = batch()
+    changed = defense.on_model(model("mlp"))
+    places = [f"hidden.{i}.linear" for i in range(3)] + ["head"]
+    for place in places:
+        up = changed.get_parameter(f"{place}.lora.up.weight")
+        assert not up.any()
+        up.data.normal_(generator=torch.Generator().manual_seed(0))
+    plain = dict(model("mlp").named_parameters())
+    played = step(defense, changed, images, labels)
+    assert list(played.update) == [f"{place}.lora.{side}.weight" for place in places for side in ("down", "up")]
+    named = {name: changed.get_parameter(name).detach().clone().requires_grad_() for name in played.update}
+    h = images.flatten(1)
+    for place in places:
+        mask = played.drawn[f"{place}.lora.dropout"]
+        assert mask.shape == h.shape
+        low = 4.0 / 2 * named[f"{place}.lora.up.weight"] @ named[f"{place}.lora.down.weight"]
+        h = F.linear(h, plain[f"{place}.weight"], plain[f"{place}.bias"]) + F.linear(h * mask / 0.7, low)
+        h = h if place == "head" else F.gelu(h)
+    loss = F.cross_entropy(h, labels)
+    assert_same(played.update, dict(zip(named, torch.autograd.grad(loss, list(named.values())))))
+    assert all(torch.equal(changed.get_parameter(name), value) for name, value in plain.items())
+    assert (defense.adds_parameters, defense.pretrains) == (True, False)
+    with pytest.raises(ValueError, match=r"^lora_dropout: Flatten has no linear layer"):
+        defense.on_model(nn.Flatten())

@@ -147,6 +147,8 @@ DEFENSES = {
     "attention_drop": {"p": 0.4, "drop": "keys", "scale": "rows"},
     "token_dropout": {"p": 0.4, "first": 0},
     "scheduled_dropout": {"p": 0.4},
+    "concrete_dropout": {"p": 0.4, "decay": 0.01, "entropy": 0.01},
+    "lora_dropout": {"p": 0.4, "rank": 3},
     "multi_sample_dropout": {"p": 0.4, "samples": 3},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
@@ -159,6 +161,7 @@ ONLY = {
     "dropblock": ["convolutional"],
     "layerdrop": ["residual"],
     "attention_drop": ["explicit"],
+    "concrete_dropout": ["mlp", "convolutional", "attentive", "explicit", "residual"],
     "scheduled_dropout": ["mlp", "convolutional", "attentive"],
     "token_dropout": ["explicit"],
 }
@@ -261,6 +264,8 @@ REFUSED = {
     ("dp_sgd", "dp_sgd"): "only one defense of a composition may replace the gradient",
     ("dropconnect", "dropconnect"): "has no nn.Linear or nn.Conv2d",
     ("multi_sample_dropout", "multi_sample_dropout"): "once is enough",
+    ("concrete_dropout", "concrete_dropout"): "once is enough",
+    ("lora_dropout", "lora_dropout"): "once is enough",
     ("multi_sample_dropout", "precode"): "the bottleneck takes one vector",
 }
 

@@ -593,6 +593,14 @@ TABLE = {
     "scheduled_dropout": Row(
         {"p": 0.3, "until": 2}, relatives.changes_with_the_round, [*NO_RATES, {"when": "never"}, {"until": 0}]
     ),
+    "concrete_dropout": Row(
+        {"p": 0.3, "temperature": 0.2, "decay": 0.01, "entropy": 0.001},
+        relatives.learns_rates,
+        [*NO_RATES, {"p": 0.0}, {"temperature": 0.0}, {"decay": -1.0}, {"entropy": math.nan}],
+    ),
+    "lora_dropout": Row(
+        {"p": 0.3, "rank": 2, "alpha": 4.0}, relatives.trains_adapters, [*NO_RATES, {"rank": 0}, {"alpha": 0.0}]
+    ),
     "multi_sample_dropout": Row(
         {"p": 0.3, "samples": 4}, relatives.averages_losses, [*NO_RATES, {"samples": 1}, {"samples": 2.5}]
     ),

@@ -218,3 +218,20 @@ def test_cells_share_their_start_unless_the_defense_adds_parameters():
     assert start_key(replace(plain, defense=({"name": "clip", "norm": 1.0},))) == start_key(plain)
     assert start_key(replace(plain, defense=({"name": "dropconnect", "p": 0.1},))) == start_key(plain)
     assert start_key(replace(plain, defense=({"name": "precode"},))) != start_key(plain)
+    assert start_key(replace(plain, defense=({"name": "lora_dropout"},))) != start_key(plain)
+
+
+def test_adapters_are_added_to_the_pretrained_model(tmp_path):
+    lora = [{"name": "lora_dropout", "rank": 2}]
+    plain, adapted = _pretrained(2), _pretrained(2, defense=lora)
+    assert pretrained_file(plain.work, tmp_path) == pretrained_file(adapted.work, tmp_path)
+    start, alike = initial_state(plain, tmp_path), initial_state(adapted, tmp_path)
+    assert all(torch.equal(value, alike[name]) for name, value in start.items())
+    others = alike.keys() - start.keys()
+    assert others
+    assert all(".lora." in name and bool(alike[name].any()) == name.endswith("down.weight") for name in others)
+    path = checkpoint(tmp_path)
+    own = {"checkpoint": {"path": str(path), "content": None}}
+    loaded = initial_state(Plan(work(start=own, defense=lora)), tmp_path)
+    assert all(torch.equal(value, loaded[name]) for name, value in read_tensors(path).items())
+    assert loaded.keys() == alike.keys()
