@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--code", nargs="+", default=CODE, help="folders, or files")
     parser.add_argument("--mutants", type=int, default=400, help="how many are drawn from all of them")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=20, help="of tests, for each mutant")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests, for each mutant")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="only those that survived the last time")
     parser.add_argument("--table", type=Path, help="write the table here")
@@ -235,9 +235,10 @@ def _import_what_is_not_ours() -> None:
 
 
 def _in_children(
-    work: dict[str, Callable[[], Any]], processes: int, patience: float = 120
+    work: dict[str, Callable[[], Any]], processes: int, patience: int = 300
 ) -> Iterator[tuple[str, Any]]:
-    """The answers of functions, each from a fork; one that does not end in so many seconds is ended."""
+    """The answers of functions, each from a fork; one that takes more than so many seconds of a processor, whatever
+    else the machine does, or twenty times as many of the clock, is ended."""
     waiting, running = list(work), {}
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
@@ -246,8 +247,8 @@ def _in_children(
                 answer = Path(folder) / str(len(waiting))
                 child = os.fork()
                 if not child:
-                    _child(work[key], answer)
-                running[child] = (key, answer, time.monotonic() + patience)
+                    _child(work[key], answer, patience)
+                running[child] = (key, answer, time.monotonic() + 20 * patience)
             time.sleep(0.05)
             for child, (key, answer, until) in list(running.items()):
                 late = time.monotonic() > until
@@ -255,11 +256,12 @@ def _in_children(
                     os.killpg(child, signal.SIGKILL)
                 if os.waitpid(child, 0 if late else os.WNOHANG)[0]:
                     del running[child]
-                    yield key, "no end" if late else _read(answer) or None if answer.exists() else "the process died"
+                    yield key, _read(answer) or None if answer.exists() else "the process died, or did not end"
 
 
-def _child(function: Callable[[], Any], to: Path) -> NoReturn:
+def _child(function: Callable[[], Any], to: Path, patience: int) -> NoReturn:
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (patience, patience))
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a wrong shape may ask for any memory
     silent = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

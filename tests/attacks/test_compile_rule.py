@@ -83,6 +83,16 @@ def test_what_is_left_of_the_budget_bounds_what_can_be_gained(monkeypatch: pytes
     assert run(monkeypatch, 6, cost=cost, iterations=29, patience=29)[0] == []
 
 
+def test_always_is_before_the_first_iteration_and_never_is_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where compiling is free, and after every iteration."""
+    monkeypatch.setattr(program, "DECIDE_EVERY", 1)
+    found = {
+        compile: run(monkeypatch, 2, cost=0.0, compile=compile, iterations=5, patience=5)[0]
+        for compile in ("always", "auto", "never")
+    }
+    assert found == {"always": [(2, 0)], "auto": [(2, 1)], "never": []}
+
+
 def estimated(monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
     """Of six problems: seconds an iteration, and operations."""
     found: list[tuple[float, float]] = []
