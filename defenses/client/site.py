@@ -10,8 +10,9 @@ What was drawn in a round is one tensor a site: as it is, (steps, ...), or (exam
 records, replays, optimises or scores noise reads the axes; nobody assumes that the first dimension is the example.
 
 There are two kinds. *Structural* noise (a mask, a depth, a permutation) decides what is computed: an attacker may read
-it off, enumerate it, or optimise it together with the images. *Additive* noise, one number an entry, fits any image at
-loss 0: nobody can optimise it, and an attacker who does not know it puts its mean in its place.
+it off, enumerate it, or optimise it together with the images. *Additive* noise, one number an entry of the update, fits
+any image at loss 0: nobody can optimise it, and an attacker who does not know it puts its mean in its place. So it is
+with one bit an entry; where such a mask shows in the update, the defense says so by its `selection`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class Outpost(Defense):
     Wang, Hugon, Li, *More than Enough is Too Much: Adaptive Defenses against Gradient Leakage in Production Federated
     Learning*, INFOCOM 2023, after its abstract and its published code, whose values these are. The Fisher information
     is the mean square of the update over a parameter's first dimension. Theirs acts on each local step's gradient, this
-    on what leaves the client. An attacker who knows the defense compares what is not zero.
+    on what leaves the client. An attacker who knows the defense compares the largest entries alone, which are more than
+    noise.
 
     Args:
         decay: how fast it becomes rarer, at least 0.
@@ -54,16 +55,27 @@ class Outpost(Defense):
         places = dict(zip(fisher, perturbed.split([value.numel() for value in fisher.values()])))
         normal, weights, sent = Gaussian(), turn.client.weights, {}
         for name, value in update.items():
-            left = value.numel() - math.floor(self.prune * value.numel())
-            kept = _largest(value.abs().flatten(), left).view_as(value)
+            kept = self._left(value)
             deviation = self.noise * weights[name].var(correction=0).clamp(max=1)
             noise = deviation * places[name].view_as(fisher[name]) * turn.draw(name, normal, value)
             sent[name] = (1 - acts) * value + acts * (kept * value + noise)
         return sent
 
-    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is not zero."""
-        return {name: value != 0 for name, value in observed.items()}
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Of each parameter as many of the largest entries as were not pruned: what is smaller is zero, or noise.
+
+        None where there are fewer zeros than half of what it makes at least: it did not act.
+        """
+        entries = sum(value.numel() for value in observed.values())
+        zeros = sum(int((value == 0).sum()) for value in observed.values())
+        if zeros < self.prune * (1 - self.share) * entries / 2:
+            return None
+        return {name: self._left(value).bool() & (value != 0) for name, value in observed.items()}
+
+    def _left(self, value: Tensor) -> Tensor:
+        """1 for the entries that pruning leaves."""
+        count = value.numel() - math.floor(self.prune * value.numel())
+        return _largest(value.abs().flatten(), count).view_as(value)
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

@@ -279,7 +279,8 @@ def prunes_and_perturbs_more_rarely_each_round(defense: Defense) -> None:
     large = value.abs() >= value.abs().flatten().sort(descending=True).values[1279]  # a fifth of 6400
     assert torch.equal(sent[:, ~noisy], (value * large)[:, ~noisy])
     assert torch.equal((sent != 0)[:, ~noisy], large[:, ~noisy])
-    assert torch.equal(defense.selection(acted[0])["layer.weight"], sent != 0)
+    assert torch.equal(defense.selection(acted[0])["layer.weight"], large)
+    assert defense.selection(update) is None  # in a round in which it did not act
     spread = defense.on_update(update, turn=with_weights(turn(11)))["layer.weight"] - value * large
     assert spread[:, noisy].std() == pytest.approx(0.8, rel=0.05)  # the variance counts for 1 at most
 

@@ -44,6 +44,8 @@ def psnr(found: Tensor, images: Tensor) -> float:
         ({"name": "pruning", "keep": 0.1}, 6, "Ghost"),
         ({"name": "random_sparsification", "keep": 0.3}, 6, "Ghost"),
         ({"name": "partial_perturbation", "std": 1.0, "parameters": "3.*"}, 20, "Ghost"),
+        ({"name": "soteria", "prune": 0.5}, 15, "Ghost"),
+        ({"name": "outpost", "decay": 0.0}, 6, "Ghost"),
         ({"name": "sign"}, 1, "General"),
     ],
     ids=str,
