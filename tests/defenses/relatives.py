@@ -389,3 +389,27 @@ def trains_adapters(defense: Defense) -> None:
     assert (defense.adds_parameters, defense.pretrains) == (True, False)
     with pytest.raises(ValueError, match=r"^lora_dropout: Flatten has no linear layer"):
         defense.on_model(nn.Flatten())
+
+
+def ends_vectors(defense: Defense) -> None:
+    plain, changed = model("mlp"), defense.on_model(model("mlp"))
+    images, labels = batch()
+    lengths = []
+    for seed in range(200):
+        mask = changed.get_submodule("head.nested_dropout").sample(
+            torch.ones(50, 16), torch.Generator().manual_seed(seed)
+        )
+        assert torch.equal(mask, mask.sort(dim=1, descending=True).values)
+        lengths += mask.sum(1).int().tolist()
+    for length, chance in ((1, 0.1), (2, 0.09), (16, 0.9**15)):
+        assert lengths.count(length) / len(lengths) == pytest.approx(chance, abs=0.012)
+    played = step(defense, changed, images, labels)
+    [(site, mask)] = played.drawn.items()
+    assert (site, mask.shape) == ("head.nested_dropout", (3, 16))
+    logits = plain.get_submodule("head")(plain.get_submodule("hidden")(images.flatten(1)) * mask)
+    assert_same(played.update, gradient(plain, logits, labels))
+    risen = torch.tensor([[0.5, 2.0, 0.2, 0.7, -1.0]])
+    found = changed.get_submodule("head.nested_dropout").project(risen)
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5, 0.2, 0.2, 0.0]]))
+    with pytest.raises(ValueError, match=r"^nested_dropout: Flatten has no linear layer"):
+        defense.on_model(nn.Flatten())

@@ -149,6 +149,7 @@ DEFENSES = {
     "scheduled_dropout": {"p": 0.4},
     "concrete_dropout": {"p": 0.4, "decay": 0.01, "entropy": 0.01},
     "lora_dropout": {"p": 0.4, "rank": 3},
+    "nested_dropout": {"p": 0.2},
     "multi_sample_dropout": {"p": 0.4, "samples": 3},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""

@@ -41,6 +41,7 @@ class Case:
     rests: bool = True
 
 
+NESTED = sum(0.9**unit for unit in range(16)) / 16
 KEPT = relatives.dropblock_mean(0.3, 2)
 
 CASES = {
@@ -53,6 +54,7 @@ CASES = {
     "scheduled_dropout": Case({"p": 0.3, "until": 2}, "mlp", 0.7, 0.21, read=True),
     "concrete_dropout": Case({"p": 0.3}, "mlp", 0.5, 1 / 12, binary=False, once=True, rests=False),
     "lora_dropout": Case({"p": 0.3, "rank": 16}, "mlp", 0.7, 0.21, once=True),
+    "nested_dropout": Case({"p": 0.1}, "mlp", NESTED, NESTED * (1 - NESTED), read=True),
     "multi_sample_dropout": Case({"p": 0.3, "samples": 4}, "mlp", 0.7, 0.21, once=True),
 }
 names = pytest.mark.parametrize("name", CASES)
