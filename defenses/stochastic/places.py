@@ -80,16 +80,17 @@ def attention_weights(model: nn.Module) -> list[nn.Module]:
     for module in model.modules():
         children = dict(module.named_children())
         known = [name for name in ("attention_dropout", "attn_drop") if name in children]
-        names = [str(module.attention_weights)] if hasattr(module, "attention_weights") else known
-        found += [module.get_submodule(name) for name in names]
+        said = getattr(module, "attention_weights", None)
+        found += [_child(module, name) for name in ([said] if isinstance(said, str) else known)]
     return found
 
 
 def tokens(model: nn.Module) -> nn.Module | None:
     """The module whose output is all tokens with their positions (B, N, D)."""
     children = dict(model.named_children())
-    name = getattr(model, "tokens", next((each for each in ("positions", "pos_drop") if each in children), None))
-    return None if name is None else model.get_submodule(str(name))
+    said = getattr(model, "tokens", None)
+    name = said if isinstance(said, str) else next((n for n in ("positions", "pos_drop") if n in children), None)
+    return None if name is None else _child(model, name)
 
 
 def branches(block: nn.Module) -> list[nn.Module]:
@@ -98,7 +99,7 @@ def branches(block: nn.Module) -> list[nn.Module]:
     if not names:  # a shortcut that computes nothing may be None, which is no child
         found = (last for known, last in BLOCKS.items() if all(hasattr(block, name) for name in known))
         names = next(found, ())
-    return [block.get_submodule(name) for name in names]
+    return [_child(block, name) for name in names]
 
 
 def keeps_shape(block: nn.Module) -> bool:
@@ -106,6 +107,13 @@ def keeps_shape(block: nn.Module) -> bool:
     shortcuts = [getattr(block, name, None) for name in ("shortcut", "downsample")]
     computing = [shortcut for shortcut in shortcuts if not isinstance(shortcut, nn.Identity | None)]
     return all(isinstance(shortcut, nn.Sequential) and not len(shortcut) for shortcut in computing)
+
+
+def _child(module: nn.Module, name: str) -> nn.Module:
+    found = dict(module.named_modules()).get(name)
+    if found is None:
+        raise ValueError(f"{type(module).__name__} names {name!r} as a place for a defense, and has no such module")
+    return found
 
 
 def _adopted(module: nn.Module, name: str, layer: StochasticLayer) -> str:

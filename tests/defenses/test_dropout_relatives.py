@@ -178,6 +178,20 @@ def test_a_place_that_nothing_passes_is_refused_by_name() -> None:
     check_explicit(defenses.create("attention_drop", p=0.0).on_model(convert(relatives.Fused())), torch.ones(2, 4))
 
 
+@pytest.mark.parametrize(
+    ("defense", "attribute"),
+    [("attention_drop", "attention_weights"), ("token_dropout", "tokens"), ("layerdrop", "residual_branches")],
+)
+def test_a_named_place_that_is_not_there_is_refused(defense: str, attribute: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    setattr(model, attribute, ("mising",) if attribute == "residual_branches" else "mising")
+    with pytest.raises(ValueError, match=r"^Sequential names 'mising' as a place .* no such module$"):
+        defenses.create(defense).on_model(model)
+    setattr(model, attribute, () if attribute == "residual_branches" else torch.ones(1))  # something of another meaning
+    with pytest.raises(ValueError, match=f"^{defense}: Sequential has no "):
+        defenses.create(defense).on_model(model)
+
+
 def test_an_attack_job_knows_which_round_it_is() -> None:
     """The model of a later round draws, as its client did; told what, it finds the places."""
     specs = [{"name": "scheduled_dropout", "p": 0.4, "when": "late", "until": 1}]
