@@ -1,6 +1,7 @@
 """How much faster is the engine than attacking one victim after another?
 
-    python benchmarks/engine.py [--rows mlp:mnist:16 ...] [--json]     # compiles one program a row: some minutes
+    python benchmarks/engine.py [--rows mlp:mnist:16 ...] [--json]     # compiles a program a row: a quarter of an hour
+    python benchmarks/engine.py --quick               # every row: short turns, one thread's seconds, nothing compiled
     python benchmarks/engine.py --converge [--dropout 0.25]            # until 16 MLP victims have all converged: 10 min
     python benchmarks/engine.py --snippet                              # what `compile: auto` costs one victim: a minute
 
@@ -10,6 +11,11 @@ autograd, `torch.optim.Adam`. *engine* is `attacks.create("dropout_inversion")` 
 victim-steps a second (one step of one victim, masks included), compile time apart; `--compile never` shows the engine
 without compilation. The peak memory per victim is that of a fresh process which runs the uncompiled engine, above what
 it holds before the engine starts: libraries, model, observations.
+
+A row may name a setting behind its victims (`mlp:mnist:16:pruning`): clients that prune to 10 % or take several local
+steps, attacked by IG that is told so; or that put noise on their weights in each batch (DropConnect), attacked by the
+oracle. There *plain* replays the client's round for one victim. Those of several steps have a row each uncompiled and
+compiled; how much there is to compile, and when that is declined, says `attacks.program`.
 """
 
 from __future__ import annotations
@@ -22,12 +28,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
+import known_defenses
 import torch
 from dia import clients, psnr
 from torch import Tensor, nn
@@ -35,31 +44,49 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import attacks
-from attacks import Observation, ThreatModel
+from attacks import LocalTraining, Observation, ThreatModel
 from attacks.unknowns import Guess
-from attacks.updates import attacker_copy
+from attacks.updates import attacker_copy, client_round
+from defenses.client.round import replay
+from fedsim import models
 
 ATTACK = "dropout_inversion"
 ROWS = ("mlp:mnist:16", "mlp:mnist:128", "lenet:photos:16", "vit:photos:16")
-TURNS = 3
-SECONDS = 6  # a turn of either side takes about so long
+SETTINGS = ("mlp:mnist:16:pruning", "mlp:mnist:4:3 steps", "mlp:mnist:4:20 steps", "mlp:mnist:16:weight noise")
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How long is measured: so many turns of either side, of about so many seconds of a clock, the engine's from so
+    many steps on."""
+
+    count: int = 3
+    seconds: float = 6.0
+    first: int = 20
+    clock: Callable[[], float] = time.perf_counter
+
+
+QUICK = Turns(count=2, seconds=1.5, first=8, clock=time.process_time)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="MODEL:DATA:VICTIMS")
+    parser.add_argument("--rows", nargs="+", default=[*ROWS, *SETTINGS], metavar="MODEL:DATA:VICTIMS[:SETTING]")
     parser.add_argument("--dropout", type=float)
-    parser.add_argument("--compile", default="always", choices=["always", "never", "auto"])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", choices=["always", "never", "auto"], help="by default always; never with --quick")
+    parser.add_argument("--quick", action="store_true", help="short turns, nothing compiled, no memory: in 5 minutes")
+    parser.add_argument("--threads", type=int, help="by default 2; 1 with --quick")
     parser.add_argument("--converge", action="store_true")
     parser.add_argument("--snippet", action="store_true", help="one victim as in the README, its compiler's cache cold")
     parser.add_argument("--alone", help=argparse.SUPPRESS)  # what `snippet` starts
     parser.add_argument("--memory", help=argparse.SUPPRESS)  # what `_memory_apart` starts
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads or (1 if arguments.quick else 2))
+    compile = arguments.compile or ("never" if arguments.quick else "always")
+    dropout = arguments.dropout or 0.5
     if arguments.memory:
-        print(memory(arguments.memory, arguments.dropout or 0.5))
+        print(memory(arguments.memory, dropout))
         return
     if arguments.alone:
         print(alone(arguments.alone))
@@ -67,9 +94,10 @@ def main() -> None:
     if arguments.snippet:
         found = iter([snippet()])
     elif arguments.converge:
-        found = iter([converge(arguments.dropout or 0.25, arguments.compile)])
+        found = iter([converge(arguments.dropout or 0.25, compile)])
     else:
-        found = (speed(row, arguments.dropout or 0.5, arguments.compile) for row in arguments.rows)
+        turns = QUICK if arguments.quick else Turns()
+        found = (row for name in arguments.rows for row in measured(name, dropout, compile, turns))
     if arguments.json:
         print(json.dumps(list(found), indent=1))
         return
@@ -79,38 +107,85 @@ def main() -> None:
         print("  ".join(f"{_short(value):>{max(len(column), 18)}}" for column, value in row.items()), flush=True)
 
 
-def speed(row: str, dropout: float, compile: str) -> dict[str, Any]:
-    """Victim-steps a second of both sides."""
-    model_name, data, count = row.split(":")
-    victims = int(count)
-    _, observations, model, _ = _clients(model_name, data, dropout, victims)
-    twin = attacker_copy(model, observations[0].state)
-    steps = 4
-    _plain(twin, observations[0], steps=2)
-    plain_steps = _enough(lambda n: _plain(twin, observations[0], steps=n), steps)
+Plain = Callable[[int], object]
+"""Attacks one victim for so many steps."""
+
+Together = Callable[..., tuple[float, float]]
+"""Attacks all victims for so many steps, `compile`d or not, by a `clock`; see `_engine`."""
+
+
+def measured(row: str, dropout: float, compile: str, turns: Turns) -> Iterator[dict[str, Any]]:
+    """The rows of the table that a name stands for."""
+    model_name, data, count, *setting = row.split(":")
+    facts = {"model": model_name, "data": data, "victims": int(count), "setting": setting[0] if setting else "-"}
+    if setting:
+        attack, alone, together = _replayed(model_name, data, int(count), setting[0])
+    else:
+        attack, alone, together = _undefended(model_name, data, int(count), dropout)
+    both = compile == "always" and "steps" in facts["setting"]
+    for how in ("never", "always") if both else (compile,):
+        found = speed(alone, partial(together, compile=how, clock=turns.clock), int(count), turns)
+        peak = None if setting or turns is QUICK else _memory_apart(row, dropout)
+        compiled = "-" if how == "never" else "yes" if found["compile_seconds"] else "declined"
+        yield {**facts, "attack": attack, "compiled": compiled, **found, "peak_mb_per_victim": peak}
+
+
+def speed(alone: Plain, together: Together, victims: int, turns: Turns) -> dict[str, Any]:
+    """Victim-steps a second of both sides, in turns."""
+    alone(2)
+    plain_steps = _enough(alone, 4, turns)
     plain, engine, compiling = [], [], 0.0
-    engine_steps = 20
-    for turn in range(TURNS + 1):  # the first finds out how many steps a turn may have, and fills the compiler's cache
-        begin = time.perf_counter()
-        _plain(twin, observations[0], steps=plain_steps)
-        plain.append(plain_steps / (time.perf_counter() - begin))
-        seconds, compile_seconds = _engine(observations, model, engine_steps, compile)
+    engine_steps = turns.first
+    for turn in range(turns.count + 1):  # the first finds out how many steps a turn may have, and compiles
+        begin = turns.clock()
+        alone(plain_steps)
+        plain.append(plain_steps / (turns.clock() - begin))
+        seconds, compile_seconds = together(engine_steps)
         compiling = max(compiling, compile_seconds)
         if turn == 0:
-            engine_steps = max(20, round(engine_steps * SECONDS / seconds))
+            engine_steps = WARM + max(2, round((engine_steps - WARM) * turns.seconds / seconds))
             continue
         engine.append(victims * (engine_steps - WARM) / seconds)
-    return {
-        "model": model_name,
-        "data": data,
-        "attack": ATTACK,
-        "victims": victims,
-        "plain": max(plain),
-        "engine": max(engine),
-        "speedup": max(engine) / max(plain),
-        "peak_mb_per_victim": _memory_apart(row, dropout),
-        "compile_seconds": compiling,
-    }
+    speedup = max(engine) / max(plain)
+    return {"plain": max(plain), "engine": max(engine), "speedup": speedup, "compile_seconds": compiling}
+
+
+def _undefended(model_name: str, data: str, victims: int, dropout: float) -> tuple[str, Plain, Together]:
+    """DIA on the gradient of one step."""
+    _, observations, model, _ = _clients(model_name, data, dropout, victims)
+    twin = attacker_copy(model, observations[0].state)
+
+    return ATTACK, lambda steps: _plain(twin, observations[0], steps=steps), partial(_engine, observations, model)
+
+
+def _replayed(model_name: str, data: str, victims: int, setting: str) -> tuple[str, Plain, Together]:
+    """IG, or the oracle where there is noise, on clients in one of the settings: told of everything.
+
+    Raises:
+        SystemExit: no such setting.
+    """
+    parts: list[dict[str, Any]] = []
+    local, name = None, "inverting_gradients"
+    match setting.split():
+        case ["pruning"]:
+            parts = [{"name": "pruning", "keep": 0.1}]
+        case ["weight", "noise"]:
+            parts, name = [{"name": "dropconnect", "p": 0.3}], "well_informed"
+        case [count, "steps"] if count.isdecimal():
+            local = LocalTraining(steps=int(count), learning_rate=0.05)
+        case _:
+            raise SystemExit(f"no setting {setting!r}: there are pruning, weight noise, and N steps")
+    spec = {"name": model_name, "dropout": 0.0, **({"bias": False} if model_name == "mlp" else {})}
+    arguments = argparse.Namespace(victims=victims, seed=0, dataset=data)
+    _, observations, dataset = known_defenses.clients(spec, parts, arguments, local=local)
+    shape, classes = dataset.input_shape, len(dataset.classes)
+    model = models.build({**spec, "defenses": parts}, input_shape=shape, classes=classes, seed=0)
+    oracle = name == "well_informed"
+    seen = observations if oracle else [replace(one, noise=None) for one in observations]
+    twin = attacker_copy(model, seen[0].state)
+
+    together = partial(_engine, seen, model, name=name, noise="known" if oracle else "unknown")
+    return name, lambda steps: _plain_replay(twin, seen[0], steps=steps), together
 
 
 def memory(row: str, dropout: float) -> float:
@@ -170,7 +245,7 @@ def converge(dropout: float, compile: str, victims: int = 16) -> dict[str, Any]:
 def snippet() -> dict[str, Any]:
     """Seconds of the README's attack on one update, with its defaults, and without compiling."""
     seconds: dict[str, list[float]] = {"never": [], "auto": []}
-    for _ in range(TURNS):
+    for _ in range(Turns().count):
         for compile, found in seconds.items():
             with tempfile.TemporaryDirectory() as cache:
                 command = [sys.executable, __file__, "--alone", compile, "--threads", str(torch.get_num_threads())]
@@ -195,20 +270,29 @@ WARM = 5
 """Iterations before the clock starts: the first one compiles."""
 
 
-def _engine(observations: list[Observation], model: nn.Module, steps: int, compile: str) -> tuple[float, float]:
+def _engine(
+    observations: list[Observation],
+    model: nn.Module,
+    steps: int,
+    compile: str,
+    *,
+    name: str = ATTACK,
+    noise: Literal["known", "unknown"] = "unknown",
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
     """Seconds of the iterations after the first few, seconds of compiling."""
-    attack = attacks.create(ATTACK, iterations=steps, tolerance=0, patience=steps)
+    attack = attacks.create(name, iterations=steps, tolerance=0, patience=steps)
     attack.compile = compile  # type: ignore[assignment]
     begin = 0.0
 
     def watch(iteration: int, problems: Tensor, guess: Guess) -> None:
         nonlocal begin
         if iteration == WARM:
-            begin = time.perf_counter()
+            begin = clock()
 
     attack.watch = watch  # type: ignore[attr-defined]
-    attack.run(observations, ThreatModel(), model)
-    return time.perf_counter() - begin, attack.compile_seconds
+    attack.run(observations, ThreatModel(noise=noise), model)
+    return clock() - begin, attack.compile_seconds
 
 
 def _cosine(gradient: Tensor, target: Tensor) -> Tensor:
@@ -272,17 +356,46 @@ def _plain(
     return answer, best
 
 
+def _plain_replay(model: nn.Module, observation: Observation, *, steps: int) -> None:
+    """IG on one victim by a replay of its round, autograd through autograd; what was drawn is taken as given."""
+    round = client_round(observation, model)
+    names = [name for name, _ in model.named_parameters() if name in observation.update]
+    kept = round.defense.selection(observation.update) if round.defense.selects else None
+    assert observation.labels is not None
+    generator = torch.Generator().manual_seed(observation.client)
+    images = torch.randn(len(observation.labels), *observation.input_shape, generator=generator).requires_grad_()
+    low, high = (
+        torch.tensor([(side - m) / s for m, s in zip(observation.mean, observation.std)]).view(-1, 1, 1)
+        for side in (0, 1)
+    )
+
+    def flat(update: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([(update[n] if kept is None else update[n] * kept[n]).flatten() for n in names])
+
+    target = flat(observation.update)
+    optimiser = torch.optim.Adam([images], lr=0.1)
+    for _ in range(steps):
+        played = replay(round, observation.state, images, observation.labels, observation.noise, surrogate=True)
+        loss = _cosine(flat(played.update), target)
+        loss = loss + 1e-5 * (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean())
+        [slope] = torch.autograd.grad(loss, [images])
+        images.grad = slope.sign()
+        optimiser.step()
+        with torch.no_grad():
+            images.copy_(images.clamp(low, high))
+
+
 def _clients(model: str, data: str, dropout: float, victims: int) -> Any:
     return clients(
         argparse.Namespace(model=model, data=data, dropout=dropout, victims=victims, batch_size=1, seed=0, keys={})
     )
 
 
-def _enough(run: Any, steps: int) -> int:
+def _enough(run: Plain, steps: int, turns: Turns) -> int:
     """How many steps take about as long as a turn."""
-    begin = time.perf_counter()
+    begin = turns.clock()
     run(steps)
-    return max(steps, round(steps * SECONDS / (time.perf_counter() - begin)))
+    return max(2, round(steps * turns.seconds / (turns.clock() - begin)))
 
 
 @contextmanager

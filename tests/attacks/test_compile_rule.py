@@ -93,6 +93,17 @@ def test_always_is_before_the_first_iteration_and_never_is_never(monkeypatch: py
     assert found == {"always": [(2, 0)], "auto": [(2, 1)], "never": []}
 
 
+def test_an_iteration_of_too_many_operations_is_never_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = {"iterations": 15, "patience": 15}
+    assert run(monkeypatch, 2, compile="always", **keys)[0] == [(2, 0)]
+    monkeypatch.setattr(program, "MOST_OPERATIONS", 100)
+    with caplog.at_level("WARNING", logger="attacks.program"):
+        assert run(monkeypatch, 2, compile="always", **keys)[0] == []
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["the iterations are not compiled"]
+
+
 def estimated(monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
     """Of six problems: seconds an iteration, and operations."""
     found: list[tuple[float, float]] = []
