@@ -6,6 +6,7 @@ from torch import nn
 
 from defenses.base import Defense, register
 from defenses.stochastic.dropconnect import DropConnectConv2d, DropConnectLinear
+from defenses.stochastic.places import replace_layers
 
 
 @register("dropconnect")
@@ -24,26 +25,12 @@ class DropConnectDefense(Defense):
         self.p = p
 
     def on_model(self, model: nn.Module) -> nn.Module:
-        found = {path: self._counterpart(layer) for path, layer in model.named_modules()}
-        replaced = {path: layer for path, layer in found.items() if layer is not None}
-        if not replaced:
+        replaced = replace_layers(model, self._counterpart)
+        if replaced is None:
             raise ValueError(f"dropconnect: {type(model).__name__} has no nn.Linear or nn.Conv2d")
-        for path, layer in replaced.items():
-            _take_over(model.get_submodule(path), layer)
-            if not path:
-                return layer
-            parent, _, child = path.rpartition(".")
-            model.get_submodule(parent)._modules[child] = layer
-        return model
+        return replaced
 
     def _counterpart(self, layer: nn.Module) -> nn.Module | None:
         if type(layer) is nn.Linear:
             return DropConnectLinear(layer, self.p)
         return DropConnectConv2d(layer, self.p) if type(layer) is nn.Conv2d else None
-
-
-def _take_over(before: nn.Module, after: nn.Module) -> None:
-    """What another defense has hung on a layer stays there."""
-    after._modules.update(before._modules)
-    after._forward_pre_hooks.update(before._forward_pre_hooks)
-    after._forward_hooks.update(before._forward_hooks)

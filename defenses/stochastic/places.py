@@ -6,7 +6,7 @@ defense has put there stays; the later one acts further out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,22 @@ def around(module: nn.Module, name: str, layer: StochasticLayer) -> None:
 def inner_convolutions(model: nn.Module) -> Sequence[nn.Module]:
     """All convolutions but the first, which sees the image itself."""
     return [module for module in model.modules() if isinstance(module, _ConvNd)][1:]
+
+
+def replace_layers(model: nn.Module, counterpart: Callable[[nn.Module], nn.Module | None]) -> nn.Module | None:
+    """The model with each layer that has a counterpart replaced by it, in place; None where none has."""
+    found = {path: counterpart(layer) for path, layer in model.named_modules()}
+    replaced = {path: layer for path, layer in found.items() if layer is not None}
+    for path, layer in replaced.items():
+        before = model.get_submodule(path)  # what another defense has hung on it stays there
+        layer._modules.update(before._modules)
+        layer._forward_pre_hooks.update(before._forward_pre_hooks)
+        layer._forward_hooks.update(before._forward_hooks)
+        if not path:
+            return layer
+        parent, _, child = path.rpartition(".")
+        model.get_submodule(parent)._modules[child] = layer
+    return model if replaced else None
 
 
 def linears(model: nn.Module) -> list[nn.Linear]:

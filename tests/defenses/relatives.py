@@ -413,3 +413,32 @@ def ends_vectors(defense: Defense) -> None:
     torch.testing.assert_close(found, torch.tensor([[0.5, 0.5, 0.2, 0.2, 0.0]]))
     with pytest.raises(ValueError, match=r"^nested_dropout: Flatten has no linear layer"):
         defense.on_model(nn.Flatten())
+
+
+def mixes_weights(defense: Defense) -> None:
+    """Two steps of SGD: in the first all weights are those that were sent, in the second some are put back."""
+    images, labels = batch(4)
+    plain, changed = model("mlp"), defense.on_model(model("mlp"))
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    state = {name: value + 0.01 for name, value in plain.state_dict().items()}
+    local = LocalTraining(steps=2, learning_rate=0.5)
+    round = ClientRound(model=changed, defense=defense, local=local, share="delta")
+    played = play(round, state, images, labels, lambda site, step: torch.Generator().manual_seed(step))
+    masks = played.drawn
+    assert [value.shape for value in masks.values()] == [(2, 16, 768), (2, 16, 16), (2, 16, 16), (2, 10, 16)]
+    weights = dict(state)
+    for number in range(2):
+        at = {name: value.clone().requires_grad_() for name, value in weights.items()}
+        used = dict(at)
+        for site, mask in masks.items():
+            name = f"{site}.weight"
+            used[name] = state[name] + mask[number] * (at[name] - state[name]) / 0.7
+        logits = torch.func.functional_call(plain, used, (images[2 * number : 2 * number + 2],))
+        loss = F.cross_entropy(logits, labels[2 * number : 2 * number + 2])
+        slopes = torch.autograd.grad(loss, list(at.values()))
+        weights = {name: value.detach() - 0.5 * slope for (name, value), slope in zip(at.items(), slopes)}
+    assert_same(played.update, {name: value - state[name] for name, value in weights.items()})
+    drawn = step(defense, defense.on_model(model("lenet")), images, labels).drawn
+    assert list(drawn) == ["features.0", "features.2", "features.4", "head"]
+    with pytest.raises(ValueError, match=r"^mixout: Flatten has no nn.Linear or nn.Conv2d"):
+        defense.on_model(nn.Flatten())

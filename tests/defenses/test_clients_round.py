@@ -150,6 +150,7 @@ DEFENSES = {
     "concrete_dropout": {"p": 0.4, "decay": 0.01, "entropy": 0.01},
     "lora_dropout": {"p": 0.4, "rank": 3},
     "nested_dropout": {"p": 0.2},
+    "mixout": {"p": 0.3},
     "multi_sample_dropout": {"p": 0.4, "samples": 3},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
@@ -264,6 +265,9 @@ TIED = {("sign", "pruning")}
 REFUSED = {
     ("dp_sgd", "dp_sgd"): "only one defense of a composition may replace the gradient",
     ("dropconnect", "dropconnect"): "has no nn.Linear or nn.Conv2d",
+    ("dropconnect", "mixout"): "has no nn.Linear or nn.Conv2d",
+    ("mixout", "dropconnect"): "has no nn.Linear or nn.Conv2d",
+    ("mixout", "mixout"): "has no nn.Linear or nn.Conv2d",
     ("multi_sample_dropout", "multi_sample_dropout"): "once is enough",
     ("concrete_dropout", "concrete_dropout"): "once is enough",
     ("lora_dropout", "lora_dropout"): "once is enough",

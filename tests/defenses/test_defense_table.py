@@ -603,6 +603,7 @@ TABLE = {
         {"p": 0.3, "rank": 2, "alpha": 4.0}, relatives.trains_adapters, [*NO_RATES, {"rank": 0}, {"alpha": 0.0}]
     ),
     "nested_dropout": Row({"p": 0.1}, relatives.ends_vectors, NO_RATES),
+    "mixout": Row({"p": 0.3}, relatives.mixes_weights, NO_RATES),
     "multi_sample_dropout": Row(
         {"p": 0.3, "samples": 4}, relatives.averages_losses, [*NO_RATES, {"samples": 1}, {"samples": 2.5}]
     ),

@@ -29,6 +29,7 @@ class Case:
         read: whether the update of one image gives the draw away.
         once: whether a composition refuses a second one.
         rests: whether its rate may be 0.
+        replaces: whether it takes the place of layers, which another that does so refuses.
     """
 
     parameters: dict[str, object]
@@ -39,6 +40,7 @@ class Case:
     read: bool = False
     once: bool = False
     rests: bool = True
+    replaces: bool = False
 
 
 NESTED = sum(0.9**unit for unit in range(16)) / 16
@@ -55,6 +57,7 @@ CASES = {
     "concrete_dropout": Case({"p": 0.3}, "mlp", 0.5, 1 / 12, binary=False, once=True, rests=False),
     "lora_dropout": Case({"p": 0.3, "rank": 16}, "mlp", 0.7, 0.21, once=True),
     "nested_dropout": Case({"p": 0.1}, "mlp", NESTED, NESTED * (1 - NESTED), read=True),
+    "mixout": Case({"p": 0.3}, "mlp", 0.7, 0.21, read=True, replaces=True),
     "multi_sample_dropout": Case({"p": 0.3, "samples": 4}, "mlp", 0.7, 0.21, once=True),
 }
 names = pytest.mark.parametrize("name", CASES)
@@ -263,12 +266,18 @@ def test_it_composes_in_either_order_and_with_itself(name: str, others: list[dic
     if case.once:
         with pytest.raises(ValueError, match=rf"^{name}: .* already"):
             defenses.compose([own, own]).on_model(relatives.model(case.model))
-    for specs in ([own, *others], [*others, own], *([] if case.once else [[own, own]])):
+    if case.replaces:
+        for specs in ([own, own], [own, {"name": "dropconnect"}], [{"name": "dropconnect"}, own]):
+            with pytest.raises(ValueError, match=r"has no nn\.Linear or nn\.Conv2d$"):
+                defenses.compose(specs).on_model(relatives.model(case.model))
+    if case.replaces and others[0]["name"] == "dropconnect":
+        return
+    for specs in ([own, *others], [*others, own], *([] if case.once or case.replaces else [[own, own]])):
         composed = defenses.compose(specs)
         model = composed.on_model(relatives.model(case.model, dropout=0.3))
         images, labels = relatives.batch()
         played = relatives.step(composed, model, images, labels)
-        assert added(model)
+        assert case.replaces or added(model)
         assert added(model).keys() <= played.drawn.keys()
         twin = attacker_copy(model, model.state_dict())
         round = ClientRound(model=twin, defense=composed, classes=relatives.CLASSES)
