@@ -59,6 +59,7 @@ def solve(
     *,
     cold: Guess,
     floor: Tensor,
+    restarts: int = 1,
     compile: Compile = "never",
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -71,10 +72,12 @@ def solve(
         known: the rest of the guess, (N, ...).
         cold: a random start, as `start`: what the data term is there says how far it has to fall.
         floor: (N,) float64, the data term that rounding alone explains.
+        restarts: how many problems, one after the other, are restarts of one another.
         compile: see `attacks.program`.
     """
     layout = Layout(start, composition.unknowns)
-    step = Step(composition, evaluator, layout, schedule)
+    problems = len(next(iter(start.values())))
+    step = Step(composition, evaluator, layout, schedule, problems=problems, restarts=restarts)
     program = Program(step, compile, schedule.iterations)
     data, known, random = evaluator.data, dict(known), layout.guess(layout.pack(cold))
     reference, _ = evaluator.compare(data, {**known, **random}, layout.names)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Progress, Reconstruction
 from attacks.engine import Composition, Schedule, Solution, Watch, solve
-from attacks.evaluators import Evaluator, choose
+from attacks.evaluators import Beliefs, Evaluator, choose
 from attacks.observation import Observation, ThreatModel
 from attacks.precision import floor
-from attacks.problems import Problems, tries_of
+from attacks.problems import Known, Problems, tries_of
 from attacks.recording import VICTIMS, Recorder, both
 from attacks.step import Layout
 from attacks.unknowns import NOISE, Setting
@@ -167,7 +167,7 @@ class IterativeAttack(Attack):
             tries = tries_of(composition, self.restarts)
         except NotApplicable as reason:
             return {victim.index: reason for victim in group}
-        known, results = self._known(group, setting)
+        known, results = self._known(group, setting, composition)
         if not known:
             return results
         like = next(setting.model.parameters())
@@ -193,18 +193,19 @@ class IterativeAttack(Attack):
         return results
 
     def _known(
-        self, group: list[Victim], setting: Setting
-    ) -> tuple[list[tuple[Victim, dict[str, Tensor]]], dict[int, Reconstruction | NotApplicable]]:
-        """The victims that can be attacked, with what is held fixed of their guesses; and why the others cannot."""
-        known: list[tuple[Victim, dict[str, Tensor]]] = []
+        self, group: list[Victim], setting: Setting, composition: Composition
+    ) -> tuple[list[Known], dict[int, Reconstruction | NotApplicable]]:
+        """The victims that can be attacked, with what is known of them; and why the others cannot."""
+        known: list[Known] = []
         declined: dict[int, Reconstruction | NotApplicable] = {}
         for victim in group:
             try:
-                own = self.known(with_zeros(victim.observation, victim.given), victim.labels, setting)
+                held = self.known(with_zeros(victim.observation, victim.given), victim.labels, setting)
+                taken = composition.taken(victim.observation)
             except NotApplicable as reason:
                 declined[victim.index] = reason
             else:
-                known.append((victim, own))
+                known.append(Known(victim, held, taken))
         return known, declined
 
     def _solved(
@@ -230,6 +231,7 @@ class IterativeAttack(Attack):
             problems.known,
             schedule,
             cold=problems.cold,
+            restarts=self.restarts,
             floor=floor(composition.objective, setting.matched, problems.observed, problems.roundings),
             compile=self.compile,
             progress=progress,
@@ -242,4 +244,5 @@ class IterativeAttack(Attack):
 def _evaluator(composition: Composition, setting: Setting, problems: Problems) -> Evaluator:
     layout = Layout(problems.start, composition.unknowns)
     guess = {**problems.known, **layout.guess(layout.pack(problems.start))}
-    return choose(setting.round, composition.objective, problems.observed, guess, list(problems.start))
+    beliefs = Beliefs(composition.asking, problems.taken)
+    return choose(setting.round, composition.objective, problems.observed, guess, list(problems.start), beliefs=beliefs)

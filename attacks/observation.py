@@ -39,6 +39,8 @@ class ThreatModel:
     """`known`: the noise that the client drew (its dropout masks). An oracle: no real server has it."""
     client_mode: Literal["train", "eval"] = "train"
     batch_norm: Literal["none", "running", "batch"] = "none"
+    """`running`: the statistics that were sent, of no batch of the client's; `batch`: those of its own batches, which
+    the buffers that it returned reveal (`attacks.statistics`)."""
     local_training: Literal["known", "unknown"] = "known"
     batch_order: Literal["known", "unknown"] = "unknown"
     """`known`: in which order the client's epochs took its examples."""

@@ -46,6 +46,20 @@ def tries_of(composition: Composition, restarts: int) -> list[Try]:
 
 
 @dataclass(frozen=True)
+class Known:
+    """A victim that can be attacked.
+
+    Args:
+        held: what is held fixed of its guess, before what is tried.
+        taken: what the priors have taken of its observation.
+    """
+
+    victim: Victim
+    held: Tensors
+    taken: Tensors
+
+
+@dataclass(frozen=True)
 class Problems:
     """N problems: victim by victim, each with all its tries. Tensors are (N, ...), where and as the engine works.
 
@@ -55,6 +69,7 @@ class Problems:
         start: what is optimised, at first.
         cold: a random start, one for all tries of a victim, wherever they start, so that their losses can be compared.
         roundings: what the precision that an update travelled in may have done to each of its entries.
+        taken: what the priors have taken of the observations.
     """
 
     victims: Sequence[Victim]
@@ -64,11 +79,12 @@ class Problems:
     start: dict[str, Tensor]
     cold: dict[str, Tensor]
     roundings: dict[str, Tensor]
+    taken: dict[str, Tensor]
 
     @classmethod
     def of(
         cls,
-        known: Sequence[tuple[Victim, Tensors]],
+        known: Sequence[Known],
         tries: Sequence[Try],
         composition: Composition,
         *,
@@ -83,7 +99,7 @@ class Problems:
             seed: of the random starts.
             warm_start: values by name for a victim's first start that are better than random ones.
         """
-        victims = [victim for victim, _ in known]
+        victims = [each.victim for each in known]
         warm = [warm_start(victim.given) for victim in victims]
         starts = [
             _start(composition, seed, victim.observation, each.restart, better if each.restart == 0 else {})
@@ -95,10 +111,11 @@ class Problems:
             victims=victims,
             tries=tries,
             observed=_stack([victim.update for victim in victims for _ in tries], like),
-            known=_stack([{**own, **each.fixed} for _, own in known for each in tries], like),
+            known=_stack([{**own.held, **each.fixed} for own in known for each in tries], like),
             start=_stack(starts, like),
             cold=_stack(cold, like),
             roundings=_stack([rounding(victim.observation) for victim in victims for _ in tries], like),
+            taken=_stack([own.taken for own in known for _ in tries], like),
         )
 
     def of_victims(self, accepted: Callable[[Victim], bool]) -> list[int]:

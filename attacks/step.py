@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from attacks.evaluators import Evaluator
+from attacks.facts import Facts, Restarts, taken_of
 from attacks.objectives import Objective
+from attacks.observation import Observation
 from attacks.optimisers import Adam, Optimiser, State
 from attacks.priors import Prior
 from attacks.unknowns import Guess, Unknown
@@ -31,12 +33,24 @@ TYPICAL = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """An attack: what is optimised, what is compared, what is believed."""
+    """An attack: what is optimised, what is compared, what is believed.
+
+    Its priors may couple the restarts of one victim, never two victims.
+    """
 
     unknowns: Sequence[Unknown]
     objective: Objective
     priors: Sequence[Prior] = ()
     optimiser: Optimiser = field(default_factory=Adam)
+
+    @property
+    def asking(self) -> list[Prior]:
+        """The priors that ask for what enters layers: the evaluator is the one that can tell them."""
+        return [prior for prior in self.priors if prior.asks]
+
+    def taken(self, observation: Observation) -> dict[str, Tensor]:
+        """What all priors have to know of a victim. Raises NotApplicable where the observation does not say it."""
+        return {name: value for prior in self.priors for name, value in prior.take(observation).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +108,27 @@ class Layout:
 
 
 class Step:
-    """One iteration of N problems."""
+    """One iteration of N problems.
 
-    def __init__(self, composition: Composition, evaluator: Evaluator, layout: Layout, schedule: Schedule) -> None:
+    Args:
+        problems: how many there are at first.
+        restarts: how many of them, one after the other, are restarts of one another.
+    """
+
+    def __init__(
+        self,
+        composition: Composition,
+        evaluator: Evaluator,
+        layout: Layout,
+        schedule: Schedule,
+        *,
+        problems: int,
+        restarts: int = 1,
+    ) -> None:
         self._priors, self._optimiser = composition.priors, composition.optimiser
         self._evaluator, self._layout, self._schedule = evaluator, layout, schedule
+        self._others = [prior for prior in composition.priors if not prior.asks]
+        self._problems, self._restarts = problems, restarts
 
     def start(self, point: Tensor, reference: Tensor, floor: Tensor) -> State:
         """The state before the first iteration, of problems at `point` (N, D).
@@ -114,6 +144,7 @@ class Step:
             return torch.full((len(point),), value, dtype=dtype, device=point.device)
 
         return {
+            "number": torch.arange(len(point), device=point.device),  # each problem's place among all
             "point": point,
             "reference": reference,
             "floor": floor,
@@ -160,15 +191,15 @@ class Step:
             free = point.detach().requires_grad_()
             values = self._layout.guess(free)
         guess = {**known, **{name: value.detach() for name, value in values.items()}}
-        data_term, slopes = self._evaluator.compare(data, guess, self._layout.names)
+        weight = state["weight"]
+        data_term, penalty, slopes = self._evaluator.judge(data, guess, self._layout.names, weight)
         [gradient] = torch.autograd.grad([values[name] for name in slopes], [free], list(slopes.values()))
-        loss = data_term
-        if self._priors:
-            penalty, slope = _penalties(self._priors, known, self._layout, point)
-            weight = state["weight"]
-            loss, gradient = loss + weight * penalty, gradient + weight.to(slope)[:, None] * slope
-        else:
-            penalty = torch.zeros_like(loss)
+        if self._others:
+            restarts = Restarts(state["number"], running, self._problems, self._restarts)
+            facts = Facts(taken=taken_of(data), restarts=restarts)
+            further, slope = _penalties(self._others, known, facts, self._layout, point)
+            penalty, gradient = penalty + further, gradient + weight.to(slope)[:, None] * slope
+        loss = data_term + weight * penalty
         improved = running & (loss < state["best_loss"])
         move, own = self._optimiser.move(state, self._layout.direct(gradient))
         after = {
@@ -258,11 +289,13 @@ def lightened(state: State) -> State:
     }
 
 
-def _penalties(priors: Sequence[Prior], known: Guess, layout: Layout, point: Tensor) -> tuple[Tensor, Tensor]:
+def _penalties(
+    priors: Sequence[Prior], known: Guess, facts: Facts, layout: Layout, point: Tensor
+) -> tuple[Tensor, Tensor]:
     """What the priors add to the loss (N,) and to its gradient (N, D)."""
     with torch.enable_grad():
         point = point.detach().requires_grad_()
         guess = {**known, **layout.guess(point)}
-        penalty = torch.stack([prior(guess) for prior in priors]).sum(0)
+        penalty = torch.stack([prior(guess, facts) for prior in priors]).sum(0)
         [gradient] = torch.autograd.grad(penalty.sum(), [point])
     return penalty.detach(), gradient

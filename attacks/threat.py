@@ -48,7 +48,7 @@ def letter(threat_model: ThreatModel, uses: Collection[str]) -> Letter:
     granted = {name for name in uses if getattr(threat_model, name) not in ("unknown", "none", "inferred")}
     if threat_model.server == "malicious":
         return "G" if "auxiliary_data" in granted else "F"
-    if "batch_norm" in granted:
+    if "batch_norm" in uses and threat_model.batch_norm == "batch":  # running ones are the model's, which it sent
         return "E"
     if "auxiliary_data" in granted:
         return "D"

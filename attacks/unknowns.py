@@ -18,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,7 @@ class Setting:
         sizes: how many examples each step has.
         defense_sites: the sites among `noise_inputs` that are no layers of the model.
         read: the sites among `noise_inputs` whose draws are read off each update, and need not be looked for.
+        batch_norm: which batch-norm statistics the server has, as the threat model says.
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class Setting:
     sizes: tuple[int, ...]
     defense_sites: Mapping[str, Site] = field(default_factory=dict)
     read: frozenset[str] = frozenset()
+    batch_norm: Literal["none", "running", "batch"] = "none"
 
     @property
     def sites(self) -> dict[str, Site]:

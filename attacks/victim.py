@@ -145,6 +145,7 @@ def setting_of(victim: Victim, threat_model: ThreatModel, model: nn.Module) -> S
         sizes=sizes,
         defense_sites={name: site for name, (site, _) in sites.items()},
         read=victim.read,
+        batch_norm=threat_model.batch_norm,
     )
 
 

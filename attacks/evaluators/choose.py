@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from attacks.evaluators.base import Evaluator
+from attacks.evaluators.base import Beliefs, Evaluator
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit
@@ -19,9 +19,18 @@ from defenses.client.round import ClientRound
 
 log = logging.getLogger(__name__)
 
+FEW = slice(2)
+"""Two problems: enough to see both a wrong gradient and problems that influence each other."""
+
 
 def choose(
-    round: ClientRound, objective: Objective, observed: Mapping[str, Tensor], example: Guess, unknowns: Sequence[str]
+    round: ClientRound,
+    objective: Objective,
+    observed: Mapping[str, Tensor],
+    example: Guess,
+    unknowns: Sequence[str],
+    *,
+    beliefs: Beliefs | None = None,
 ) -> Evaluator:
     """The fastest evaluator that is right for this round.
 
@@ -32,17 +41,17 @@ def choose(
     Raises:
         NotApplicable: the general evaluator cannot serve the model either.
     """
-    kept = _kept(round, observed)
-    general = General(round, objective, observed, kept=kept)
+    kept, beliefs = _kept(round, observed), beliefs or Beliefs()
+    general = General(round, objective, observed, kept=kept, beliefs=beliefs)
+    first = _first(observed)
+    few = General(round, objective, first, kept=_kept(round, first), beliefs=beliefs.of(FEW))
     with replayed("replayed"):
-        true = General(round, objective, _first(observed), kept=_kept(round, _first(observed)))(
-            _first(example), unknowns
-        )
+        true = _judged(few, _first(example), unknowns)
     if objective.exact or objective.needs == "entries":
         return general
     try:
-        ghost = Ghost(round, objective, observed, example, kept=kept)
-        fits = _agrees(ghost(example, unknowns), true, unknowns)
+        ghost = Ghost(round, objective, observed, example, kept=kept, beliefs=beliefs)
+        fits = _agrees(_judged(ghost, example, unknowns), true, unknowns)
     except (Unfit, RuntimeError) as reason:  # what a model does with a larger batch cannot be foreseen
         log.info("ghost matching does not fit the client's round (%s); the general evaluator is used", reason)
         return general
@@ -65,14 +74,18 @@ def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Two problems: enough to see both a wrong gradient and problems that influence each other."""
-    return {name: value[:2] for name, value in values.items()}
+    return {name: value[FEW] for name, value in values.items()}
 
 
-Answer = tuple[Tensor, dict[str, Tensor]]
+Answer = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+def _judged(evaluator: Evaluator, guess: Guess, unknowns: Sequence[str]) -> Answer:
+    """Losses and penalties (N,), and the gradients of their sums."""
+    return evaluator.judge(evaluator.data, guess, unknowns, torch.ones(len(guess["images"])).to(guess["images"]))
 
 
 def _agrees(found: Answer, true: Answer, unknowns: Sequence[str]) -> bool:
-    (losses, gradients), (true_losses, true_gradients) = found, true
-    pairs = [(losses[:2], true_losses), *((gradients[name][:2], true_gradients[name]) for name in unknowns)]
-    return all(bool((found - true).norm() <= 1e-3 * true.norm()) for found, true in pairs)
+    (*values, gradients), (*true_values, true_gradients) = found, true
+    pairs = [*zip(values, true_values), *((gradients[name], true_gradients[name]) for name in unknowns)]
+    return all(bool((found[FEW] - true).norm() <= 1e-3 * true.norm()) for found, true in pairs)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from attacks.evaluators.base import Evaluator
+from attacks.base import NotApplicable
+from attacks.evaluators.base import Beliefs, Evaluator
+from attacks.facts import FACT
 from attacks.objectives import Objective, OfEntries
 from attacks.unknowns import Guess, noise_of
-from defenses.client.round import ClientRound, replay
+from defenses.client.round import ClientRound, Played, replay
 
 Tensors = Mapping[str, Tensor]
 
@@ -33,18 +35,31 @@ class General(Evaluator):
         objective: how updates are compared.
         observed: the observed updates by parameter name, (N, *shape); parameters that are not in it are not matched.
         kept: for each of them which entries are compared, as masks; None: all.
+        beliefs: the priors that ask for what enters layers.
+
+    Raises:
+        NotApplicable: there are such priors, and the defense takes the examples one by one.
     """
 
     def __init__(
-        self, round: ClientRound, objective: Objective, observed: Tensors, *, kept: Tensors | None = None
+        self,
+        round: ClientRound,
+        objective: Objective,
+        observed: Tensors,
+        *,
+        kept: Tensors | None = None,
+        beliefs: Beliefs | None = None,
     ) -> None:
-        self._round, self._objective = round, objective
+        self._round, self._objective, self._beliefs = round, objective, beliefs or Beliefs()
+        if self._beliefs.asks and round.defense.replaces_gradient:
+            raise NotApplicable("the defense takes each example's gradient by itself: no layer sees a batch")
         trained = {name: value.detach() for name, value in round.model.named_parameters() if name in observed}
         self._state = {**trained, **dict(round.model.named_buffers())}
         self._names, self._selects = list(trained), kept is not None
         self.data = {name: observed[name] for name in trained}
         if kept is not None:
             self.data |= {name + KEPT: kept[name] for name in trained}
+        self.data |= self._beliefs.data()
 
     def compare(self, data: Tensors, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         unknown = {name: guess[name] for name in unknowns}
@@ -52,12 +67,38 @@ class General(Evaluator):
         gradients, losses = vmap(grad_and_value(self._loss))(unknown, known, dict(data))
         return losses, gradients
 
+    def judge(
+        self, data: Tensors, guess: Guess, unknowns: Sequence[str], weight: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if not self._beliefs.priors:
+            return super().judge(data, guess, unknowns, weight)
+        unknown = {name: guess[name] for name in unknowns}
+        known = {name: value for name, value in guess.items() if name not in unknown}
+        judged = vmap(grad_and_value(self._judged, has_aux=True))
+        gradients, (_, (losses, penalties)) = judged(unknown, known, dict(data), weight)
+        return losses, penalties, gradients
+
+    def _judged(
+        self, unknown: Tensors, known: Tensors, data: Tensors, weight: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Of one problem: what it is to go down in, and of this the loss and the penalty."""
+        guess = {**known, **unknown}
+        played = self._played(guess)
+        loss = self._mismatch(played.update, data)
+        alone, facts = ({name: value[None] for name, value in each.items()} for each in (guess, _facts(data)))
+        steps = [{path: [call[None] for call in calls] for path, calls in step.items()} for step in played.entered]
+        penalty = self._beliefs.penalty(alone, facts, steps)[0].to(loss)
+        return loss + weight * penalty, (loss, penalty)
+
     def _loss(self, unknown: Tensors, known: Tensors, data: Tensors) -> Tensor:
         """Of one problem: no leading N."""
-        guess = {**known, **unknown}
-        simulated = replay(
-            self._round, self._state, guess["images"], guess["labels"], noise_of(guess), surrogate=True
-        ).update
+        return self._mismatch(self._played({**known, **unknown}).update, data)
+
+    def _played(self, guess: Tensors) -> Played:
+        images, labels, noise = guess["images"], guess["labels"], noise_of(guess)
+        return replay(self._round, self._state, images, labels, noise, surrogate=True, watched=self._beliefs.asks)
+
+    def _mismatch(self, simulated: Tensors, data: Tensors) -> Tensor:
         observed = {name: data[name] for name in self._names}
         ours = {name: simulated[name] for name in observed}
         if self._selects:
@@ -69,6 +110,10 @@ class General(Evaluator):
             for first, second in ((ours, observed), (ours, ours), (observed, observed))
         )
         return self._objective(inner, norms, theirs)[0]
+
+
+def _facts(data: Tensors) -> dict[str, Tensor]:
+    return {name: value for name, value in data.items() if name.startswith(FACT)}
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:

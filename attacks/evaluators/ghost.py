@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from attacks.evaluators.base import Evaluator
+from attacks.evaluators.base import Beliefs, Evaluator
 from attacks.evaluators.rules import Apart, Outer, Unfit, rule_for
+from attacks.facts import FACT
 from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
+from defenses.client.compute import Inputs, watching
 from defenses.client.kernels import by_formula
 from defenses.client.round import ClientRound
 from defenses.stochastic import StochasticLayer, stochastic_layers
@@ -48,6 +50,7 @@ class Ghost(Evaluator):
         observed: the observed gradients by parameter name, (N, *shape); parameters that are not in it are not matched.
         example: any guess of the N problems; it shows how many rows each layer sees.
         kept: for each parameter which entries are compared, as masks (N, *shape); None: all.
+        beliefs: the priors that ask for what enters layers.
 
     Raises:
         Unfit: what is sent is no gradient, a parameter whose layer has no rule, a layer called twice or never.
@@ -61,8 +64,10 @@ class Ghost(Evaluator):
         example: Guess,
         *,
         kept: Mapping[str, Tensor] | None = None,
+        beliefs: Beliefs | None = None,
     ) -> None:
         _refuse(round)
+        self._beliefs = beliefs or Beliefs()
         model = round.model
         self._model, self._objective, self._smoothing = model, objective, round.local.label_smoothing
         self._noisy: dict[str, StochasticLayer] = stochastic_layers(model)
@@ -82,33 +87,54 @@ class Ghost(Evaluator):
             else:
                 raise Unfit(f"no rule for {name} of {type(layer).__name__}")
         with torch.enable_grad():
-            parts = self._gradients(example)
+            parts, _ = self._gradients(example)
         self._forms: dict[str, Form] = {}
         seen = observed if kept is None else {name: observed[name] * kept[name] for name in self._names}
         self.data = {NORMS: torch.stack([_rows(seen[n]).double().square().sum(1) for n in self._names], dim=1)}
         for name in self._names:
             self._forms[name], held = _prepare(parts[name], observed[name], None if kept is None else kept[name])
             self.data |= {f"{name}:{key}": value for key, value in held.items()}
+        self.data |= self._beliefs.data()
 
     def compare(
         self, data: Mapping[str, Tensor], guess: Guess, unknowns: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         unknown = {name: guess[name].detach().requires_grad_() for name in unknowns}
         with torch.enable_grad():
-            parts = self._gradients({**guess, **unknown})
-            held: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
-            for key, value in data.items():
-                if key != NORMS:
-                    name, _, form_key = key.rpartition(":")
-                    held[name][form_key] = value
-            pairs = [self._forms[name](parts[name], **held[name]) for name in self._names]
-            inner, simulated = (torch.stack(scalars, dim=1).double() for scalars in zip(*pairs))
-            loss = self._objective(inner, simulated, data[NORMS])
+            parts, _ = self._gradients({**guess, **unknown})
+            loss = self._mismatch(parts, data)
             gradients = torch.autograd.grad(loss.sum(), list(unknown.values()), materialize_grads=True)
         return loss.detach(), dict(zip(unknown, gradients))
 
-    def _gradients(self, guess: Guess) -> dict[str, Part]:
-        """Every observed parameter's simulated gradient per problem, large ones as factors."""
+    def judge(
+        self, data: Mapping[str, Tensor], guess: Guess, unknowns: Sequence[str], weight: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if not self._beliefs.priors:
+            return super().judge(data, guess, unknowns, weight)
+        unknown = {name: guess[name].detach().requires_grad_() for name in unknowns}
+        whole = {**guess, **unknown}
+        with torch.enable_grad():
+            parts, entered = self._gradients(whole)
+            loss = self._mismatch(parts, data)
+            penalty = self._beliefs.penalty(whole, data, [entered]).to(loss)
+            together = (loss + weight * penalty).sum()
+            gradients = torch.autograd.grad(together, list(unknown.values()), materialize_grads=True)
+        return loss.detach(), penalty.detach(), dict(zip(unknown, gradients))
+
+    def _mismatch(self, parts: Mapping[str, Part], data: Mapping[str, Tensor]) -> Tensor:
+        """The objective (N,) of the simulated gradients."""
+        held: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
+        for key, value in data.items():
+            if key != NORMS and not key.startswith(FACT):
+                name, _, form_key = key.rpartition(":")
+                held[name][form_key] = value
+        pairs = [self._forms[name](parts[name], **held[name]) for name in self._names]
+        inner, simulated = (torch.stack(scalars, dim=1).double() for scalars in zip(*pairs))
+        return self._objective(inner, simulated, data[NORMS])
+
+    def _gradients(self, guess: Guess) -> tuple[dict[str, Part], Inputs]:
+        """Every observed parameter's simulated gradient per problem, large ones as factors; and what entered the layers
+        that are asked for, (N, B, ...) each."""
         images, labels = guess["images"], guess["labels"]
         problems, batch = images.shape[:2]
         bare_taps = {
@@ -119,7 +145,8 @@ class Ghost(Evaluator):
         substituted |= {f"{path}.noise": self._spread_noise(path, v, batch) for path, v in noise_of(guess).items()}
         buffers = {name: value.clone() for name, value in self._model.named_buffers()}  # it may count in them
         substituted = {**buffers, **substituted}
-        with self._taps(problems, batch) as calls, by_formula(self._model):
+        asks = self._beliefs.asks
+        with self._taps(problems, batch) as calls, by_formula(self._model), watching(self._model, asks) as entered:
             logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
             targets = labels.flatten(0, 1)
             loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self._smoothing) / batch
@@ -137,7 +164,8 @@ class Ghost(Evaluator):
             parts |= {prefix + own: part for own, part in rule.gradients(layer, inputs, delta, problems).items()}
         for name, delta in zip(bare_taps, deltas[len(calls) :]):
             parts[name] = delta.unflatten(0, (problems, batch)).sum(1, keepdim=self._bare[name].dim() == delta.dim())
-        return parts
+        apart = {path: [call.unflatten(0, (problems, batch)) for call in inputs] for path, inputs in entered.items()}
+        return parts, apart
 
     def _spread_noise(self, path: str, noise: Tensor, batch: int) -> Tensor:
         """The noise (N, ...) of a layer as (N * B, ...): one draw a mini-batch is the same for its examples."""

@@ -7,7 +7,8 @@ products with another). The client's takes any model that trains; the other any 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -22,6 +23,25 @@ from defenses.stochastic.layer import StochasticLayer, at_rest, drawing, stochas
 Tensors = Mapping[str, Tensor]
 Term = Callable[[nn.Module], Tensor | float]
 """What is added to the loss, given a model that has just seen a batch."""
+
+Inputs = dict[str, list[Tensor]]
+"""What entered layers in a forward pass, by module path: one tensor (B, ...) for each of a layer's calls."""
+
+
+@contextmanager
+def watching(model: nn.Module, paths: Collection[str]) -> Iterator[Inputs]:
+    """While open, what enters these layers is noted."""
+    entered: Inputs = {path: [] for path in paths}
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda layer, inputs: entered[path].append(inputs[0])
+
+    handles = [model.get_submodule(path).register_forward_pre_hook(note(path)) for path in paths]
+    try:
+        yield entered
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def no_term(model: nn.Module) -> float:
@@ -116,6 +136,12 @@ class Functional(Computation):
     """A pure function of tensors: `torch.func` differentiates it, and `vmap` runs it for many clients at once.
 
     The model's stochastic layers are at rest unless the source gives their noise.
+
+    Args:
+        watched: the layers whose inputs are kept, by module path.
+
+    Attributes:
+        entered: those inputs, of each `gradient` that was asked for.
     """
 
     def __init__(
@@ -126,18 +152,22 @@ class Functional(Computation):
         label_smoothing: float = 0.0,
         term: Term = no_term,
         buffers: Tensors | None = None,
+        watched: Collection[str] = (),
     ) -> None:
         super().__init__(model, source, label_smoothing=label_smoothing, term=term)
+        self.watched, self.entered = watched, list[Inputs]()
         self._buffers = {**dict(model.named_buffers()), **(buffers or {})}
         self._layers = stochastic_layers(model)
 
     def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         noise = self._noise(images)
 
-        def loss(weights: Tensors) -> Tensor:
-            return self._loss(weights, noise, images, labels)
+        def loss(weights: Tensors) -> tuple[Tensor, Inputs]:
+            with watching(self.model, self.watched) as entered:
+                return self._loss(weights, noise, images, labels), entered
 
-        found, value = grad_and_value(loss)(dict(weights))
+        found, (value, entered) = grad_and_value(loss, has_aux=True)(dict(weights))
+        self.entered.append(entered)
         return dict(found), value
 
     def per_example(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -10,7 +10,7 @@ every composition of defenses: what an attacker has to know of a client is which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import Composition, Defense, Memory, Turn
-from defenses.client.compute import Backward, Computation, Functional
+from defenses.client.compute import Backward, Computation, Functional, Inputs
 from defenses.client.own import Own
 from defenses.client.site import Generators, Given, Sampling, Site, Source
 from defenses.client.training import LocalTraining
@@ -66,6 +66,7 @@ class Played:
         sites: the sites, by name, and the shapes of what they act on in one step.
         loss: the mean of the steps' training losses.
         memory: what the defenses remember for the client's next round.
+        entered: of a replayed round, what entered the layers that were to be watched, in each step.
     """
 
     update: dict[str, Tensor]
@@ -75,6 +76,7 @@ class Played:
     acts_on: dict[str, torch.Size]
     loss: Tensor
     memory: Memory
+    entered: list[Inputs] = field(default_factory=list)
 
 
 def play(
@@ -135,6 +137,7 @@ def replay(
     *,
     surrogate: bool = False,
     source: Source | None = None,
+    watched: Collection[str] = (),
 ) -> Played:
     """The same round as a pure function of tensors.
 
@@ -145,6 +148,8 @@ def replay(
         surrogate: whether a defense, or the optimizer of an only step, is replaced by the function that it states to be
             easier to differentiate.
         source: of the noise, in place of `drawn`.
+        watched: layers, by module path, whose inputs are asked for; none are seen where a defense takes the examples'
+            gradients one by one.
 
     Raises:
         ValueError: a name that the model does not have, or images that do not fit the local training.
@@ -158,12 +163,26 @@ def replay(
     buffers = {name: value for name, value in state.items() if name in own}
     source = source or Given(drawn, local.sizes(len(images), round.batch_size))
     computation = Functional(
-        model, source, label_smoothing=local.label_smoothing, term=round.defense.loss_term, buffers=buffers
+        model,
+        source,
+        label_smoothing=local.label_smoothing,
+        term=round.defense.loss_term,
+        buffers=buffers,
+        watched=watched,
     )
     update, loss, memory = _body(
         round, start, computation, source, images, labels, order, memory, buffers=buffers, surrogate=surrogate
     )
-    return Played(update=update, buffers={}, drawn=drawn, sites={}, acts_on={}, loss=loss, memory=memory)
+    return Played(
+        update=update,
+        buffers={},
+        drawn=drawn,
+        sites={},
+        acts_on={},
+        loss=loss,
+        memory=memory,
+        entered=computation.entered,
+    )
 
 
 def _body(

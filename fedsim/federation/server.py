@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
 from attacks.observation import SUM
+from attacks.statistics import revealed
 from defenses.aggregation.mean import weighted_mean
 from fedsim import observations, truth
 from fedsim.federation import cost
@@ -72,7 +73,6 @@ class CaptureWriter:
         model = plan.client_model()
         self._trained = set(entries.trained(model).values())
         self._buffers = entries.buffers(model)
-        self._running = entries.has_running_statistics(model)
         self._taken: dict[int, int] = {}
         self._together: list[tuple[Capture, Truth]] = []
 
@@ -133,7 +133,10 @@ class CaptureWriter:
             clients=tuple(one.client for one, _ in captures),
             weights=weights,
         )
-        derived = {"client_mode": local.mode, "batch_norm": "running" if self._running else "none"}
+        learnt = revealed(seen.sent, buffers)
+        if captures and learnt == "batch":  # of several batches, each normalised by itself: of none of them
+            learnt = "running"
+        derived = {"client_mode": local.mode, "batch_norm": learnt}
         if captures:
             derived["aggregation"] = f"sum_of_{len(captures)}"
         observations.save(self.directory, observation, model=plan.model_spec(), derived=derived)

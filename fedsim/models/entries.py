@@ -27,11 +27,6 @@ def buffers(model: nn.Module) -> frozenset[str]:
     return frozenset(model.state_dict().keys() - _parameters(model).keys())
 
 
-def has_running_statistics(model: nn.Module) -> bool:
-    """Whether the state holds running statistics of a normalisation, rather than none or other buffers."""
-    return any(entry.rpartition(".")[2] in ("running_mean", "running_var") for entry in buffers(model))
-
-
 def _parameters(model: nn.Module) -> dict[str, str]:
     first = {id(parameter): name for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False)))}
     return {entry: first[id(value)] for entry, value in model.named_parameters(remove_duplicate=False)}

@@ -171,8 +171,8 @@ _THREATS: dict[str, dict[str, str]] = {
     },
     "batch_norm": {
         "none": "It receives no batch-norm statistics.",
-        "running": "It receives the clients' running batch-norm statistics.",
-        "batch": "It receives the batch-norm statistics of the very batch.",
+        "running": "It has the running batch-norm statistics, which say nothing of a client's own batch.",
+        "batch": "It works out the batch-norm statistics of a client's own batch from the running ones that come back.",
     },
     "local_training": {
         "known": "It knows how clients train: steps, learning rate, optimiser.",

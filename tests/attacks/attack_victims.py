@@ -76,6 +76,7 @@ def observe(
         local=local or LocalTraining(),
         labels=labels,
         noise={path: torch.cat(values) for path, values in drawn.items() if values},
+        buffers={name: value.clone() for name, value in client.named_buffers()},
         **{"client": seed, **fields},
     )
 

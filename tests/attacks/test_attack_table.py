@@ -22,6 +22,7 @@ from attacks.labels import infer_labels
 from defenses import compose
 from defenses.client.round import ClientRound, play
 from defenses.registry import parameters
+from defenses.stochastic import Dropout
 from fedsim.scoring.matching import match
 
 
@@ -58,6 +59,14 @@ def with_bias(rate: float) -> nn.Module:
     return paper_mlp(dropout=rate, inputs=64, width=64, classes=4, bias=True)
 
 
+def normalised(rate: float) -> nn.Module:
+    """With batch norm, which has seen a batch."""
+    first = [nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.GELU(), Dropout(rate), nn.Flatten()]
+    model = nn.Sequential(*first, nn.Linear(384, 4))
+    model(torch.rand(16, 1, 8, 8) * 2 - 1)
+    return model
+
+
 a = attacks.create
 KNOWN, INFERRED = {"defense": "known"}, {"labels": "inferred"}
 CLIPPED, PRUNED = {"name": "clip", "norm": 0.1}, {"name": "pruning", "keep": 0.3}
@@ -67,6 +76,7 @@ DESCENT = {
 }  # fmt: skip
 LBFGS = DESCENT | {"learning_rate": 0.8}
 """Other values of what all attacks have that optimise."""
+MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group": 0.001}
 
 TABLE = [
     Target(a("dlg", iterations=300), 30),
@@ -81,6 +91,8 @@ TABLE = [
     Target(a("sapag", iterations=400, **DESCENT), 30),
     Target(a("tag", iterations=600), 30),
     Target(a("tag", iterations=400, alpha=0.2, **DESCENT), 20),
+    Target(a("gradinversion", iterations=400, restarts=2), 20, model=normalised, grants={"batch_norm": "batch"}),
+    Target(a("gradinversion", iterations=300, **MATCHING), 20, model=normalised, grants={"batch_norm": "running"}),
     Target(a("dropout_inversion", iterations=1000), 30, dropout=0.5),
     Target(a("dropout_inversion", iterations=600, drop_rate=1e-3, **DESCENT), 30, dropout=0.5),
     Target(a("dropout_inversion", iterations=400), 25, defense={"name": "mixup"}, grants=KNOWN, batch=2),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks.facts import Facts
 from attacks.matching.mask_readout import MaskReadout
 from attacks.priors import DropRate
 from attacks.updates import attacker_copy
@@ -99,8 +100,8 @@ def test_a_read_mask_is_not_penalised_for_its_rate() -> None:
     assert observation.noise is not None
     twin = attacker_copy(model, observation.state)
     guess = {"images": torch.zeros(1, 1, 1, 8, 8), "noise.outer": torch.zeros(1, 1, 8, 4, 4)}
-    assert DropRate(1.0, stochastic_layers(twin))(guess).item() == pytest.approx(0.7)
-    assert DropRate(1.0, stochastic_layers(twin), known={"outer"})(guess).item() == 0
+    assert DropRate(1.0, stochastic_layers(twin))(guess, Facts()).item() == pytest.approx(0.7)
+    assert DropRate(1.0, stochastic_layers(twin), known={"outer"})(guess, Facts()).item() == 0
 
 
 def test_victims_stand_beside_each_other_as_they_stand_alone() -> None:

@@ -25,7 +25,8 @@ EVERY = frozenset({*GRANTS, "batch_norm"})
         ({"batch_size": "known", "local_training": "known"}, "C"),
         ({"defense": "known"}, "C"),
         ({"auxiliary_data": "public"}, "D"),
-        ({"auxiliary_data": "public", "batch_norm": "running"}, "E"),
+        ({"auxiliary_data": "public", "batch_norm": "running"}, "D"),
+        ({"auxiliary_data": "public", "batch_norm": "batch"}, "E"),
         ({"server": "malicious", "local_training": "known"}, "F"),
         ({"server": "malicious", "auxiliary_data": "public"}, "G"),
     ],
@@ -36,9 +37,10 @@ def test_each_letter_is_what_the_adversary_has(known, expected):
 
 
 def test_what_an_attack_does_not_use_gives_it_no_letter():
-    rich = ThreatModel(auxiliary_data="public", batch_norm="running")
+    rich = ThreatModel(auxiliary_data="public", batch_norm="batch")
     assert letter(rich, attacks.get("inverting_gradients").uses()) == "C"
     assert letter(rich, attacks.get("null_mean").uses()) == "D"
+    assert letter(rich, attacks.get("gradinversion").uses()) == "E"
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,6 @@ def test_roles_of_entries() -> None:
     assert entries.trained(model)["b.weight"] == "a.weight"
     assert entries.frozen(model) == {"inp.weight", "inp.bias"}
     assert entries.buffers(model) == {"scale"}
-    assert not entries.has_running_statistics(model)
-    assert entries.has_running_statistics(nn.Sequential(nn.BatchNorm2d(3)))
-    assert not entries.has_running_statistics(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)))
 
 
 @pytest.mark.parametrize("share", ["gradient", "weights"])
