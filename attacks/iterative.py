@@ -17,7 +17,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from attacks.precision import floor
 from attacks.problems import Known, Problems, tries_of
 from attacks.recording import VICTIMS, Recorder, both
 from attacks.step import Layout
-from attacks.unknowns import NOISE, Setting
+from attacks.unknowns import NOISE, Setting, SoftLabels
 from attacks.updates import order_of, out_of_memory, with_zeros
 from attacks.victim import Victim, setting_of
 
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 @dataclass(kw_only=True, eq=False)
 class IterativeAttack(Attack):
     """Gradient matching by the engine, from several random starts.
+
+    An attack that accepts labels `unknown` looks for them together with the images, as probabilities (DLG: Zhu, Liu,
+    Han, NeurIPS 2019), of all local steps; its answer's labels are the likeliest.
 
     Args:
         iterations: at most this many.
@@ -121,7 +124,7 @@ class IterativeAttack(Attack):
         """As `run`, where draws of the random sites `read`, one set an observation, were read off the updates."""
         results: dict[int, Reconstruction | NotApplicable] = {}
         groups: list[list[Victim]] = []
-        needs_labels = "labels" in self.requires
+        needs_labels = "labels" in self.requires and threat_model.labels != "unknown"
         for index, (observation, sites) in enumerate(zip(observations, read, strict=True)):
             try:
                 self.check(threat_model)
@@ -163,7 +166,7 @@ class IterativeAttack(Attack):
         """All victims of a group and all their restarts, at once."""
         try:
             setting = setting_of(group[0], threat_model, model)
-            composition = self.compose(setting)
+            composition = _with_labels(self.compose(setting), setting, threat_model)
             tries = tries_of(composition, self.restarts)
         except NotApplicable as reason:
             return {victim.index: reason for victim in group}
@@ -239,6 +242,13 @@ class IterativeAttack(Attack):
         )
         self.compile_seconds += solution.compile_seconds
         return solution
+
+
+def _with_labels(composition: Composition, setting: Setting, threat_model: ThreatModel) -> Composition:
+    """With the labels among the unknowns, where nobody knows them."""
+    if threat_model.labels != "unknown" or any(unknown.owns("labels") for unknown in composition.unknowns):
+        return composition
+    return replace(composition, unknowns=[*composition.unknowns, SoftLabels(setting)])
 
 
 def _evaluator(composition: Composition, setting: Setting, problems: Problems) -> Evaluator:

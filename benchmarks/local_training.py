@@ -5,7 +5,8 @@
 One row per local training and attacker: `told` is granted all of it, `plain` assumes that as many steps of plain SGD at
 the same learning rate were taken, `algebra` is the closed form `first_linear`, granted all of it, `floor` guesses the
 mean image. PSNR in [0, 1] pixels, of the images that training took, and of the mean image where an attack declines.
-Each step sees an image of its own. Nothing is drawn unless there is `--dropout`.
+Each step sees an image of its own. Nothing is drawn unless there is `--dropout`. With `--labels unknown` the attack looks
+for the labels too, and the column `labels` is the share that it has right.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from statistics import median
+from statistics import mean, median
 
+import torch
 from known_defenses import clients, psnr
 
 import attacks
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--attack", default="inverting_gradients")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--bias", action="store_true")
+    parser.add_argument("--labels", choices=["known", "inferred", "unknown"], default="known")
     parser.add_argument("--only", nargs="+", default=list(TRAININGS), help="names of local trainings, or parts of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
@@ -61,12 +64,12 @@ def main() -> None:
         return
     budget = f"{arguments.victims} victims, {arguments.iterations} iterations"
     victim = f"mlp {'with' if arguments.bias else 'without'} bias, dropout {arguments.dropout:g}, mnist"
-    print(f"{arguments.attack} on {victim}, {budget}")
-    print(f"{'local training':<36}{'knows':>7}{'min':>8}{'median':>8}{'stopped':>11}{'seconds':>9}")
+    print(f"{arguments.attack} on {victim}, {budget}, labels {arguments.labels}")
+    print(f"{'local training':<36}{'knows':>8}{'min':>8}{'median':>8}{'labels':>8}{'stopped':>11}{'seconds':>9}")
     for row in rows:
         print(
-            f"{row['local']:<36}{row['knows']:>7}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
-            f"{row['stopped']:>11}{row['seconds']:>9.1f}"
+            f"{row['local']:<36}{row['knows']:>8}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
+            f"{_share(row['labels_right']):>8}{row['stopped']:>11}{row['seconds']:>9.1f}"
         )
 
 
@@ -76,6 +79,9 @@ def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> l
     shape, classes = dataset.input_shape, len(dataset.classes)
     model = models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed)
     assumed = replace(local, optimizer=SGD(), clip_norm=None, proximal=0, label_smoothing=0)
+    true = [one.labels for one in seen]
+    if arguments.labels != "known":
+        seen = [replace(one, labels=None) for one in seen]
     plain = [replace(one, local=assumed) for one in seen]
     guesses = attacks.create("null_mean").run(seen, ThreatModel(), model, seed=arguments.seed)
     rows = []
@@ -86,23 +92,31 @@ def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> l
         ("floor", seen, attacks.create("null_mean")),
     ):
         began = time.perf_counter()
-        answers = attack.run(observations, ThreatModel(), model, seed=arguments.seed)
-        scores, why = [], set[str]()
-        for truth, answer, guess in zip(truths, answers, guesses):
+        answers = attack.run(observations, ThreatModel(labels=arguments.labels), model, seed=arguments.seed)
+        scores, why, right = [], set[str](), []
+        for truth, answer, guess, labels in zip(truths, answers, guesses, true):
             declined = isinstance(answer, NotApplicable)
             scores.append(psnr(truth, guess if declined else answer, dataset))
             why.add("declined" if declined else answer.stopped or "")
+            if not declined and answer.labels is not None and labels is not None:  # in any order
+                counts = (torch.bincount(each, minlength=classes) for each in (answer.labels, labels))
+                right.append(float(torch.minimum(*counts).sum()) / len(labels))
         rows.append(
             {
                 "local": name,
                 "knows": knows,
                 "min_psnr": min(scores),
                 "median_psnr": median(scores),
+                "labels_right": mean(right) if right else None,
                 "stopped": "/".join(sorted(why))[:10],
                 "seconds": time.perf_counter() - began,
             }
         )
     return rows
+
+
+def _share(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else "-"
 
 
 if __name__ == "__main__":

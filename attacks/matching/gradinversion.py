@@ -38,7 +38,11 @@ class GradInversion(IterativeAttack):
         group: weight of the restarts' agreement; with one restart there is nothing to agree on.
     """
 
-    requires: ClassVar = {**IterativeAttack.requires, "batch_norm": ("running", "batch")}
+    requires: ClassVar = {
+        **IterativeAttack.requires,
+        "labels": ("known", "inferred", "unknown"),
+        "batch_norm": ("running", "batch"),
+    }
 
     restarts: int = 4
     total_variation: float = 1e-4

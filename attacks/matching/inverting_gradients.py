@@ -24,6 +24,7 @@ class InvertingGradients(IterativeAttack):
     The model is deterministic: this attack takes no notice of dropout, which is how dropout seems to stop it.
     """
 
+    requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
     adapts: ClassVar = {"clip": None}  # the cosine does not see lengths
 
     def compose(self, setting: Setting) -> Composition:
