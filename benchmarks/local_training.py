@@ -5,8 +5,8 @@
 One row per local training and attacker: `told` is granted all of it, `plain` assumes that as many steps of plain SGD at
 the same learning rate were taken, `algebra` is the closed form `first_linear`, granted all of it, `floor` guesses the
 mean image. PSNR in [0, 1] pixels, of the images that training took, and of the mean image where an attack declines.
-Each step sees an image of its own. Nothing is drawn unless there is `--dropout`. With `--labels unknown` the attack looks
-for the labels too, and the column `labels` is the share that it has right.
+Each step sees an image of its own. Nothing is drawn unless there is `--dropout`. With `--labels unknown` the attack
+looks for the labels too, and the column `labels` is the share that it has right.
 """
 
 from __future__ import annotations
