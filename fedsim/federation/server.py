@@ -136,7 +136,7 @@ class CaptureWriter:
         learnt = revealed(seen.sent, buffers)
         if captures and learnt == "batch":  # of several batches, each normalised by itself: of none of them
             learnt = "running"
-        derived = {"client_mode": local.mode, "batch_norm": learnt}
+        derived: dict[str, str] = {"client_mode": local.mode, "batch_norm": learnt}
         if captures:
             derived["aggregation"] = f"sum_of_{len(captures)}"
         observations.save(self.directory, observation, model=plan.model_spec(), derived=derived)
