@@ -13,25 +13,29 @@ from attacks import ThreatModel
 from attacks.observation import SUM
 from attacks.statistics import of_batches
 from fedsim import models, observations, truth
+from fedsim.answers import JobSpec
 from fedsim.federation.eavesdropper import Capture
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import CaptureWriter
 from fedsim.local import train
 from fedsim.runs.attack import attack
+from fedsim.scenario.schema import Engine
 from fedsim.scoring.job import score_job
 from fedsim.truth import Truth
 
 
 def rows_of(cell: Path, folder: Path, round: int = 1) -> pl.DataFrame:
     """The rows of GradInversion on the first client of a cell."""
-    spec = {
-        "attack": {"name": "gradinversion", "iterations": 2, "restarts": 1},
-        "round": round,
-        "clients": [observations.listed(cell)[0][1]],
-        "threat_model": ThreatModel().as_dict(),
-        "engine": {"device": "cpu", "dtype": "float32", "chunk": 1, "compile": "never"},
-        "seed": 0,
-    }
+    spec = JobSpec(
+        cell="cell",
+        round=round,
+        clients=(observations.listed(cell)[0][1],),
+        attack={"name": "gradinversion", "iterations": 2, "restarts": 1},
+        grants={},
+        engine=Engine(device="cpu", compile="never"),
+        seed=0,
+        version="",
+    )
     attack(cell, folder / "job", spec)
     score_job(cell, folder / "job", folder / "score", key="k", metrics=["mse"])
     return pl.read_parquet(folder / "score" / "rows.parquet")
