@@ -24,7 +24,7 @@ import attacks
 from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
 from defenses.client.round import ClientRound, play
 from fedsim import data, models
-from fedsim.federation.start import train
+from fedsim.federation.start import train_centrally
 from fedsim.local import generators
 from fedsim.random import rng_for
 
@@ -71,7 +71,7 @@ def clients(
     shape, classes = dataset.input_shape, len(dataset.classes)
     spec = {"name": "resnet18", "width": arguments.width, "dropout": 0.0}
     model = models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed)
-    train(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.05, seed=arguments.seed)
+    train_centrally(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.05, seed=arguments.seed)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
     truths, seen = [], []
