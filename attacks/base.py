@@ -87,6 +87,7 @@ class Attack:
         given: what this attack is run with whatever the scenario grants, e.g. `{"noise": "known"}` for the oracle WIIG;
             the result rows show it.
         oracle: True if `given` holds something that no real server has.
+        solves: True for the closed forms, which search for nothing, so that a search can start from what they find.
         floor: True for the null attacks, which stand in every comparison.
         adapts: the defenses that this attack takes into account, each with the field of the threat model that must be
             `known` for it, or None where the attack is the same with and without the defense, e.g. `{"clip": None}` of
@@ -101,11 +102,13 @@ class Attack:
     requires: ClassVar[Mapping[str, Sequence[str]]] = {}
     given: ClassVar[Mapping[str, str]] = {}
     oracle: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
     floor: ClassVar[bool] = False
     adapts: ClassVar[Mapping[str, str | None]] = {}
     replays: ClassVar[bool] = False
     seeks_noise: ClassVar[bool] = False
     ignores: ClassVar[Collection[str]] = ()
+    later: ClassVar[Collection[str]] = ()
 
     compile: Compile = "auto"
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""

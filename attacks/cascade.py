@@ -13,7 +13,7 @@ from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.iterative import IterativeAttack
 from attacks.observation import Observation, ThreatModel
 from attacks.rivals import kept_images
-from attacks.unknowns import NOISE
+from attacks.starts import beginning
 
 FALLBACKS = ("cut", "mask_readout", "dropout_inversion")
 """What optimises where no closed form is certain: the attack that has most read off the update comes first."""
@@ -139,16 +139,5 @@ def _closed_forms() -> Mapping[str, type[ClosedForm]]:
 
 
 def _learnt(trials: Mapping[int, _Trial]) -> Callable[[Observation], Mapping[str, Tensor]]:
-    """Where to start with an observation: at the image and the masks of a closed form that was not certain.
-
-    Of a batch only masks would help, since a closed form does not know which of its images has which label.
-    """
-
-    def start(observation: Observation) -> Mapping[str, Tensor]:
-        partial = trials[id(observation)].partial
-        if partial is None or len(partial.images) != 1:
-            return {}
-        noise = {NOISE + path: value for path, value in (partial.noise or {}).items()}
-        return {"images": partial.images, **noise}
-
-    return start
+    """Where to start with an observation: at the answer of a closed form that was not certain."""
+    return lambda observation: beginning(trials[id(observation)].partial)

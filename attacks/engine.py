@@ -6,7 +6,7 @@ between checks nothing waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -26,6 +26,9 @@ CURVE_POINTS = 200
 
 Watch = Callable[[int, Tensor, Guess], None]
 """Called before every step with (iteration, problem numbers (M,), their present guess), for measurements only."""
+
+Redraw = Callable[[Sequence[int]], Guess]
+"""From problem numbers to a part of their guess that is another one in each iteration, (M, ...)."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def solve(
     compile: Compile = "never",
     progress: Progress | None = None,
     watch: Watch | None = None,
+    redraw: Redraw | None = None,
 ) -> Solution:
     """Minimise `objective(update(guess), observed update) + priors(guess)` for N problems at once.
 
@@ -93,6 +97,8 @@ def solve(
             whole[numbers[rows]] = state[name][rows]
 
     for iteration in range(schedule.iterations):
+        if redraw is not None and iteration:
+            known |= redraw(numbers.tolist())
         if watch is not None:
             watch(iteration, numbers, {**known, **layout.guess(state["point"])})
         running = state["running"]

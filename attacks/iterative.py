@@ -23,14 +23,15 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Progress, Reconstruction
-from attacks.engine import Composition, Schedule, Solution, Watch, solve
+from attacks.engine import Composition, Redraw, Schedule, Solution, Watch, solve
 from attacks.evaluators import Beliefs, Evaluator, choose
 from attacks.observation import Observation, ThreatModel
 from attacks.precision import floor
 from attacks.problems import Known, Problems, tries_of
 from attacks.recording import VICTIMS, Recorder, both
+from attacks.starts import RANDOM, check_start, found_by
 from attacks.step import Layout
-from attacks.unknowns import NOISE, Setting, SoftLabels
+from attacks.unknowns import NOISE, Anew, Setting, SoftLabels
 from attacks.updates import order_of, out_of_memory, with_zeros
 from attacks.victim import Victim, setting_of
 
@@ -54,6 +55,12 @@ class IterativeAttack(Attack):
             it is at a random start and has settled, or when rounding explains what is left of it; 0: never.
         plateau: iterations without improvement after which the learning rate falls by 10.
         patience: iterations without improvement after which a victim is given up.
+        start: where the first of a victim's starts lies: `random`, or what the closed form of this name makes of the
+            update, right or not, as `first_linear`. Where that declines, it is random, and `details` say so.
+        draws: what stands for draws of the model that are neither known nor looked for: `rest`, what the model computes
+            without them; or `anew`, another draw in each iteration, of layers too that are part of an unknown defense.
+        compared: `told`, of the update what a defense that is known leaves to say (`Defense.selection`), as what was
+            not pruned, or the parameters before a bottleneck; or `all` that came back.
     """
 
     requires: ClassVar = {
@@ -64,6 +71,7 @@ class IterativeAttack(Attack):
 
     replays: ClassVar = True
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")
+    later: ClassVar = ("start", "draws", "compared")
 
     iterations: int = 20_000
     restarts: int = 1
@@ -72,6 +80,9 @@ class IterativeAttack(Attack):
     tolerance: float = 5e-6
     plateau: int = 800
     patience: int = 4_000
+    start: str = RANDOM
+    draws: str = "rest"
+    compared: str = "told"
 
     def __post_init__(self) -> None:
         self.watch: Watch | None = None  # for measurements: sees every step and can change nothing
@@ -81,10 +92,22 @@ class IterativeAttack(Attack):
         self._weights("total_variation", "tolerance")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"{self.name}: learning_rate = {self.learning_rate!r} is not a positive number")
+        check_start(self.name, self.start)
+        for key, words in (("draws", ("rest", "anew")), ("compared", ("told", "all"))):
+            if getattr(self, key) not in words:
+                raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is neither {' nor '.join(words)}")
 
     @abstractmethod
     def compose(self, setting: Setting) -> Composition:
         """The attack: unknowns + objective + priors."""
+
+    def narrowed(self, setting: Setting) -> Setting:
+        """The part of the client's round that this attack looks at: all of it."""
+        return setting
+
+    def learnt(self, observation: Observation, labels: Tensor | None, setting: Setting) -> Mapping[str, Tensor]:
+        """What this attack reads off one victim's update of the guess that it optimises, to start from: nothing."""
+        return {}
 
     def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:
         """What this attack substitutes for the stochastic layers' draws, (B, ...) by module path: nothing."""
@@ -125,10 +148,12 @@ class IterativeAttack(Attack):
         results: dict[int, Reconstruction | NotApplicable] = {}
         groups: list[list[Victim]] = []
         needs_labels = "labels" in self.requires and threat_model.labels != "unknown"
+        found = found_by(self.start, observations, threat_model, model, seed=seed)
         for index, (observation, sites) in enumerate(zip(observations, read, strict=True)):
             try:
                 self.check(threat_model)
                 victim = Victim.of(index, observation, threat_model, model, needs_labels=needs_labels, read=sites)
+                victim = victim.begun(found[index], self.warm_start(observation))
             except NotApplicable as reason:
                 results[index] = reason
                 continue
@@ -165,7 +190,7 @@ class IterativeAttack(Attack):
     ) -> dict[int, Reconstruction | NotApplicable]:
         """All victims of a group and all their restarts, at once."""
         try:
-            setting = setting_of(group[0], threat_model, model)
+            setting = self.narrowed(setting_of(group[0], threat_model, model))
             composition = _with_labels(self.compose(setting), setting, threat_model)
             tries = tries_of(composition, self.restarts)
         except NotApplicable as reason:
@@ -174,9 +199,13 @@ class IterativeAttack(Attack):
         if not known:
             return results
         like = next(setting.model.parameters())
-        problems = Problems.of(known, tries, composition, like=like, seed=seed, warm_start=self.warm_start)
+        problems = Problems.of(known, tries, composition, matched=setting.matched, like=like, seed=seed)
         try:
-            evaluator = _evaluator(composition, setting, problems)
+            redraw = None
+            if self.draws == "anew":
+                redraw = Anew(setting, [*problems.known, *problems.start], problems.generators("draws", seed))
+                problems = replace(problems, known={**problems.known, **redraw(range(len(problems)))})
+            evaluator = _evaluator(composition, setting, problems, selects=self.compared == "told")
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in problems.victims}
         recorder = Recorder(
@@ -187,7 +216,7 @@ class IterativeAttack(Attack):
             std=setting.std,
         )
         watch = both(self.watch, recorder) if self.record_every else self.watch
-        solution = self._solved(composition, setting, problems, evaluator, watch, progress)
+        solution = self._solved(composition, setting, problems, evaluator, watch, progress, redraw)
         for victim, problem, answer in problems.best(solution):
             if isinstance(answer, Reconstruction):
                 curve = solution.curves[problem]
@@ -202,13 +231,15 @@ class IterativeAttack(Attack):
         known: list[Known] = []
         declined: dict[int, Reconstruction | NotApplicable] = {}
         for victim in group:
+            whole = with_zeros(victim.observation, victim.given)
             try:
-                held = self.known(with_zeros(victim.observation, victim.given), victim.labels, setting)
+                held = self.known(whole, victim.labels, setting)
+                start = {**self.learnt(whole, victim.labels, setting), **victim.start}
                 taken = composition.taken(victim.observation)
             except NotApplicable as reason:
                 declined[victim.index] = reason
             else:
-                known.append(Known(victim, held, taken))
+                known.append(Known(replace(victim, start=start), held, taken))
         return known, declined
 
     def _solved(
@@ -219,6 +250,7 @@ class IterativeAttack(Attack):
         evaluator: Evaluator,
         watch: Watch | None,
         progress: Progress | None,
+        redraw: Redraw | None,
     ) -> Solution:
         schedule = Schedule(
             iterations=self.iterations,
@@ -239,6 +271,7 @@ class IterativeAttack(Attack):
             compile=self.compile,
             progress=progress,
             watch=watch,
+            redraw=redraw,
         )
         self.compile_seconds += solution.compile_seconds
         return solution
@@ -251,8 +284,11 @@ def _with_labels(composition: Composition, setting: Setting, threat_model: Threa
     return replace(composition, unknowns=[*composition.unknowns, SoftLabels(setting)])
 
 
-def _evaluator(composition: Composition, setting: Setting, problems: Problems) -> Evaluator:
+def _evaluator(composition: Composition, setting: Setting, problems: Problems, *, selects: bool) -> Evaluator:
     layout = Layout(problems.start, composition.unknowns)
     guess = {**problems.known, **layout.guess(layout.pack(problems.start))}
     beliefs = Beliefs(composition.asking, problems.taken)
-    return choose(setting.round, composition.objective, problems.observed, guess, list(problems.start), beliefs=beliefs)
+    names = list(problems.start)
+    return choose(
+        setting.round, composition.objective, problems.observed, guess, names, beliefs=beliefs, selects=selects
+    )

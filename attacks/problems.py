@@ -88,35 +88,41 @@ class Problems:
         tries: Sequence[Try],
         composition: Composition,
         *,
+        matched: Sequence[str],
         like: Tensor,
         seed: int,
-        warm_start: Callable[[Observation], Tensors],
     ) -> Problems:
         """Of victims with what is known of each, before what is tried.
 
         Args:
+            matched: the parameters whose updates are compared.
             like: a tensor on the device and in the dtype to work in.
             seed: of the random starts.
-            warm_start: values by name for a victim's first start that are better than random ones.
         """
         victims = [each.victim for each in known]
-        warm = [warm_start(victim.given) for victim in victims]
         starts = [
-            _start(composition, seed, victim.observation, each.restart, better if each.restart == 0 else {})
-            for victim, better in zip(victims, warm)
+            _start(composition, seed, victim.observation, each.restart, victim.start if each.restart == 0 else {})
+            for victim in victims
             for each in tries
         ]
         cold = [_start(composition, seed, victim.observation, 0, {}) for victim in victims for _ in tries]
         return cls(
             victims=victims,
             tries=tries,
-            observed=_stack([victim.update for victim in victims for _ in tries], like),
+            observed=_stack([{n: v.update[n] for n in matched} for v in victims for _ in tries], like),
             known=_stack([{**own.held, **each.fixed} for own in known for each in tries], like),
             start=_stack(starts, like),
             cold=_stack(cold, like),
             roundings=_stack([rounding(victim.observation) for victim in victims for _ in tries], like),
             taken=_stack([own.taken for own in known for _ in tries], like),
         )
+
+    def __len__(self) -> int:
+        return len(self.victims) * len(self.tries)
+
+    def generators(self, purpose: str, seed: int) -> list[torch.Generator]:
+        """One for each problem."""
+        return [_generator(seed, purpose, v.observation, each.restart) for v in self.victims for each in self.tries]
 
     def of_victims(self, accepted: Callable[[Victim], bool]) -> list[int]:
         """The numbers of the problems of some victims."""
@@ -131,11 +137,15 @@ class Problems:
             yield victim, problem, _answer(solution, problem, victim, self.tries[place].fixed)
 
 
+def _generator(seed: int, purpose: str, observation: Observation, restart: int) -> torch.Generator:
+    return generator_for(seed, purpose, round=observation.round, client=observation.client, restart=restart)
+
+
 def _start(
     composition: Composition, seed: int, observation: Observation, restart: int, warm: Tensors
 ) -> dict[str, Tensor]:
     def draw(purpose: str) -> torch.Generator:
-        return generator_for(seed, purpose, round=observation.round, client=observation.client, restart=restart)
+        return _generator(seed, purpose, observation, restart)
 
     random = {name: value for unknown in composition.unknowns for name, value in unknown.start(draw).items()}
     return {name: warm.get(name, value).to(value) for name, value in random.items()}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -224,12 +224,60 @@ class Noise(Unknown):
         return [joined(list(draws), site.axes) for draws in itertools.product(support, repeat=self._steps(site))]
 
     def _drawn(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        site = self.sites[name]
-        if "example" in site.axes:  # all at once, as one step of as many examples
-            return site.relax(site.sample(torch.zeros(sum(self.sizes), *shape[1:]), generator))
-        steps = self.sizes if "step" in site.axes else self.sizes[:1]
-        draws = [site.relax(site.sample(torch.zeros(shape), generator)) for _ in steps]
-        return joined(draws, site.axes)
+        return _of_all_steps(self.sites[name], shape, self.sizes, generator, self.sites[name].relax)
+
+
+class Anew:
+    """What stands for draws that are neither known nor looked for, where it is another draw in each iteration.
+
+    The layers that an unknown defense has left at rest in the attacker's model draw as well, as the model does that was
+    sent.
+
+    Args:
+        taken: the names of the guess that are known or looked for.
+        generators: of each problem, of the CPU.
+    """
+
+    def __init__(self, setting: Setting, taken: Collection[str], generators: Sequence[torch.Generator]) -> None:
+        self._sizes, self._generators = setting.sizes, generators
+        self._like = next(setting.model.parameters())
+        self._layers: dict[str, tuple[StochasticLayer, torch.Size]] = {}
+        if setting.model.training:
+            for layer in setting.model.modules():
+                if isinstance(layer, StochasticLayer):
+                    layer.resting = False
+            shapes = noise_inputs(setting.model, setting.sizes[0], setting.input_shape)
+            layers = stochastic_layers(setting.model)
+            self._layers = {p: (layers[p], shape) for p, shape in shapes.items() if NOISE + p not in taken}
+
+    def __call__(self, problems: Sequence[int]) -> dict[str, Tensor]:
+        """The next draws of these problems, (M, ...) by name."""
+        return {
+            NOISE + path: torch.stack(
+                [_of_all_steps(layer, shape, self._sizes, self._generators[number]) for number in problems]
+            ).to(self._like)
+            for path, (layer, shape) in self._layers.items()
+        }
+
+
+def _of_all_steps(
+    site: Site,
+    shape: torch.Size,
+    sizes: Sequence[int],
+    generator: torch.Generator,
+    then: Callable[[Tensor], Tensor] = lambda noise: noise,
+) -> Tensor:
+    """What a site draws in all steps, as one tensor.
+
+    Args:
+        shape: of what it acts on in the first step.
+        sizes: how many examples each step has.
+        then: what is made of each draw.
+    """
+    if "example" in site.axes:  # all at once, as one step of as many examples
+        return then(site.sample(torch.zeros(sum(sizes), *shape[1:]), generator))
+    steps = sizes if "step" in site.axes else sizes[:1]
+    return joined([then(site.sample(torch.zeros(shape), generator)) for _ in steps], site.axes)
 
 
 def _too_many(sites: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import NotApplicable
+from attacks.base import NotApplicable, Reconstruction
 from attacks.labels import infer_labels
 from attacks.observation import Observation, ThreatModel
+from attacks.starts import beginning
 from attacks.unknowns import Setting, noise_inputs, noise_sites
 from attacks.updates import (
     as_one_batch,
@@ -37,6 +38,7 @@ class Victim:
         observation: what of it can be matched, as `trained_part` says.
         details: what the answer is to say of the labels, where they were inferred.
         read: the random sites whose draws its update gives away, so that nothing has to look for them.
+        start: values by name, of the guess, for its first start that are better than random ones.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Victim:
     update: Mapping[str, Tensor]
     kind: Literal["gradient", "delta"]
     read: frozenset[str]
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -80,6 +83,21 @@ class Victim:
             kind="delta" if found is None else "gradient",
             read=read,
         )
+
+    def begun(self, found: Reconstruction | NotApplicable | None, learnt: Mapping[str, Tensor]) -> Victim:
+        """The same victim, whose first start is what was found, and what was learnt otherwise.
+
+        Args:
+            found: the answer of a closed form; None if none was asked.
+        """
+        start = {**beginning(found), **learnt}
+        if found is None:
+            return replace(self, start=start)
+        if isinstance(found, NotApplicable):
+            began = f"random: {found}"
+        else:
+            began = found.details["stage"] if "images" in start else "random: of a batch it is not known which is which"
+        return replace(self, start=start, details={**self.details, "start": began})
 
     def like(self, other: Victim) -> bool:
         """Whether both received the same model and computed the same thing with it, so that they can run together."""

@@ -2,9 +2,12 @@
 
     python benchmarks/known_defenses.py --victims 16 --iterations 3000
 
-One row per defense and attacker, on bundled MNIST images, a fresh MLP without bias (`--bias` for one with), batch 1, a
-shared gradient. Where a client drew what can be looked for, such as masks, one attacker looks for it, and the oracle is
-told it. PSNR in [0, 1] pixels of the answer with the lowest attack loss; steps a second are those of a victim.
+One row per defense and attacker, on bundled MNIST images, a fresh MLP without bias (`--bias` for one with; `--model`),
+batch 1, a shared gradient. Where a client drew what can be looked for, such as masks, one attacker looks for it, and
+the oracle is told it. PSNR in [0, 1] pixels of the answer with the lowest attack loss, and the median of that loss;
+steps a second are those of a victim. Keys of the attack are given as JSON, for instance what it starts from:
+
+    python benchmarks/known_defenses.py --only pruning --keys '{"start": "first_linear"}'
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from torch import Tensor
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks.cascade import Cascade
+from attacks.iterative import IterativeAttack
 from defenses import compose
 from defenses.client.round import ORDER, ClientRound, play
 from defenses.client.training import freeze
@@ -55,8 +60,11 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "sign": {"name": "sign"},
     "quantization, 16 levels": {"name": "quantization", "levels": 16},
     "dp_sgd, noise 0.01": {"name": "dp_sgd", "noise_multiplier": 0.01},
+    "precode": {"name": "precode"},
     "dropconnect, p 0.3": {"name": "dropconnect", "p": 0.3},
 }
+
+ATTACKERS = ["no", "yes", "seeks", "oracle"]
 
 
 def main() -> None:
@@ -64,6 +72,9 @@ def main() -> None:
     parser.add_argument("--victims", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=3_000)
     parser.add_argument("--attack", default="inverting_gradients")
+    parser.add_argument("--keys", type=json.loads, default={}, help="further keys of the attack, as JSON")
+    parser.add_argument("--knows", nargs="+", choices=ATTACKERS, default=ATTACKERS, help="whom to measure")
+    parser.add_argument("--model", choices=["mlp", "lenet"], default="mlp")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--bias", action="store_true")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of names of defenses")
@@ -76,12 +87,15 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{arguments.attack} on mlp, mnist, {arguments.victims} victims, at most {arguments.iterations} iterations")
-    print(f"{'defense':<26}{'knows it':>9}{'min':>8}{'median':>8}{'steps/s':>9}  stopped")
+    print(
+        f"{arguments.attack} {json.dumps(arguments.keys)} on {arguments.model}, mnist, {arguments.victims} victims, "
+        f"at most {arguments.iterations} iterations"
+    )
+    print(f"{'defense':<26}{'knows it':>9}{'min':>8}{'median':>8}{'loss':>10}{'steps/s':>9}  stopped")
     for row in rows:
         print(
             f"{row['defense']:<26}{row['knows']:>9}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
-            f"{row['steps_per_second']:>9.0f}  {row['stopped']}"
+            f"{row['median_loss']:>10.1e}{row['steps_per_second']:>9.0f}  {row['stopped']}"
         )
 
 
@@ -156,7 +170,8 @@ def psnr(truth: Tensor, answer: Reconstruction, dataset: data.Dataset) -> float:
 
 
 def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    described: dict[str, Any] = {"name": "mlp", "bias": arguments.bias, "dropout": arguments.dropout}
+    described: dict[str, Any] = {"name": arguments.model, "dropout": arguments.dropout}
+    described |= {"bias": arguments.bias} if arguments.model == "mlp" else {}
     truths, seen, dataset = clients(described, [spec], arguments)
     rows = []
     attackers: list[tuple[str, str, tuple[dict[str, Any]] | None]] = [
@@ -166,7 +181,11 @@ def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> l
     if seen[0].noise:
         attackers += [("seeks", "dropout_inversion", (spec,)), ("oracle", "well_informed", (spec,))]
     for knows, algorithm, granted in attackers:
-        attack = attacks.create(algorithm, iterations=arguments.iterations)
+        if knows not in arguments.knows:
+            continue
+        iterates = issubclass(attacks.get(algorithm), (IterativeAttack, Cascade))
+        keys = {"iterations": arguments.iterations} if iterates else {}
+        attack = attacks.create(algorithm, **keys, **(arguments.keys if algorithm == arguments.attack else {}))
         attack.compile = arguments.compile
         known = {**described, "defenses": [spec], "resting": granted is None}
         shape, classes = dataset.input_shape, len(dataset.classes)
@@ -178,13 +197,14 @@ def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> l
         if declined:
             raise SystemExit(f"{name}: {declined[0]}")
         scores = [psnr(truth, answer, dataset) for truth, answer in zip(truths, answers)]
-        why = Counter(answer.stopped for answer in answers)
+        why = Counter(answer.stopped or "solved" for answer in answers)
         rows.append(
             {
                 "defense": name,
                 "knows": knows,
                 "min_psnr": min(scores),
                 "median_psnr": median(scores),
+                "median_loss": median(answer.loss for answer in answers),
                 "steps_per_second": sum(answer.iterations for answer in answers) / seconds,
                 "stopped": ", ".join(f"{reason} {count}" for reason, count in why.items()),
             }

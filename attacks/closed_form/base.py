@@ -115,6 +115,7 @@ class ClosedForm(Attack):
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual",)}
     adapts: ClassVar[Mapping[str, str | None]] = {"dropout": None, "clip": None}  # linear, whatever was dropped
     ignores: ClassVar[tuple[str, ...]] = ("labels", "noise", "auxiliary_data")
+    solves: ClassVar[bool] = True
     strength: ClassVar[int] = 0
     weighs: ClassVar[bool] = False
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
+from attacks.closed_form.incomplete import pruned
 from attacks.closed_form.masks import Masks
 from attacks.labels import infer_labels
 from attacks.precision import COMPUTED
@@ -150,6 +151,9 @@ class _Match:
         self.direction, self.labels = direction, labels.to(direction.device)
         self.noise = {path: mask.double() for path, mask in masks.read.items()}
         observed = {name: puzzle.gradient(name) for name in self.parameters}
+        # entries that a client is known to have taken away say nothing: only what it sent is compared
+        sent = puzzle.observation.update if pruned(puzzle.observation) else {}
+        self.left = {name: sent[name] != 0 for name in observed if name in sent}
         self.precision = {name: _precision(known, blur) for name, known in (puzzle.estimates or {}).items()}
         # rounding errs in no way that is known, and all of it may go into the length; errors of known precision do not
         entries = sum(int(value.count_nonzero()) for value in self.precision.values())
@@ -177,7 +181,7 @@ class _Match:
         return {name: value.div_(norm) for name, value in found.items()}
 
     def _weighed(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value * self.precision.get(name, 1.0) for name, value in gradient.items()}
+        return {n: v * self.precision.get(n, 1.0) * self.left.get(n, 1.0) for n, v in gradient.items()}
 
 
 def _precision(known: Estimate, blur: float) -> Tensor:

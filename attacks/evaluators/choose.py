@@ -31,6 +31,7 @@ def choose(
     unknowns: Sequence[str],
     *,
     beliefs: Beliefs | None = None,
+    selects: bool = True,
 ) -> Evaluator:
     """The fastest evaluator that is right for this round.
 
@@ -38,13 +39,17 @@ def choose(
     only. No inspection of modules can show that, so its answer is compared once with the general evaluator's. It works
     on factors of the gradients, in the model's precision, so that it cannot serve an exact objective.
 
+    Args:
+        selects: whether entries that a known defense leaves nothing to say of are left out.
+
     Raises:
         NotApplicable: the general evaluator cannot serve the model either.
     """
-    kept, beliefs = _kept(round, observed), beliefs or Beliefs()
+    kept, beliefs = _kept(round, observed) if selects else None, beliefs or Beliefs()
     general = General(round, objective, observed, kept=kept, beliefs=beliefs)
-    first = _first(observed)
-    few = General(round, objective, first, kept=_kept(round, first), beliefs=beliefs.of(FEW))
+    few = General(
+        round, objective, _first(observed), kept=None if kept is None else _first(kept), beliefs=beliefs.of(FEW)
+    )
     with replayed("replayed"):
         true = _judged(few, _first(example), unknowns)
     if objective.exact or objective.needs == "entries":

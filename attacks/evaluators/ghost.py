@@ -70,6 +70,7 @@ class Ghost(Evaluator):
         self._beliefs = beliefs or Beliefs()
         model = round.model
         self._model, self._objective, self._smoothing = model, objective, round.local.label_smoothing
+        self._term = round.defense.loss_term
         self._noisy: dict[str, StochasticLayer] = stochastic_layers(model)
         parameters = dict(model.named_parameters())
         self._names = [name for name in parameters if name in observed]
@@ -150,6 +151,7 @@ class Ghost(Evaluator):
             logits = functional_call(self._model, substituted, (images.flatten(0, 1),), tie_weights=False)
             targets = labels.flatten(0, 1)
             loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self._smoothing) / batch
+            loss = loss + problems * self._term(self._model)  # a mean over examples; `choose` sees any other
             for path, layer_calls in calls.items():
                 if len(layer_calls) != 1:
                     raise Unfit(f"{path} is called {len(layer_calls)} times in one forward pass")
@@ -223,12 +225,12 @@ class Ghost(Evaluator):
 
 
 def _refuse(round: ClientRound) -> None:
-    """Raise Unfit unless what is sent is the gradient of one step of cross-entropy, or a multiple of it."""
+    """Raise Unfit unless what is sent is the gradient of one step of cross-entropy and of a term beside it, or a
+    multiple of that."""
     if round.share != "gradient" or round.local.clip_value is not None:
         raise Unfit("what is sent is no gradient")
     defense = round.defense
-    plain = not (defense.replaces_gradient or defense.changes_batch or defense.changes_loss)
-    if not plain or not (defense.keeps_direction or defense.selects_only):
+    if defense.replaces_gradient or defense.changes_batch or not (defense.keeps_direction or defense.selects_only):
         raise Unfit("the defense changes more of the gradient than its length")
 
 
@@ -293,6 +295,12 @@ def _chosen(part: Part, *, observed: Tensor, counted: Tensor) -> tuple[Tensor, T
     return (formed * observed).sum(1), formed.square().sum(1)
 
 
+def _nothing(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """A parameter of which nothing is compared. observed: (N, 1)."""
+    zero = observed.new_zeros(len(observed))
+    return zero, zero
+
+
 def _select(part: Part, observed: Tensor, kept: Tensor) -> tuple[Form, dict[str, Tensor]]:
     """The cheapest way to compare some entries of this parameter's gradient: kept (N, *shape)."""
     flat, mask = _rows(observed), _rows(kept)
@@ -308,7 +316,9 @@ def _select(part: Part, observed: Tensor, kept: Tensor) -> tuple[Form, dict[str,
 
 def _prepare(part: Part, observed: Tensor, kept: Tensor | None) -> tuple[Form, dict[str, Tensor]]:
     """The cheapest way to compare this parameter's gradient, formed or by its factors, and what it needs to hold."""
-    if kept is not None:
+    if kept is not None and not kept.any():
+        return _nothing, {"observed": _rows(observed)[:, :1].double()}
+    if kept is not None and not kept.all():
         return _select(part, observed, kept)
     if not isinstance(part, Outer):
         return _formed, {"observed": _rows(observed).double()}

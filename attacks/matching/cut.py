@@ -1,84 +1,135 @@
-"""Cut: at batch size 1 the head of a model can be read off its update, dropout included; only what lies before it is
-left to be matched.
+"""Cut: at batch size 1 the vector that a linear layer sees can be read off its update, dropout included; only what lies
+before it is left to be matched.
 
-The gradient of a linear head is one outer product: its input h and the delta of the loss are exact (`attacks.head`;
-that an input can be read off a linear layer with bias is Phong et al., IEEE TIFS 2018), and so is the mask of the
-dropout before it (`attacks.closed_form.masks`). With delta held at what was observed, the loss may be replaced by the
-linear function `<delta, logits>`: the same gradient everywhere, and nothing random, no softmax and no label is left
-behind the features.
+The gradient of a linear layer on one vector is one outer product: its input h and the delta of all that lies behind it
+are exact (`attacks.head`; that an input can be read off a linear layer with bias is Phong et al., IEEE TIFS 2018), and
+so is the mask of the dropout before it (`attacks.closed_form.masks`). With delta held at what was observed, the loss
+may be replaced by the linear function `<delta, output>`: the same gradient everywhere before it, and nothing random, no
+softmax, no label and no term of a defense is left. So a variational bottleneck, which hides what lies behind its draw,
+hides nothing that lies before its encoder.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from attacks.base import NotApplicable, register
 from attacks.engine import Composition
-from attacks.head import find_head, read_head
+from attacks.head import Cut as Place
+from attacks.head import end_at, find_cut, read_head
 from attacks.matching.mask_readout import MaskReadout
 from attacks.observation import Observation
 from attacks.unknowns import Setting
-from attacks.updates import lacks
+from attacks.updates import known_defense, lacks
+from defenses.client.round import ClientRound
 
 
 class UpstreamAndFeatures:
-    """`1 - cos` of the gradients before the head, plus half the squared relative distance of the features at the head.
+    """`1 - cos` of the gradients before a layer, plus half the squared relative distance of the features at it.
 
-    With the delta held fixed the gradient of the head's weight is `delta h^T`, so that the features' distance is that
+    With the delta held fixed the gradient of the layer's weight is `delta h^T`, so that the features' distance is that
     of this one parameter. Near the optimum `1 - cos` is half the squared distance of the normalised gradients: both
     terms are measured alike, and have no weight to choose.
 
     Args:
-        upstream: the places of the matched parameters before the head, in the model's order.
-        head: the place of the head's weight.
+        upstream: the places of the matched parameters before the layer, in the model's order.
+        layer: the place of the layer's weight.
     """
 
     needs: Literal["products", "entries"] = "products"
     exact = False
 
-    def __init__(self, upstream: list[int], head: int) -> None:
-        self.upstream, self.head = upstream, head
+    def __init__(self, upstream: list[int], layer: int) -> None:
+        self.upstream, self.layer = upstream, layer
 
     def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
-        before = (scalars[:, self.upstream].sum(1) for scalars in (inner, simulated, observed))
-        product, ours, theirs = before
-        distance = simulated[:, self.head] - 2 * inner[:, self.head] + observed[:, self.head]
-        return 1 - product / (ours * theirs).sqrt() + distance / (2 * observed[:, self.head])
+        distance = simulated[:, self.layer] - 2 * inner[:, self.layer] + observed[:, self.layer]
+        features = distance / (2 * observed[:, self.layer])
+        if not self.upstream:
+            return features
+        product, ours, theirs = (scalars[:, self.upstream].sum(1) for scalars in (inner, simulated, observed))
+        return 1 - product / (ours * theirs).sqrt() + features
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Before(Setting):
+    """What lies before a cut: its model ends there."""
+
+    cut: Place
+
+    @property
+    def solved(self) -> bool:
+        """Whether the features are the image: there is nothing to be searched for, nor to be believed."""
+        return self.cut.untouched and not self.noise_inputs
 
 
 @register("cut")
 @dataclass(kw_only=True, eq=False)
 class Cut(MaskReadout):
-    """Match the features that the head saw and the gradients before it, with the head's delta and mask as observed:
+    """Match the features that a linear layer saw and the gradients before it, with its delta as observed:
 
         min_x  1 - cos(g(x), g*) + |h(x) - h*|^2 / (2 |h*|^2) + total_variation * TV(x)
 
-    with g the gradient of `<delta*, logits>` in the parameters before the head. For one image and one local step, and a
-    model that ends in a linear layer on one vector, as convolutional ones do. Masks elsewhere in the model are read or
-    optimised, as in the base. Without masks to search for it settles early, so that it waits less for an improvement.
+    with g the gradient of `<delta*, W h(x)>` in the parameters before the layer. For one image and one local step. The
+    layer is the earliest with a bias that sees one vector and that all passes through on its way to the loss; without
+    any, the head of a model that ends in a linear layer on one vector, as convolutional ones do. Where it sees the
+    image itself there is nothing left to be found.
+
+    Masks before the layer are read or optimised, as in the base; what is drawn behind it does not matter. Without masks
+    to search for it settles early, so that it waits less for an improvement.
     """
+
+    adapts: ClassVar = {**MaskReadout.adapts, "precode": None}
 
     plateau: int = 200
     patience: int = 1_000
 
+    def sought(self, twin: nn.Module, observation: Observation) -> Collection[str] | None:
+        term = known_defense(observation).loss_term
+        return find_cut(twin, observation.input_shape, observation.update.keys(), term).sites
+
+    def narrowed(self, setting: Setting) -> Setting:
+        """The model up to where it is cut, and a loss that is linear there."""
+        if setting.round.share != "gradient":
+            raise NotApplicable("the update does not reveal the gradient of its only step")
+        model, term = setting.model, setting.round.defense.loss_term
+        cut = find_cut(model, setting.input_shape, setting.matched, term)
+        left = {*cut.before, cut.head.weight}
+        if cut.before and not left & {*setting.matched} - {cut.head.weight}:
+            raise NotApplicable(lacks(f"all that lies before {'the head' if cut.head.last else cut.head.weight}"))
+        if not cut.before and not cut.untouched:
+            raise NotApplicable(f"no layer with parameters lies before {cut.head.weight}, which sees no image")
+        end_at(model, cut.head)
+        narrow = replace(
+            setting,
+            matched=tuple(name for name in setting.matched if name in left),
+            noise_inputs={path: shape for path, shape in setting.noise_inputs.items() if path in cut.sites},
+            round=ClientRound(model=model, batch_size=setting.round.batch_size),
+        )
+        return _Before(**{each.name: getattr(narrow, each.name) for each in fields(narrow)}, cut=cut)
+
     def compose(self, setting: Setting) -> Composition:
-        head = find_head(setting)
-        names = setting.matched
-        if head.weight not in names:
-            raise NotApplicable(lacks(f"the head's weight, {head.weight}"))
-        upstream = [place for place, name in enumerate(names) if name not in (head.weight, head.bias)]
-        if not any(name not in (head.weight, head.bias) for name, _ in setting.model.named_parameters()):
-            raise NotApplicable("no layer with parameters lies before the head")
-        if not upstream:
-            raise NotApplicable(lacks("all that lies before the head"))
-        return replace(super().compose(setting), objective=UpstreamAndFeatures(upstream, names.index(head.weight)))
+        assert isinstance(setting, _Before)
+        layer = setting.matched.index(setting.cut.head.weight)
+        upstream = [place for place in range(len(setting.matched)) if place != layer]
+        composition = replace(super().compose(setting), objective=UpstreamAndFeatures(upstream, layer))
+        return replace(composition, priors=()) if setting.solved else composition
 
     def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
+        assert isinstance(setting, _Before)
         assert labels is not None, "this attack requires labels"
-        delta = read_head(find_head(setting), observation, int(labels)).delta
-        # Cross-entropy with "probabilities" y that add up to zero is -<y, logits>, exactly: the softmax cancels.
-        y = (delta.mean() - delta)[None].to(next(setting.model.parameters()))
+        delta = read_head(setting.cut.head, observation, int(labels)).delta
+        y = torch.cat([-delta, delta.sum()[None]])[None].to(next(setting.model.parameters()))  # see `end_at`
         return {**super().known(observation, labels, setting), "labels": y}
+
+    def learnt(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
+        assert isinstance(setting, _Before)
+        assert labels is not None
+        if not setting.solved:
+            return {}
+        return {"images": read_head(setting.cut.head, observation, int(labels)).features.view(1, *setting.input_shape)}

@@ -7,7 +7,7 @@ optimised where they can be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -61,6 +61,27 @@ class MaskReadout(IterativeAttack):
     def known_noise(self, observation: Observation, setting: Setting) -> Mapping[str, Tensor]:
         return read_masks(setting.model, observation).read
 
+    def reading(self, observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Masks:
+        """What a victim's update says of the masks.
+
+        Raises:
+            NotApplicable: it says nothing that this attack could do with.
+        """
+        observation = with_zeros(trained_part(observation, model), observation)
+        twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
+        masks = read_masks(twin, observation)
+        if local_steps(observation) != 1 or (observation.batch_size not in (None, 1) and not masks.read):
+            raise NotApplicable("it takes one image in one step, not a batch")
+        sought = self.sought(twin, observation)
+        missing = [reason for path, reason in masks.unread.items() if sought is None or path in sought]
+        if missing and not masks.read:
+            raise NotApplicable(f"no mask can be read: {missing[0]}")
+        return masks
+
+    def sought(self, twin: nn.Module, observation: Observation) -> Collection[str] | None:
+        """The stochastic layers whose draws have to be found; None: all."""
+        return None
+
     def run(
         self,
         observations: Sequence[Observation],
@@ -75,24 +96,13 @@ class MaskReadout(IterativeAttack):
         for index, observation in enumerate(observations):
             try:
                 self.check(threat_model)
-                readings[index] = _reading(observation, threat_model, model)
+                readings[index] = self.reading(observation, threat_model, model)
             except NotApplicable as reason:
                 results[index] = reason
         seen, read = [observations[index] for index in readings], [frozenset(masks.read) for masks in readings.values()]
         answers = self._run(seen, threat_model, model, read=read, seed=seed, progress=progress)
         results |= {index: _with_masks(answer, masks) for (index, masks), answer in zip(readings.items(), answers)}
         return [results[index] for index in range(len(observations))]
-
-
-def _reading(observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Masks:
-    observation = with_zeros(trained_part(observation, model), observation)
-    twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
-    masks = read_masks(twin, observation)
-    if local_steps(observation) != 1 or (observation.batch_size not in (None, 1) and not masks.read):
-        raise NotApplicable("it takes one image in one step, not a batch")
-    if masks.unread and not masks.read:
-        raise NotApplicable(f"no mask can be read: {next(iter(masks.unread.values()))}")
-    return masks
 
 
 def _with_masks(answer: Reconstruction | NotApplicable, masks: Masks) -> Reconstruction | NotApplicable:

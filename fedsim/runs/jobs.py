@@ -34,7 +34,7 @@ def cell_key(cell: Cell) -> str:
 
 
 def attack_specs(scenario: Scenario) -> list[Spec]:
-    """The scenario's attacks with every parameter filled in, and the null attacks, which stand in every comparison."""
+    """The scenario's attacks with their parameters filled in, and the null attacks, which stand in every comparison."""
     named = [_filled(spec) for spec in scenario.attack_specs()]
     present = {spec["name"] for spec in named}
     floors = [{"name": name} for name in attacks.names() if attacks.get(name).floor and name not in present]
@@ -42,9 +42,13 @@ def attack_specs(scenario: Scenario) -> list[Spec]:
 
 
 def _filled(spec: Spec) -> Spec:
-    accepted = parameters(attacks.get(spec["name"]))
+    """With every parameter; those that came later than others say nothing where they are as by default, so that the
+    keys of older runs stay what they were."""
+    attack = attacks.get(spec["name"])
+    accepted = parameters(attack)
     defaults = {key: p.default for key, p in accepted.items() if p.default is not inspect.Parameter.empty}
-    return {**defaults, **spec}
+    filled = {**defaults, **spec}
+    return {key: value for key, value in filled.items() if key not in attack.later or value != defaults[key]}
 
 
 class Attempt(NamedTuple):

@@ -74,6 +74,9 @@ NOISY = {"name": "gaussian_noise", "std": 1e-4}
 DESCENT = {
     "restarts": 2, "learning_rate": 0.05, "total_variation": 1e-6, "tolerance": 1e-6, "plateau": 150, "patience": 500
 }  # fmt: skip
+BEGUN = {"iterations": 40, "start": "first_linear", "draws": "anew", "compared": "all"}
+"""From a closed form, with what is drawn anew and all that came back compared."""
+
 LBFGS = DESCENT | {"learning_rate": 0.8}
 """Other values of what all attacks have that optimise."""
 MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group": 0.001}
@@ -81,25 +84,39 @@ MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group
 TABLE = [
     Target(a("dlg", iterations=300), 30),
     Target(a("dlg", iterations=300, memory=50, **LBFGS), 30, grants={"labels": "unknown"}),
+    Target(a("dlg", **BEGUN), 30),
     Target(a("idlg", iterations=300), 30),
     Target(a("idlg", iterations=300, memory=50, **LBFGS), 30, grants=INFERRED, model=with_bias),
+    Target(a("idlg", **BEGUN), 30),
     Target(a("inverting_gradients", iterations=600), 30),
     Target(a("inverting_gradients", iterations=600, **DESCENT), 30, grants=INFERRED, model=with_bias),
     Target(a("inverting_gradients", iterations=600), 30, defense=CLIPPED),
     Target(a("inverting_gradients", iterations=600), 25, defense=PRUNED, grants=KNOWN),
+    Target(a("inverting_gradients", **BEGUN), 30),
     Target(a("sapag", iterations=1000), 30),
     Target(a("sapag", iterations=400, **DESCENT), 30),
+    Target(a("sapag", **BEGUN), 30),
     Target(a("tag", iterations=600), 30),
     Target(a("tag", iterations=400, alpha=0.2, **DESCENT), 20),
+    Target(a("tag", **BEGUN), 30),
     Target(a("gradinversion", iterations=400, restarts=2), 20, model=normalised, grants={"batch_norm": "batch"}),
     Target(a("gradinversion", iterations=300, **MATCHING), 20, model=normalised, grants={"batch_norm": "running"}),
+    Target(
+        a("gradinversion", **BEGUN | {"iterations": 400, "restarts": 2}),
+        20,
+        model=normalised,
+        grants={"batch_norm": "batch"},
+    ),
     Target(a("dropout_inversion", iterations=1000), 30, dropout=0.5),
     Target(a("dropout_inversion", iterations=600, drop_rate=1e-3, **DESCENT), 30, dropout=0.5),
     Target(a("dropout_inversion", iterations=400), 25, defense={"name": "mixup"}, grants=KNOWN, batch=2),
+    Target(a("dropout_inversion", **BEGUN), 30, dropout=0.5),
     Target(a("well_informed", iterations=600), 30, dropout=0.5),
     Target(a("well_informed", iterations=300, **DESCENT), 30, dropout=0.5),
+    Target(a("well_informed", **BEGUN), 30, dropout=0.5),
     Target(a("cut", iterations=1000), 30, dropout=0.5, single=True),
     Target(a("cut", iterations=500, drop_rate=1e-3, **DESCENT), 30, dropout=0.5, single=True),
+    Target(a("cut", **BEGUN), 30, dropout=0.5, single=True),
     Target(a("patch_embedding"), 100, dropout=0.5, model=tiny_vit, single=True),
     Target(a("patch_embedding", ridge=1e-3), 12, defense=NOISY, model=tiny_vit, single=True),
     Target(a("sparse_dictionary"), 100, dropout=0.5, model=with_bias),
@@ -109,6 +126,7 @@ TABLE = [
     Target(a("first_linear"), 100, dropout=0.5, defense=CLIPPED, single=True),
     Target(a("mask_readout", iterations=600), 30, dropout=0.5, single=True),
     Target(a("mask_readout", iterations=300, drop_rate=1e-3, **DESCENT), 30, dropout=0.5, single=True),
+    Target(a("mask_readout", **BEGUN), 30, dropout=0.5, single=True),
     Target(a("cascade", iterations=1200), 30, dropout=0.5),
     Target(a("cascade", iterations=1200, restarts=2), 25, dropout=0.5, defense=PRUNED, grants=KNOWN),
     Target(a("null_mean"), 8, dropout=0.5),
