@@ -277,7 +277,8 @@ def _child(function: Callable[[], Any], to: Path, patience: int) -> NoReturn:
 def table(drawn: list[Mutant], done: dict[str, Outcome], arguments: argparse.Namespace) -> str:
     """The document: counts for each file, then the survivors."""
     killed = sum(done[one.key].killed for one in drawn)
-    asked = f"--mutants {arguments.mutants} --seed {arguments.seed} --seconds {arguments.seconds:g}"
+    chosen = "" if arguments.code == CODE else f"--code {' '.join(arguments.code)} "
+    asked = f"{chosen}--mutants {arguments.mutants} --seed {arguments.seed} --seconds {arguments.seconds:g}"
     lines = [
         "# What the tests notice",
         "",
