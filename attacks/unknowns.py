@@ -290,25 +290,41 @@ def noise_sites(
     """The structural sites of a known defense that draw in a round, and the shape of what each acts on in one step."""
     if not round.defense.draws:
         return {}
+    return {name: found for name, found in _traced(round, images, input_shape).found.items() if ":" in name}
+
+
+def noised(round: ClientRound, images: int, input_shape: tuple[int, int, int]) -> set[str]:
+    """The parameters to whose updates a known defense adds noise, so that no zero is left in them."""
+    if not (round.defense.changes_update or round.defense.replaces_gradient):
+        return set()
+    return {name.split(":")[1] for name in _traced(round, images, input_shape).added}
+
+
+def _traced(round: ClientRound, images: int, input_shape: tuple[int, int, int]) -> _Tracer:
+    """A round on blank images, in which nothing is drawn."""
     like = next(round.model.parameters())
     tracer = _Tracer()
     state = {name: value.detach() for name, value in round.model.named_parameters()}
     blank = torch.zeros(images, *input_shape, dtype=like.dtype, device=like.device)
     labels = torch.zeros(images, dtype=torch.int64, device=like.device)
     replay(round, state, blank, labels, source=tracer)
-    return {name: found for name, found in tracer.found.items() if ":" in name}
+    return tracer
 
 
 class _Tracer(Source):
-    """Leaves everything at rest, and notes which structural sites were asked for."""
+    """Leaves everything at rest, and notes which structural sites were asked for, and where noise is added."""
 
     def __init__(self) -> None:
         self.found: dict[str, tuple[Site, torch.Size]] = {}
+        self.added: set[str] = set()
 
     def draw(self, name: str, site: Site, x: Tensor) -> Tensor | None:
+        resting = site.rest(x)
         if site.structural:
             self.found.setdefault(name, (site, x.shape))
-        return site.rest(x)
+        elif resting is not None and not resting.any():
+            self.added.add(name)
+        return resting
 
 
 def noise_inputs(model: nn.Module, images: int, input_shape: tuple[int, int, int]) -> dict[str, torch.Size]:

@@ -9,9 +9,10 @@ What it cannot know:
 
 - A unit that is zero before dropout (a dead ReLU) reads as dropped. To the gradient that is the same.
 - Tokens that share a weight, and convolutions, sum over many vectors: their masks leave no zeros and are unread.
-- Noise fills the zeros in; pruning and lost digits add more. Of n units dropped at rate p, k zeros are believed unless
-  the Chernoff bound calls them a chance below one in a million, `n KL(k/n, p) > ln 1e6`. Too many are believed where
-  the units can be zero by themselves. A narrow layer that was noised may so read as one that dropped nothing.
+- Noise fills the zeros in: where it is known of, nothing is read. Pruning and lost digits add more. Of n units dropped
+  at rate p, k zeros are believed unless the Chernoff bound calls them a chance below one in a million, `n KL(k/n, p) >
+  ln 1e6`. Too many are believed where the units can be zero by themselves. A narrow layer whose noise is not known of
+  may so read as one that dropped nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.observation import Observation
-from attacks.unknowns import noise_inputs
-from attacks.updates import lacks, local_steps
+from attacks.unknowns import noise_inputs, noised
+from attacks.updates import client_round, lacks, local_steps
 from defenses.client.site import Site
 from defenses.stochastic import AlphaDropout, Dropout, StochasticLayer, set_stochastic, stochastic_layers
 
@@ -73,7 +74,9 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
     unread: dict[str, str] = {}
     readers: dict[str, str] = {}
     certain: set[str] = set()
-    gradient = {n: v.masked_fill(untouched(observation, n), 0) for n, v in observation.update.items() if telling}
+    covered = noised(client_round(observation, model), batch, observation.input_shape)
+    bare = {n: v for n, v in observation.update.items() if telling and n not in covered}
+    gradient = {n: v.masked_fill(untouched(observation, n), 0) for n, v in bare.items()}
     for path in (path for path in drawing if path in telling):
         noise = layers[path].read(gradient, path, drawing[path])
         if noise is None:
@@ -94,6 +97,8 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
             unread[path] = f"{path} is no dropout: its noise leaves no zeros"
         elif found not in observation.update:
             unread[path] = lacks(found)
+        elif found in covered:
+            unread[path] = f"the defense adds noise to {found}: no zero is left"
         else:
             mask = _passed(~zero_columns(observation, found), layer, drawing[path])
             may_be_zero = bool((quiet[path][0][0] == 0).any())

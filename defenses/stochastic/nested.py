@@ -40,7 +40,11 @@ class NestedDropout(StochasticLayer):
         return x * noise
 
     def project(self, noise: Tensor) -> Tensor:
-        return noise.clamp(0, 1).cummin(dim=-1).values
+        """Between lowering units to those before them and raising them to those behind; the first always stays."""
+        inside = noise.clamp(0, 1)
+        inside = torch.cat([torch.ones_like(inside[..., :1]), inside[..., 1:]], dim=-1)
+        lowered, raised = inside.cummin(dim=-1).values, inside.flip(-1).cummax(dim=-1).values.flip(-1)
+        return (lowered + raised) / 2
 
     def penalty(self, noise: Tensor) -> Tensor:
         """How far the mean share of units that stay is from what it is to be."""

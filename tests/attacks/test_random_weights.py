@@ -72,6 +72,17 @@ def test_masks_are_not_read_where_noise_has_filled_the_zeros() -> None:
     assert "no mask can be read" in str(found)
 
 
+@pytest.mark.parametrize("noise", [{"name": "gaussian_noise", "std": 1e-6}, {"name": "dp_sgd", "max_grad_norm": 0.1}])
+@pytest.mark.parametrize("depth", ["stochastic_depth", "layerdrop"])
+def test_no_depth_is_read_off_a_branch_that_noise_has_filled(depth: str, noise: dict) -> None:
+    """A dropped branch would read as one that is there: a bit is no pattern whose chance could be told."""
+    twin, seen, played, _ = victim([{"name": depth, "p": 0.8}, noise], model=VIT)
+    assert any(not bit.any() for site, bit in played.drawn.items() if site.endswith(depth))
+    [found] = attacks.create("mask_readout").run([seen], KNOWN, twin)
+    assert isinstance(found, NotApplicable)
+    assert "no mask can be read: the update does not say what" in str(found)
+
+
 def test_a_unit_without_gradient_says_nothing_of_its_weights() -> None:
     twin, seen, played, _ = victim([{"name": "dropconnect", "p": 0.3}])
     name = "hidden.1.linear"

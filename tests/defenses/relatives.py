@@ -410,7 +410,7 @@ def ends_vectors(defense: Defense) -> None:
     assert_same(played.update, gradient(plain, logits, labels))
     risen = torch.tensor([[0.5, 2.0, 0.2, 0.7, -1.0]])
     found = changed.get_submodule("head.nested_dropout").project(risen)
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5, 0.2, 0.2, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[1.0, 1.0, 0.45, 0.45, 0.0]]))
     with pytest.raises(ValueError, match=r"^nested_dropout: Flatten has no linear layer"):
         defense.on_model(nn.Flatten())
 
