@@ -19,12 +19,14 @@ from fedsim.reporting import entries
 from fedsim.runs.cluster import check_address
 from fedsim.runs.directory import RunDirectory
 
+SALT = "0123456789abcdef" * 2
 VICTIM = ["cell", "defense", "attack", "attack_params", "seed", "round", "client", "sample"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return fedsim.run("smoke", out=tmp_path_factory.mktemp("runs") / "smoke")
+    """A salted run: what is repeated of it later, by whichever way, must draw with the same salt."""
+    return fedsim.run("smoke", out=tmp_path_factory.mktemp("runs") / "smoke", salt=SALT)
 
 
 def test_every_victim_has_one_row_per_attack_and_label(run):
@@ -66,13 +68,15 @@ def test_report_and_leaderboard_are_written(run, tmp_path):
 
 
 def test_an_entry_of_the_run_is_repeated_and_a_forged_one_is_found_out(run, tmp_path):
-    marker = RunDirectory(run.path).marker()
-    paths = entries.submit(tmp_path / "entries", run.results, run.pictures, marker)
+    directory = RunDirectory(run.path)
+    marker, salt = directory.marker(), directory.salt()
+    paths = entries.submit(tmp_path / "entries", run.results, run.pictures, marker, salt=salt)
     [path] = [path for path in paths if "dropout-p-0.25--dropout_inversion" in path.name]
     finding = fedsim.verify(path, victims=2, out=tmp_path / "again", write=True)
     assert (finding.outcome, finding.differences) == ("agrees", ())
     assert [victim.repeated for victim in finding.victims] == [victim.recorded.psnr for victim in finding.victims]
     entry = entries.read_one(path)
+    assert entry.source.salt == salt == SALT
     assert [(one.outcome, one.victims) for one in entry.verified] == [("agrees", 2)]
 
     def shifted(block, *names):
@@ -118,7 +122,7 @@ def test_a_changed_scenario_keeps_what_is_finished(run):
 
 def _start(out: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--out", str(out)],
+        [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--salt", SALT, "--out", str(out)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -195,7 +199,8 @@ def test_an_existing_ray_is_used_and_left_running(tmp_path, run):
     try:
         address = server.stdout.readline().strip()
         out = tmp_path / "smoke"
-        command = [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--out", str(out), "--ray-address", address]
+        command = [sys.executable, "-m", "fedsim.cli", "run", "smoke", "--salt", SALT]
+        command += ["--out", str(out), "--ray-address", address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert server.poll() is None
