@@ -49,6 +49,8 @@ def mod(name: str, /, *, buffers: Sequence[str] = BUFFERS, **parameters: Any) ->
     defense = defenses.create(name, **parameters)
     if (where := _elsewhere(defense)) is not None:
         raise ValueError(f"{name} acts on {where}, which a mod does not see: a mod is given the update alone")
+    if _looks_at_the_client(defense):
+        raise ValueError(f"{name} looks at the client's model and images, which a mod does not see")
 
     def wrapped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if message.metadata.message_type.partition(".")[0] != "train":
@@ -81,7 +83,7 @@ def mod(name: str, /, *, buffers: Sequence[str] = BUFFERS, **parameters: Any) ->
 def _elsewhere(defense: Defense) -> str | None:
     """What a defense acts on besides the update, or in its place."""
     places = {
-        "the model": defense.changes_model or bool(defense.model_overrides()),
+        "the model": (defense.changes_model and not defense.checks_model) or bool(defense.model_overrides()),
         "the images": defense.changes_batch,
         "the loss": defense.changes_loss,
         "the gradients of single steps": defense.replaces_gradient,
@@ -89,6 +91,16 @@ def _elsewhere(defense: Defense) -> str | None:
         "nothing": not defense.changes_update,
     }
     return next((place for place, acts in places.items() if acts), None)
+
+
+def _looks_at_the_client(defense: Defense) -> bool:
+    """Whether it wants to know more than an update (`Turn.client`): tried on a small one."""
+    source = Sampling(lambda site, step: torch.Generator().manual_seed(0), additive=False)
+    try:
+        defense.on_update({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, turn=Turn(source.draw))
+    except ValueError:
+        return True
+    return False
 
 
 def _defended(defense: Defense, update: dict[str, Tensor], context: Context) -> dict[str, Tensor]:

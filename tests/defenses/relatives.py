@@ -15,7 +15,7 @@ from defenses.base import Defense, Deployment
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.training import LocalTraining
 from defenses.stochastic import begin, convert, record, stochastic_layers
-from fedsim.local import train
+from fedsim.local import Local, train
 from fedsim.models import build
 
 CLASSES, SIDE = 10, 16
@@ -309,7 +309,7 @@ def changes_with_the_round(defense: Defense) -> None:
         own = make(p=0.4, when=when, until=2)  # type: ignore[call-arg]
         for number, rate in enumerate(rates, start=1):
             client = own.on_model(model("mlp"))
-            local = {"mode": "train", "share": "gradient", "batch_size": 3, "steps": 1}
+            local = Local(batch_size=3)
             result = train(client, images, labels, local=local, defense=own, seed=0, client=0, round=number).played
             places = {f"hidden.{i}.dropout.scheduled_dropout" for i in range(3)}
             assert result.drawn.keys() == (places if rate else set())

@@ -690,10 +690,10 @@ def test_dp_sgd_without_noise_and_bound_is_the_plain_gradient(name, mode):
 @pytest.mark.parametrize("size", [0.5, 5.0])
 def test_clip_can_be_differentiated_through_and_mapped(size):
     """An attacker that knows the defense replays it under torch.func, many victims at once."""
-    clip = defenses.create("clip", norm=1.0)
+    clip, own = defenses.create("clip", norm=1.0), turn()
 
     def first(value: Tensor) -> Tensor:
-        return clip.on_update({"a": value, "b": value[:1]}, turn=turn())["a"][0]
+        return clip.on_update({"a": value, "b": value[:1]}, turn=own)["a"][0]
 
     values = torch.tensor([[3.0, 4.0], [0.6, 0.8]], dtype=torch.float64) * size
     found = torch.func.vmap(torch.func.grad(first))(values)

@@ -17,6 +17,7 @@ from defenses.client.site import STEP
 from defenses.stochastic import Inexplicit, begin, check_explicit, convert, stochastic_layers
 from fedsim.models import build, effective_dropout
 from fedsim.runs.attack import Task, respond
+from fedsim.scenario.schema import Engine
 
 
 @dataclass
@@ -206,14 +207,14 @@ def test_an_attack_job_knows_which_round_it_is() -> None:
     second = replace(seen, state=own.state_dict(), update=played.update, noise=played.drawn, round=2)
     task = Task(
         attack={"name": "well_informed", "iterations": 2},
-        engine={"device": "cpu", "dtype": "float32", "compile": "never"},
+        engine=Engine(device="cpu", compile="never"),
         seed=0,
         threat_model=ThreatModel(defense="known", noise="known"),
         model=spec,
         observations=[replace(second, defense=tuple(specs))],
     )
-    [client] = respond(task).account["clients"].values()
-    assert client["status"] == "ok", client
+    [client] = respond(task).account.outcomes.values()
+    assert client.status == "ok", client
 
 
 def test_few_depths_are_tried_and_the_right_one_is_found() -> None:
