@@ -191,7 +191,9 @@ def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> l
         shape, classes = dataset.input_shape, len(dataset.classes)
         model = models.build(known, input_shape=shape, classes=classes, seed=arguments.seed)
         began = time.perf_counter()
-        answers = attack.run([replace(one, defense=granted) for one in seen], ThreatModel(), model, seed=arguments.seed)
+        answers = attack.run(
+            [replace(one, defense=granted) for one in seen], ThreatModel(**attack.given), model, seed=arguments.seed
+        )
         seconds = time.perf_counter() - began - attack.compile_seconds
         declined = [answer for answer in answers if isinstance(answer, NotApplicable)]
         if declined:

@@ -74,8 +74,10 @@ def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Tenso
         round.defense.selection({name: value[problem] for name, value in observed.items()})
         for problem in range(len(next(iter(observed.values()))))
     ]
-    told = [one for one in each if one is not None]
-    return {name: torch.stack([one[name] for one in told]) for name in observed} if len(told) == len(each) else None
+    if all(one is None for one in each):
+        return None
+    everything = {name: torch.ones_like(value[0], dtype=torch.bool) for name, value in observed.items()}
+    return {name: torch.stack([(one or everything)[name] for one in each]) for name in observed}
 
 
 def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -53,16 +53,17 @@ class PartialPerturbation(Defense):
             for name, value in update.items()
         }
 
-    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All, or all but the perturbed parameters.
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """All but the perturbed parameters, where noise hides them.
 
         The inner product of a gradient g with the noise on it is about std |g|, to be compared with |g|^2. How long a
         perturbed gradient is cannot be seen; it is taken to be as long as the others are.
         """
         chosen = self._chosen(observed)
         others = [value.double().square().sum() for name, value in observed.items() if name not in chosen]
-        drowned = bool(others) and 3 * self.std > math.sqrt(float(torch.stack(others).mean()))
-        return {n: torch.full_like(v, not (drowned and n in chosen), dtype=torch.bool) for n, v in observed.items()}
+        if not others or 3 * self.std <= math.sqrt(float(torch.stack(others).mean())):
+            return None
+        return {n: torch.full_like(v, n not in chosen, dtype=torch.bool) for n, v in observed.items()}
 
     def _chosen(self, names: Collection[str]) -> set[str]:
         if self.parameters is not None:

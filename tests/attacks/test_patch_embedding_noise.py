@@ -40,7 +40,7 @@ def test_a_ridge_helps_where_the_noise_drowns_the_weak_directions_and_is_never_c
     clean = solve(observation, model, ridge=1e-6)
     assert psnr(clean, images) >= 60
     assert clean.details["certain"] == [False]
-    with pytest.raises(ValueError, match="ridge = -1.0 is not a number of at least 0"):
+    with pytest.raises(ValueError, match=r"ridge = -1\.0 is not a number of at least 0"):
         attacks.create("patch_embedding", ridge=-1.0)
 
 

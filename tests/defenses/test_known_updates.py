@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import LocalTraining, Observation, ThreatModel
 from attacks import iterative as iterative_attacks
+from attacks.evaluators.choose import _kept
 from defenses import compose
 from defenses.client.optimizers.adamw import AdamW
 from defenses.client.round import ClientRound, play
@@ -84,6 +85,18 @@ def test_noise_and_rounding_that_are_right_on_average_are_matched_as_if_there_we
             attack(replace(observation, defense=granted), ThreatModel(), model()) for granted in (None, (spec,))
         )
         torch.testing.assert_close(told.images, blind.images)
+
+
+def test_each_victim_is_compared_by_what_its_own_update_leaves() -> None:
+    """Of one the noise hides the head, the other's gradient is too large for that."""
+    spec = {"name": "partial_perturbation", "std": 1.0, "parameters": "3.*"}
+    large = {"1.weight": torch.full((48, 64), 2.0), "3.weight": torch.ones(5, 48)}
+    small = {name: value / 1000 for name, value in large.items()}
+    observed = {name: torch.stack([large[name], small[name]]) for name in large}
+    kept = _kept(ClientRound(model=model(), defense=compose([spec])), observed)
+    assert kept is not None
+    assert [[bool(mask.all()) for mask in kept[name]] for name in large] == [[True, True], [True, False]]
+    assert _kept(ClientRound(model=model(), defense=compose([spec])), {n: v[:1] for n, v in observed.items()}) is None
 
 
 def test_a_part_that_would_leave_nothing_to_compare_is_not_heard() -> None:
