@@ -200,8 +200,9 @@ def _traced(
 def _cuttable(
     model: nn.Module, input_shape: tuple[int, int, int], trained: Collection[str], term: Callable[[nn.Module], Any]
 ) -> Iterator[str]:
-    """The paths of the layers at which a model can be cut, from the first."""
-    calls, _, _ = _traced(model, input_shape)
+    """The paths of the layers at which a model can be cut, from the first that sees the image itself, or that something
+    lies before which was trained: by its own features alone an image is hardly told."""
+    calls, inputs, _ = _traced(model, input_shape)
     for call in calls:
         weight, bias = (f"{call.path}.{name}" for name in ("weight", "bias"))
         one = sum(other.layer is call.layer for other in calls) == 1 and call.seen.dim() == 2 and len(call.seen) == 1
@@ -210,6 +211,8 @@ def _cuttable(
         severed, leaves, whole = _traced(model, input_shape, term, severed=call.path)
         own = next(other.seen for other in severed if other.path == call.path)
         before = _reached(own, leaves)
+        if not before & {*trained} and not torch.equal(call.seen, inputs[_IMAGE].flatten(1)):
+            continue
         if not before & _reached(whole, leaves) and not {weight, bias} & before:
             yield call.path
 

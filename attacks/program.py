@@ -7,8 +7,8 @@ graph of tensor operations by `make_fx`, backward passes included, and the graph
     always   compile
     never    run as it is
 
-Local steps are unrolled in the graph, so that it grows with them; one of too many operations is not compiled at all:
-compiling would take longer than most attacks.
+Local steps are unrolled in the graph, so that it grows with them; one of too many operations is not compiled at all: by
+the cost that is estimated here compiling would take minutes.
 
 How many iterations to expect is not how many there may be: most problems converge long before. At first it is what is
 usual; a problem that has gone on for longer is expected to take as long again. Costs are counted in operations, never

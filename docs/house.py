@@ -85,7 +85,7 @@ def house(contracts: Sequence[dict]) -> str:
         _arrow((right, min(entered, tall["attacks"])), (left + width, entered)),
         _text((left + width + right) / 2, 50, "imports", muted=True),
         _text(left + width / 2 + 10, 20 + tall["fedsim"] + 35, "imports", muted=True, anchor="start"),
-        _text((left + width + right) / 2, entered - 10, "the round alone", muted=True),
+        _text((left + width + right) / 2, entered + 18, "the round alone", muted=True),
     ]
     bottom = max(y + tall[name] for name, (_, y) in places.items())
     return _page(right + width + 20, bottom + 20, drawn)

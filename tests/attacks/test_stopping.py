@@ -232,7 +232,8 @@ def test_every_preset_says_why_it_stopped(name: str) -> None:
     model, [observation], _ = alike(1)
     answer = attacks.create(name, iterations=20)(observation, ThreatModel(noise="known"), model)
     assert isinstance(answer, Reconstruction)
-    assert answer.stopped == "budget"
+    read_off = name == "cut"  # here the first layer has a bias, and its input is the image
+    assert answer.stopped == ("converged" if read_off else "budget")
 
 
 def test_a_warm_start_is_measured_by_a_random_one() -> None:
