@@ -96,6 +96,7 @@ class Attack:
         seeks_noise: whether it looks for what such a defense draws, too.
         ignores: the grants (`attacks.threat.GRANTS`) that can change nothing about its answers, so that it need not run
             once with and once without.
+        later: options that came after others: at their defaults a job does not name them, so that its key stays.
     """
 
     name: ClassVar[str] = ""
