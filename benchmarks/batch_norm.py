@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from statistics import median
 from typing import Any, Literal
 
@@ -21,11 +22,11 @@ from known_defenses import psnr
 from torch import Tensor
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
+from attacks import NotApplicable, Observation, ThreatModel
 from defenses.client.round import ClientRound, play
 from fedsim import data, models
 from fedsim.federation.start import train_centrally
-from fedsim.local import generators
+from fedsim.local import Local, generators, observed
 from fedsim.random import rng_for
 
 Mode = Literal["train", "eval"]
@@ -81,21 +82,8 @@ def clients(
         round = ClientRound(model=model.train(mode == "train"), batch_size=size, classes=classes)
         played = play(round, state, images, labels, generators(arguments.seed, client=victim, round=1))
         truths.append(dataset.train_images[chosen].double() / 255)
-        seen.append(
-            Observation(
-                state=state,
-                update=played.update,
-                buffers=played.buffers,
-                input_shape=shape,
-                classes=classes,
-                mean=dataset.mean,
-                std=dataset.std,
-                labels=labels,
-                local=LocalTraining(),
-                batch_size=size,
-                client=victim,
-            )
-        )
+        sent = observed(dataset, Local(batch_size=size), state=state, update=played.update)
+        seen.append(replace(sent, buffers=played.buffers, labels=labels, client=victim))
     return truths, seen, model, dataset
 
 

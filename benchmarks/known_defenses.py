@@ -31,7 +31,7 @@ from defenses import compose
 from defenses.client.round import ORDER, ClientRound, play
 from defenses.client.training import freeze
 from fedsim import data, models
-from fedsim.local import generators
+from fedsim.local import Local, generators, observed
 from fedsim.random import rng_for
 from fedsim.scoring.matching import match
 from fedsim.scoring.metrics import METRICS
@@ -120,6 +120,7 @@ def clients(
     shape, classes = dataset.input_shape, len(dataset.classes)
     size, count = (2, 3) if local.epochs else (getattr(arguments, "batch", 1), 0)
     count = count or size * local.steps
+    client = Local(training=local, batch_size=size, share="gradient" if share == "gradient" else "weights")
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
     truths, seen = [], []
     for victim in range(arguments.victims):
@@ -140,18 +141,11 @@ def clients(
         )
         played = play(round, state, images, labels, generators(arguments.seed, client=victim, round=1))
         truths.append(dataset.train_images[chosen].double() / 255)
+        sent = observed(dataset, client, state=state, update=played.update)
         seen.append(
-            Observation(
-                state=state,
-                update=played.update,
-                kind=share,
-                input_shape=shape,
-                classes=classes,
-                mean=dataset.mean,
-                std=dataset.std,
+            replace(
+                sent,
                 labels=labels,
-                local=local,
-                batch_size=size,
                 examples=count,
                 order=played.drawn.pop(ORDER, None),
                 noise={name: value for name, value in played.drawn.items() if played.sites[name].structural},
