@@ -17,67 +17,27 @@ import pytest
 import relatives
 import torch
 import torch.nn.functional as F
+from played_defenses import (
+    a_batch,
+    an_update,
+    flat,
+    generator,
+    named_generator,
+    plain_gradient,
+    played,
+    private_model,
+    turn,
+)
 from torch import Tensor, nn
 
 import defenses
 from defenses.base import Defense, Turn
 from defenses.batch.mixup import Weight
-from defenses.client.compute import Functional
-from defenses.client.own import Own
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.site import Sampling
-from defenses.stochastic import set_stochastic, stochastic_layers
-from fedsim.models import build
+from defenses.stochastic import stochastic_layers
 
 Tensors = dict[str, Tensor]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Layered(nn.Module):
-    """What an `an_update` may be the update of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.scale = nn.Linear(100, 64), nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.layer(x)
-
-
-def turn(seed: int = 0) -> Turn:
-    """As of a client whose sites all draw from generators of one seed."""
-    source, model = Sampling(lambda site, step: generator(seed)), Layered()
-    weights = {name: torch.full_like(value, 0.1) for name, value in model.named_parameters()}
-    images, labels = torch.randn(2, 100, generator=generator(7)), torch.tensor([3, 1])
-    resting = Functional(model, source)
-    loss = partial(resting.loss_at, images=images, labels=labels)
-    own = Own(weights=weights, images=images, rate=0.1, loss=loss, entering=partial(resting.entering, weights))
-    return Turn(source.draw, own=own)
-
-
-def an_update() -> Tensors:
-    shapes = {"layer.weight": (64, 100), "layer.bias": (64,), "scale": ()}
-    return {name: 2 * torch.randn(shape, generator=generator(i)) for i, (name, shape) in enumerate(shapes.items())}
-
-
-def flat(update: Tensors) -> Tensor:
-    return torch.cat([value.flatten() for value in update.values()])
-
-
-def private_model(name: str = "mlp", **keys: object) -> nn.Module:
-    return build({"name": name, **keys}, input_shape=(3, 16, 16), classes=10, seed=0).double()
-
-
-def a_batch(size: int = 3) -> tuple[Tensor, Tensor]:
-    return torch.randn(size, 3, 16, 16, dtype=torch.float64, generator=generator(1)), torch.arange(size)
-
-
-def plain_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensors:
-    named = dict(model.named_parameters())
-    return dict(zip(named, torch.autograd.grad(F.cross_entropy(model(images), labels), list(named.values()))))
 
 
 def changes_nothing(defense: Defense) -> None:
@@ -462,10 +422,6 @@ def drops_weights(defense: Defense) -> None:
     torch.testing.assert_close(model(images), private_model("lenet").eval()(images))
 
 
-def named_generator(salt: str, site: str, step: int) -> torch.Generator:
-    return generator(zlib.crc32(f"{salt} {site} {step}".encode()))
-
-
 def drops_branches(defense: Defense) -> None:
     keys = {"depth": 2, "width": 16, "heads": 2, "mlp": 16}
     plain, model = private_model("vit", **keys), defense.on_model(private_model("vit", **keys))
@@ -517,16 +473,6 @@ def draws_before_the_head(defense: Defense) -> None:
     assert left_out == {"head.weight", "head.bias", "head.bottleneck.decoder.weight", "head.bottleneck.decoder.bias"}
     with pytest.raises(ValueError, match="Flatten has no linear layer"):
         defense.on_model(nn.Flatten())
-
-
-def played(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -> Played:
-    """One step of a client that shares its gradient; all that it draws is of its own site."""
-
-    def draw(site: str, step: int) -> torch.Generator:
-        return generator(zlib.crc32(site.encode()))
-
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    return play(ClientRound(model=model, defense=defense), state, images, labels, draw)
 
 
 @dataclass
@@ -652,41 +598,6 @@ def test_a_composition_applies_its_parts_in_order():
         defenses.compose([{"name": "dp_sgd"}, {"name": "dp_sgd"}])
 
 
-SMALL_VIT = {"depth": 1, "width": 16, "heads": 2, "mlp": 16}
-PRIVATE_MODELS = {
-    "mlp": {"width": 16},
-    "lenet": {},
-    "resnet18": {"norm": "group"},
-    "vit": SMALL_VIT,
-    "vit_b16": {**SMALL_VIT, "patch": 8},
-}
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("name", PRIVATE_MODELS)
-def test_dp_sgd_without_noise_and_bound_is_the_plain_gradient(name, mode):
-    """Also with dropout: the examples' gradients are taken at the masks that were drawn, which can be recorded."""
-    defense = defenses.create("dp_sgd", noise_multiplier=0.0, max_grad_norm=1e9)
-    model = defense.on_model(private_model(name, dropout=0.5, **PRIVATE_MODELS[name])).train(mode == "train")
-    images, labels = a_batch()
-    state, modes = list(model.state_dict()), [m.training for m in model.modules()]
-    found = played(defense, model, images, labels)
-    private, drawn = found.update, found.drawn
-    assert drawn.keys() == (stochastic_layers(model).keys() if mode == "train" else set())
-    assert list(model.state_dict()) == state
-    assert [m.training for m in model.modules()] == modes
-    assert all(parameter.grad is None and not parameter.__dict__ for parameter in model.parameters())
-    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
-
-    set_stochastic(model, False)
-    noise = {f"{path}.noise": mask for path, mask in drawn.items()}
-    named = dict(model.named_parameters())
-    loss = F.cross_entropy(torch.func.functional_call(model, {**named, **noise}, (images,)), labels)
-    plain = torch.autograd.grad(loss, list(named.values()))
-    assert list(private) == list(named)
-    torch.testing.assert_close(list(private.values()), list(plain), rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("size", [0.5, 5.0])
 def test_clip_can_be_differentiated_through_and_mapped(size):
     """An attacker that knows the defense replays it under torch.func, many victims at once."""
@@ -700,42 +611,6 @@ def test_clip_can_be_differentiated_through_and_mapped(size):
     step = 1e-6 * torch.eye(2, dtype=torch.float64)
     expected = [[float(first(value + h) - first(value - h)) / 2e-6 for h in step] for value in values]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
-
-
-def epsilon(**changes: float) -> float:
-    parameters = {"noise_multiplier": 1.0, "steps": 20, "batch_size": 8, "examples": 400, **changes}
-    accounting = defenses.create("dp_sgd", noise_multiplier=parameters.pop("noise_multiplier")).accounting(**parameters)
-    assert accounting is not None
-    assert accounting.delta == 1e-5
-    assert accounting.note == "as if Poisson-sampled"
-    return accounting.epsilon
-
-
-def test_epsilon_is_that_of_opacus_and_moves_the_right_way():
-    from opacus.accountants import RDPAccountant
-
-    accountant = RDPAccountant()
-    for _ in range(20):
-        accountant.step(noise_multiplier=1.0, sample_rate=8 / 400)
-    assert epsilon() == pytest.approx(accountant.get_epsilon(delta=1e-5))
-    assert epsilon(noise_multiplier=2.0) < epsilon() < epsilon(steps=40)
-    assert epsilon(batch_size=4) < epsilon() < epsilon(examples=8)
-    assert epsilon(noise_multiplier=0.0) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (lambda: private_model("resnet18"), "layer 'stem.1' (BatchNorm2d)"),
-        (lambda: nn.BatchNorm1d(4), "the model (BatchNorm1d)"),
-        (lambda: nn.Sequential(nn.InstanceNorm2d(4, track_running_stats=True)), "layer '0' (InstanceNorm2d)"),
-    ],
-)
-def test_a_layer_in_which_examples_meet_is_refused_by_name(make, named):
-    with pytest.raises(ValueError) as refusal:
-        defenses.create("dp_sgd").on_model(make())
-    assert named in str(refusal.value)
-    assert "\n" not in str(refusal.value)
 
 
 def test_defenses_and_the_contracts_of_attacks_need_only_torch():
@@ -753,24 +628,3 @@ print("alone")
     assert result.stdout.strip() == "alone", result.stderr
 
 
-@pytest.mark.parametrize(("name", "batch"), [("lenet", 4), ("mlp", 1), ("vit", 3)])
-def test_dp_sgd_clips_as_opacus_does(name, batch):
-    """To the last digits, and with the same masks; its noise is its own."""
-    from opacus.grad_sample import GradSampleModule
-    from opacus.optimizers import DPOptimizer
-
-    defense = defenses.create("dp_sgd", noise_multiplier=0.0, max_grad_norm=0.05)
-    model = private_model(name, dropout=0.5, **PRIVATE_MODELS[name])
-    images, labels = a_batch(batch)
-    ours = played(defense, model, images, labels)
-    for path, mask in ours.drawn.items():
-        model.get_submodule(path).noise = mask
-    theirs = GradSampleModule(model, loss_reduction="mean")
-    named = dict(model.named_parameters())
-    optimizer = DPOptimizer(
-        torch.optim.SGD(named.values(), lr=0.0), noise_multiplier=0.0, max_grad_norm=0.05, expected_batch_size=batch
-    )
-    F.cross_entropy(theirs(images), labels).backward()
-    optimizer.pre_step()
-    for key, value in ours.update.items():
-        torch.testing.assert_close(value, named[key].grad, rtol=1e-9, atol=1e-14)
