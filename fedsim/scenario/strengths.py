@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import defenses
 from fedsim.scenario.document import KeyPath, Problem
 
+MOST = 1_000
+"""Defenses that entries may stand for."""
+
 
 def expanded(entries: Sequence[Any]) -> list[Any]:
-    """The entries of `defenses`, each at each of its strengths; in a composition every combination of them."""
+    """The entries of `defenses`, each at each of its strengths; in a composition every combination of them.
+
+    Raises:
+        Problem: they would be more than `MOST`.
+    """
+    count = sum(map(_count, entries))
+    if count > MOST:
+        raise Problem(("defenses",), f"{count} defenses with all their strengths; at most {MOST} are accepted")
     return [strength for entry in entries for strength in _strengths(entry)]
 
 
@@ -19,7 +30,7 @@ def written(problem: Problem, entries: Any) -> Problem:
     """The same problem, placed where the scenario says it: paths count the entries as they are expanded."""
     if problem.path[:1] != ("defenses",) or len(problem.path) < 2 or not isinstance(entries, list):
         return problem
-    places = [at for at, entry in enumerate(entries) for _ in _strengths(entry)]
+    places = [at for at, entry in enumerate(entries) for _ in range(_count(entry))]
     index = problem.path[1]
     if not isinstance(index, int) or index >= len(places):
         return problem
@@ -30,10 +41,22 @@ def written(problem: Problem, entries: Any) -> Problem:
 def _strengths(entry: Any) -> list[Any]:
     if isinstance(entry, list):
         return [list(parts) for parts in itertools.product(*map(_strengths, entry))]
-    if not isinstance(entry, dict):
+    listed = _listed(entry)
+    if not listed:
         return [entry]
-    listed = {key: value for key, value in entry.items() if isinstance(value, list) and value and _single(entry, key)}
-    return [{**entry, **dict(zip(listed, values, strict=True))} for values in itertools.product(*listed.values())]
+    return [{**entry, **dict(zip(listed, values))} for values in itertools.product(*listed.values())]
+
+
+def _count(entry: Any) -> int:
+    """How many an entry stands for, without writing them out."""
+    return math.prod(map(_count, entry) if isinstance(entry, list) else map(len, _listed(entry).values()))
+
+
+def _listed(entry: Any) -> dict[str, list[Any]]:
+    """The values of a part that are lists where it takes one."""
+    if not isinstance(entry, dict):
+        return {}
+    return {key: value for key, value in entry.items() if isinstance(value, list) and value and _single(entry, key)}
 
 
 def _single(entry: dict[str, Any], key: str) -> bool:

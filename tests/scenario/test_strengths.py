@@ -47,6 +47,7 @@ def test_written_out_it_is_the_same_scenario():
         ([{"name": "clip", "norm": []}], r"defenses\[0\]\[0\].norm: \[\] should be a valid number"),
         ([{"name": "clip", "norm": [[1.0]]}], r"defenses\[0\]\[0\].norm: \[1.0\] should be a valid number"),
         ([{"name": ["clip", "none"]}], r"defenses\[0\]"),
+        ([[{"name": "clip", "norm": [*range(1, 101)]}] * 9], r"defenses: 10{18} defenses with all"),
     ],
 )
 def test_what_is_wrong_is_placed_where_it_was_written(entries, message):
