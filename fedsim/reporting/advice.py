@@ -224,5 +224,7 @@ _UNTRIED = {
 def _untried(board: pl.DataFrame) -> list[str]:
     real = board.filter((pl.col("answered") > 0) & (pl.col("role") == "attack"))  # a floor's grants attack nobody
     tried = {column: set(real[column]) for column in THREAT}
+    if real.filter(~pl.col("baseline"))["informed"].any():  # whichever grant told it, such as the dropout rate
+        tried["threat_defense"].add("known")
     absent = [words for column, (value, words) in _UNTRIED.items() if value not in tried[column]]
     return [f"Not tried, so nothing is known: {joined(absent, last='or')}."] if absent else []

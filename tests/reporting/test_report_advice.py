@@ -204,6 +204,13 @@ def test_what_was_tried_is_not_listed_as_untried():
     assert not any(sentence.startswith("Not tried") for sentence in said.limits)
 
 
+def test_an_attack_that_takes_a_defense_into_account_was_tried_by_whichever_grant():
+    knows = "an attacker who knows the defense and adapts to it"
+    dropped = under({"name": "dropout", "p": 0.5}, 30.0, attack="dropout_inversion")
+    assert knows not in advice(under("none", 40.0), dropped).limits[-1]
+    assert knows in advice(under("none", 40.0), under("gaussian_noise", 30.0)).limits[-1]
+
+
 def test_what_a_floor_is_given_was_not_tried():
     floor = under("none", 12.0, attack="null_mean", threat_auxiliary_data=pl.lit("public"))
     assert "an attacker with images of the same kind" in advice(under("none", 40.0), floor).limits[-1]
