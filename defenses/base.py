@@ -13,8 +13,10 @@ A client's round (`defenses.client.round`) runs the hooks in this order:
 and after all clients of a round
 
     on_aggregate           what the server sees of their updates: one in place of all
+    on_received            what the server, having seen it, takes of a client's update into the mean
+    on_mean                what the server applies in place of that mean
 
-Each but the last is a function of its input and of what it draws: `turn.draw(name, site, x)` gives the noise of a
+Each of the client's is a function of its input and of what it draws: `turn.draw(name, site, x)` gives the noise of a
 random site (see `defenses.client.site`), drawn where the client plays, given where an attacker replays. `on_update` may
 also look at the client itself, `turn.client`: its weights, its examples, its loss at other weights. The same functions
 are the attacker's picture of the defense, as far as the threat model grants it to know the defense:
@@ -196,12 +198,32 @@ class Defense:
         """
         raise NotImplementedError
 
+    def on_received(self, update: Tensors) -> Tensors:
+        """What the server takes of a client's update into the mean of a round. It has seen the update already."""
+        return update
+
+    def on_mean(self, mean: Tensors, weights: Sequence[float], *, turn: Turn) -> Tensors:
+        """What the server applies to the global model in place of the mean of a round's updates.
+
+        Args:
+            mean: by parameter name, of what clients send (gradients, or changes of weights).
+            weights: of the clients in it, such as their numbers of examples.
+        """
+        return mean
+
     def refuses(self, deployment: Deployment) -> str | None:
         """Why it would leave everything as it is there, in one line; None: it acts."""
         return None
 
-    def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
-        """The privacy that `steps` local steps of `batch_size` out of `examples` spend, if it accounts for any."""
+    def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting | None:
+        """The privacy that a client has spent, if the defense accounts for any.
+
+        Args:
+            updates: how many it has sent: the rounds that it took part in.
+            steps: local steps of all these rounds together.
+            batch_size: examples of a step.
+            examples: that the client has; a client with fewer than `batch_size` takes them again.
+        """
         return None
 
     @property
@@ -230,6 +252,27 @@ class Defense:
         return type(self).on_aggregate is not Defense.on_aggregate
 
     @property
+    def changes_mean(self) -> bool:
+        """Whether the server applies something else than the mean of what it received."""
+        return self._overrides("on_received", "on_mean")
+
+    @property
+    def takes_single_updates(self) -> bool:
+        """Whether the server needs each client's update for it."""
+        return self._overrides("on_received")
+
+    @property
+    def server_alone(self) -> bool:
+        """Whether it acts only once the server has seen all that there is to see: it keeps nothing from the server, and
+        there is nothing of it that an attacker there would have to know."""
+        seen = [hook for hook in _HOOKS if not (hook == "on_model" and self.checks_model)]
+        return self.changes_mean and not self._overrides(*seen)
+
+    @classmethod
+    def _overrides(cls, *hooks: str) -> bool:
+        return any(getattr(cls, hook) is not getattr(Defense, hook) for hook in hooks)
+
+    @property
     def selects(self) -> bool:
         """Whether it says which entries of an update to look at."""
         return type(self).selection is not Defense.selection
@@ -242,8 +285,11 @@ class Defense:
     @property
     def declarative(self) -> bool:
         """True where the defense is wholly expressed by its `model_overrides` (or is `none`)."""
-        hooks = ("on_model", "on_batch", "loss_term", "gradient", "on_update", "on_aggregate")
-        return all(getattr(type(self), hook) is getattr(Defense, hook) for hook in hooks)
+        return not self._overrides(*_HOOKS, "on_received", "on_mean")
+
+
+_HOOKS = ("on_model", "on_batch", "loss_term", "gradient", "on_update", "on_aggregate")
+"""What can change what the server sees."""
 
 
 def _any_part(name: str) -> Any:
@@ -263,6 +309,11 @@ class Composition(Defense):
         if len(replacing) > 1:
             listed = " and ".join(replacing)
             raise ValueError(f"only one defense of a composition may replace the gradient, not {listed}")
+        summing = [part.name for part in parts if part.aggregates]
+        single = [part.name for part in parts if part.takes_single_updates]
+        if summing and single:
+            has = f"of which the server under {summing[0]} has the sum alone"
+            raise ValueError(f"{single[0]} takes single updates, {has}")
 
     def model_overrides(self) -> dict[str, Any]:
         return {key: value for part in self.parts.values() for key, value in part.model_overrides().items()}
@@ -318,12 +369,25 @@ class Composition(Defense):
                 updates, weights = [part.on_aggregate(updates, weights)], [1.0]
         return updates[0]
 
+    def on_received(self, update: Tensors) -> Tensors:
+        for part in self.parts.values():
+            update = part.on_received(update)
+        return update
+
+    def on_mean(self, mean: Tensors, weights: Sequence[float], *, turn: Turn) -> Tensors:
+        for key, part in self.parts.items():
+            mean = part.on_mean(mean, weights, turn=turn.of(key))
+        return mean
+
     def refuses(self, deployment: Deployment) -> str | None:
         reasons = [part.refuses(deployment) for part in self.parts.values()]
         return next((reason for reason in reasons if reason is not None), None)
 
-    def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting | None:
-        found = [part.accounting(steps=steps, batch_size=batch_size, examples=examples) for part in self.parts.values()]
+    def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting | None:
+        found = (
+            part.accounting(updates=updates, steps=steps, batch_size=batch_size, examples=examples)
+            for part in self.parts.values()
+        )
         return next((accounting for accounting in found if accounting is not None), None)
 
     draws = _any_part("draws")
@@ -333,6 +397,12 @@ class Composition(Defense):
     changes_loss = _any_part("changes_loss")
     changes_update = _any_part("changes_update")
     aggregates = _any_part("aggregates")
+    takes_single_updates = _any_part("takes_single_updates")
+    changes_mean = _any_part("changes_mean")
+
+    @property
+    def server_alone(self) -> bool:
+        return all(part.server_alone for part in self.parts.values())
 
     @property
     def _selecting(self) -> Defense | None:

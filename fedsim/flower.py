@@ -88,6 +88,7 @@ def _elsewhere(defense: Defense) -> str | None:
         "the loss": defense.changes_loss,
         "the gradients of single steps": defense.replaces_gradient,
         "the sum over clients": defense.aggregates,
+        "the server's mean": defense.changes_mean,
         "nothing": not defense.changes_update,
     }
     return next((place for place, acts in places.items() if acts), None)

@@ -78,7 +78,7 @@ class DPSGD(Defense):
             found[name] = total / examples
         return found, losses.mean()
 
-    def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting:
+    def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting:
         note = "as if Poisson-sampled"
         if self.noise_multiplier == 0:
             return Accounting(epsilon=math.inf, delta=self.delta, note=note)

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 from defenses.base import Defense, Tensors, Turn, register
-
-
-def global_norm(update: Tensors) -> Tensor:
-    """The L2 norm over all entries of all tensors, as a float64 scalar."""
-    return torch.stack([value.double().square().sum() for value in update.values()]).sum().sqrt()
+from defenses.clipping import clipped
 
 
 @register("clip")
@@ -33,5 +26,4 @@ class Clip(Defense):
         self.norm = norm
 
     def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
-        scale = self.norm / global_norm(update).clamp(min=self.norm)  # no branch: it must hold under torch.func
-        return {name: value * scale.to(value.dtype) for name, value in update.items()}
+        return clipped(update, self.norm)

@@ -6,6 +6,7 @@ import math
 
 from defenses.base import Accounting, Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian
+from defenses.mechanism import gaussian
 from defenses.update.clip import Clip
 
 
@@ -47,32 +48,7 @@ class LocalDP(Defense):
         clipped = self.clip.on_update(update, turn=turn)
         return {name: value + self.std * turn.draw(name, noise, value) for name, value in clipped.items()}
 
-    def accounting(self, *, steps: int, batch_size: int, examples: int) -> Accounting:
-        """Of a client's updates together, whatever its data are, by the exact formula of Balle and Wang (ICML 2018):
-        many Gaussian mechanisms are one with less noise."""
-        apart = 2 * self.clip.norm * math.sqrt(steps)
-        epsilon = _epsilon(self.std / apart, self.delta) if self.std else math.inf
-        return Accounting(epsilon=epsilon, delta=self.delta, note="as if each step were sent")
-
-
-def _epsilon(noise: float, delta: float) -> float:
-    """The smallest epsilon for which Gaussian noise, in units of the sensitivity, is (epsilon, delta)-private."""
-
-    def beyond(quantile: float) -> float:
-        return math.erfc(quantile / math.sqrt(2)) / 2
-
-    def failing(epsilon: float) -> float:
-        middle, half = epsilon * noise, 1 / (2 * noise)
-        return beyond(middle - half) - math.exp(epsilon) * beyond(middle + half)
-
-    low, high = 0.0, 1.0
-    if failing(low) <= delta:
-        return low
-    while failing(high) > delta:
-        low, high = high, 2 * high
-        if high > 700:  # beyond what a float can hold, and beyond all meaning
-            return math.inf
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if failing(middle) > delta else (low, middle)
-    return high
+    def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting:
+        """Of a client's updates together, whatever its data are: two clipped updates can be twice the norm apart."""
+        noise = self.std / (2 * self.clip.norm)
+        return gaussian(noise, times=updates, delta=self.delta, note="whatever the client's data are")

@@ -65,6 +65,7 @@ def privacy(plan: Plan) -> dict[str, Any]:
     trained = training_of(plan)
     examples = min(len(part) for part in plan.partition())
     accounting = plan.defense().accounting(
+        updates=trained.federation.rounds,
         steps=trained.federation.rounds * trained.local.training.count(examples, trained.local.batch_size),
         batch_size=trained.local.batch_size,
         examples=examples,

@@ -14,8 +14,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from fedsim.federation.applied import Applied
 from fedsim.federation.client import TRUTH
-from fedsim.federation.round import implied_weights
 from fedsim.random import seed_for
 from fedsim.truth import Truth, unpack
 
@@ -37,10 +37,8 @@ class Eavesdropper(Strategy):
     Args:
         strategy: any Flower strategy; it aggregates weights.
         partition_of: the partition of each node.
-        share: `gradient` (FedSGD: the inner strategy is handed the weights that the gradient implies) or `weights`.
-        learning_rate: the local learning rate, for those implied weights.
-        trained: the entries of the state that clients train; every other array stands for itself.
-        frozen: the entries that no client changes; the aggregate keeps them as they were sent.
+        applied: what the server applies: the inner strategy is handed each reply as weights (of FedSGD those that the
+            gradient implies), and what it makes of them becomes the next global state.
         seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
         salt: what the clients are told to salt their own seed with, in hexadecimal digits; empty for none.
         on_capture: called with each good reply, and with the truth if the client sent it.
@@ -54,10 +52,7 @@ class Eavesdropper(Strategy):
         strategy: Strategy,
         *,
         partition_of: dict[int, int],
-        share: str,
-        learning_rate: float,
-        trained: frozenset[str],
-        frozen: frozenset[str],
+        applied: Applied,
         seed: int,
         salt: str = "",
         on_capture: Callable[[Capture, Truth | None], None],
@@ -66,10 +61,7 @@ class Eavesdropper(Strategy):
     ) -> None:
         self.strategy = strategy
         self._partition_of = partition_of
-        self._share = share
-        self._learning_rate = learning_rate
-        self._trained = trained
-        self._frozen = frozen
+        self._applied = applied
         self._seed = seed
         self._salt = salt
         self._on_capture = on_capture
@@ -93,6 +85,7 @@ class Eavesdropper(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         by_client = {self._partition_of[reply.metadata.src_node_id]: reply for reply in replies}
         usable: list[Message] = []
+        weights: list[float] = []
         for client in sorted(self._asked | by_client.keys()):
             reply = by_client.get(client)
             if reply is None:
@@ -110,13 +103,15 @@ class Eavesdropper(Strategy):
             examples = int(reply.content.metric_records["metrics"]["num-examples"])  # type: ignore[arg-type]
             truth = None if envelope is None else unpack(envelope["safetensors"])  # type: ignore[arg-type]
             self._on_capture(Capture(server_round, client, self._sent, received, examples), truth)
-            if self._share == "gradient":
-                implied = implied_weights(self._sent, received, self._trained, self._learning_rate)
-                reply.content["arrays"] = ArrayRecord(implied)
+            reply.content["arrays"] = ArrayRecord(self._applied.weights(self._sent, received))
             usable.append(reply)
+            weights.append(examples)
         self._on_end(server_round)
         arrays, metrics = self.strategy.aggregate_train(server_round, usable)
-        return self._restored(arrays), metrics
+        if arrays is None:
+            return None, metrics
+        state = self._applied.state(self._sent, arrays.to_torch_state_dict(), weights, server_round)
+        return ArrayRecord(state), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -142,21 +137,6 @@ class Eavesdropper(Strategy):
             if value.is_floating_point() and not torch.isfinite(value).all():
                 return f"{name} holds NaN or infinity"
         return None
-
-    def _restored(self, arrays: ArrayRecord | None) -> ArrayRecord | None:
-        """The aggregate in the model's own dtypes, its frozen entries as they were sent.
-
-        A weighted mean turns integers to floats and float32 to float64, and rounds what is the same everywhere.
-        """
-        if arrays is None:
-            return None
-        aggregate = arrays.to_torch_state_dict()
-        return ArrayRecord(
-            {
-                name: self._sent[name] if name in self._frozen else value.to(self._sent[name].dtype)
-                for name, value in aggregate.items()
-            }
-        )
 
 
 def _reason(reply: Message) -> str:

@@ -49,12 +49,3 @@ def train_client(
         memory={name: value.to(device) for name, value in (memory or {}).items()},
     )
     return Trained(pixels, labels, result)
-
-
-def implied_weights(
-    sent: dict[str, Tensor], received: dict[str, Tensor], trained: frozenset[str], learning_rate: float
-) -> dict[str, Tensor]:
-    """The weights that one step along a client's gradient gives; what was not trained as it is."""
-    return {
-        name: sent[name] - learning_rate * value if name in trained else value for name, value in received.items()
-    }

@@ -19,6 +19,7 @@ from defenses.aggregation.mean import weighted_mean
 from fedsim import observations, truth
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
+from fedsim.federation.applied import Applied
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.plan import Plan
@@ -175,15 +176,12 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
     Returns:
         the test accuracy before the first round and after each.
     """
-    model, trains = plan.model(), plan.client_model()
+    model = plan.model()
     view = grid.first(plan.federation.clients)
     strategy = Eavesdropper(
         _strategy(plan),
         partition_of=view.partition_of,
-        share=plan.local.share,
-        learning_rate=plan.local.training.learning_rate,
-        trained=frozenset(entries.trained(trains)),
-        frozen=entries.frozen(trains),
+        applied=Applied.of(plan),
         seed=plan.seed,
         salt=plan.salt,
         on_capture=writer.capture,

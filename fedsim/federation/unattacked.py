@@ -12,9 +12,9 @@ import random
 import torch
 from torch import Tensor
 
+from fedsim.federation.applied import Applied
 from fedsim.federation.plan import Plan
-from fedsim.federation.round import implied_weights, train_client
-from fedsim.models import entries
+from fedsim.federation.round import train_client
 from fedsim.random import seed_for
 
 Tensors = dict[str, Tensor]
@@ -25,13 +25,12 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
 
     A reply that holds NaN or infinity is left out, as the eavesdropper does.
     """
-    fresh, trains = plan.model(), plan.client_model()
-    trained, frozen = frozenset(entries.trained(trains)), entries.frozen(trains)
+    fresh, applied = plan.model(), Applied.of(plan)
     state = start
     memories: dict[int, Tensors] = {}
     for round in range(1, plan.federation.rounds + 1):
         total: Tensors = {}
-        replies = 0
+        examples: list[float] = []
         for client in drawn(plan, round):
             model = copy.deepcopy(fresh)
             model.load_state_dict(state)
@@ -41,13 +40,14 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
             reply = {name: value.cpu() for name, value in replied.result.arrays.items()}
             if not all(value.isfinite().all() for value in reply.values()):
                 continue
-            if plan.local.share == "gradient":
-                reply = implied_weights(state, reply, trained, plan.local.training.learning_rate)
-            total = {name: total.get(name, 0) + _summable(value) for name, value in reply.items()}
-            replies += 1
-        if replies:
-            mean = {name: (value / replies).to(state[name].dtype) for name, value in total.items()}
-            state = mean | {name: state[name] for name in frozen}
+            examples.append(len(replied.labels))
+            weight = examples[-1] / examples[0]  # 1 where all have equally many
+            weights = applied.weights(state, reply)
+            total = {name: total.get(name, 0) + weight * _summable(value) for name, value in weights.items()}
+        if examples:
+            share = examples[0] / sum(examples)
+            mean = {name: value * share for name, value in total.items()}
+            state = applied.state(state, mean, examples, round)
     return state
 
 
@@ -58,5 +58,5 @@ def drawn(plan: Plan, round: int) -> list[int]:
 
 
 def _summable(value: Tensor) -> Tensor:
-    """All clients train on equally many images, so that all weigh the same; a mean of integers is taken in float64."""
+    """A mean of integers is taken in float64."""
     return value if value.is_floating_point() else value.double()

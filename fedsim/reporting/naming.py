@@ -26,7 +26,8 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
     any rate; False: it does not, or one of the two is not known here.
 
     An attack that replays what it is granted does so with every defense (`attacks.Attack.replays`); but where a defense
-    draws something structural, or changes the model, only one that looks for what was drawn.
+    draws something structural, or changes the model, only one that looks for what was drawn. Of what a server does only
+    once it has seen all there is nothing to take into account.
     """
     try:
         algorithm, kind = attacks.get(attack), defenses.get(defense)
@@ -34,6 +35,8 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
         return False
     if defense in algorithm.adapts:
         return algorithm.adapts[defense]
+    if kind().server_alone:
+        return None
     rate_alone = kind.model_overrides is not Defense.model_overrides
     random = kind.draws or (kind.on_model is not Defense.on_model and not kind.checks_model)
     return "defense" if algorithm.replays and not rate_alone and (algorithm.seeks_noise or not random) else False

@@ -92,7 +92,7 @@ class Cell:
     def knowable(self) -> set[str]:
         """The grants that there is something to know of here: not the defense of a client that has none."""
         nothing = {
-            "defense": not self.working_defense(),
+            "defense": all(defenses.compose([spec]).server_alone for spec in self.working_defense()),
             "dropout_rate": self.model_spec().get("dropout") == 0,
             "batch_order": self.scenario.federation.local.epochs is None,
         }

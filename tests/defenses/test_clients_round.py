@@ -137,6 +137,7 @@ DEFENSES = {
     "cutmix": {"alpha": 0.7},
     "input_noise": {"std": 0.1},
     "secure_aggregation": {},
+    "central_dp": {"clipping_norm": 0.3},
     "dropconnect": {"p": 0.3},
     "stochastic_depth": {"p": 0.5},
     "precode": {"size": 6, "beta": 0.1},
@@ -264,6 +265,8 @@ TIED = {("sign", "pruning")}
 
 REFUSED = {
     ("dp_sgd", "dp_sgd"): "only one defense of a composition may replace the gradient",
+    ("central_dp", "secure_aggregation"): "central_dp takes single updates, of which the server .* has the sum alone",
+    ("secure_aggregation", "central_dp"): "central_dp takes single updates, of which the server .* has the sum alone",
     ("dropconnect", "dropconnect"): "has no nn.Linear or nn.Conv2d",
     ("dropconnect", "mixout"): "has no nn.Linear or nn.Conv2d",
     ("mixout", "dropconnect"): "has no nn.Linear or nn.Conv2d",

@@ -405,6 +405,22 @@ def shows_the_weighted_mean(defense: Defense) -> None:
     assert defense.aggregates
 
 
+def acts_on_what_the_server_applies_alone(defense: Defense) -> None:
+    update = an_update()
+    assert defense.on_update(update, turn=turn()) == update
+    assert defense.server_alone
+    assert not defense.declarative
+    received = flat(defense.on_received(update))
+    assert received.norm() == pytest.approx(1.5)
+    assert F.cosine_similarity(received, flat(update), dim=0) == pytest.approx(1.0)
+    for weights, largest in (([1], 1.0), ([8, 8, 8, 8], 1 / 4), ([1, 3], 3 / 4)):
+        noise = flat(defense.on_mean(update, weights, turn=turn(5))) - flat(update)
+        assert noise.std() == pytest.approx(0.2 * 1.5 * largest, rel=0.05)
+    normed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match=r"^central_dp: layer '1' \(BatchNorm2d\) keeps statistics"):
+        defense.on_model(normed)
+
+
 def drops_weights(defense: Defense) -> None:
     plain, model = private_model("lenet"), defense.on_model(private_model("lenet"))
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -525,6 +541,11 @@ TABLE = {
     "input_noise": Row({"std": 0.2}, makes_images_noisy, [{"std": -0.1}, {"std": math.inf}]),
     "mixup": Row({"alpha": 0.5}, mixes_pairs, [{"alpha": 0}, {"alpha": -1.0}, {"alpha": math.inf}]),
     "secure_aggregation": Row({}, shows_the_weighted_mean, []),
+    "central_dp": Row(
+        {"noise_multiplier": 0.2, "clipping_norm": 1.5},
+        acts_on_what_the_server_applies_alone,
+        [{"noise_multiplier": -1.0}, {"noise_multiplier": math.nan}, {"clipping_norm": 0}, {"delta": 0}, {"delta": 1}],
+    ),
     "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),
     "precode": Row({"size": 8, "beta": 0.5}, draws_before_the_head, [{"size": 0}, {"beta": -0.1}, {"beta": math.nan}]),
     "dropconnect": Row({"p": 0.3}, drops_weights, NO_RATES),

@@ -51,7 +51,7 @@ def test_dp_sgd_without_noise_and_bound_is_the_plain_gradient(name, mode):
 
 
 def epsilon(**changes: float) -> float:
-    parameters = {"noise_multiplier": 1.0, "steps": 20, "batch_size": 8, "examples": 400, **changes}
+    parameters = {"noise_multiplier": 1.0, "updates": 1, "steps": 20, "batch_size": 8, "examples": 400, **changes}
     accounting = defenses.create("dp_sgd", noise_multiplier=parameters.pop("noise_multiplier")).accounting(**parameters)
     assert accounting is not None
     assert accounting.delta == 1e-5

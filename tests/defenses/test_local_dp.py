@@ -44,7 +44,7 @@ def test_it_sends_what_flowers_mod_sends(size, monkeypatch) -> None:
 
 def spent(**changes: float) -> float:
     parameters = {"clipping_norm": 0.5, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5, **changes}
-    accounting = defenses.create("local_dp", **parameters).accounting(steps=1, batch_size=1, examples=9)
+    accounting = defenses.create("local_dp", **parameters).accounting(updates=1, steps=3, batch_size=1, examples=9)
     assert accounting.delta == 1e-5
     return accounting.epsilon
 
@@ -56,7 +56,8 @@ def test_the_noise_is_worth_its_budget_where_the_sensitivity_is_that_of_the_clip
     assert spent(sensitivity=0.0) == math.inf
     assert spent(epsilon=1000.0) > 1000
     many, one = (
-        defenses.create("local_dp").accounting(steps=steps, batch_size=1, examples=9).epsilon for steps in (100, 1)
+        defenses.create("local_dp").accounting(updates=updates, steps=100, batch_size=1, examples=9).epsilon
+        for updates in (100, 1)
     )
     assert many > 10 * one
 

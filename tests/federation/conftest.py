@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from federation_cells import BASE, UTILITY, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
+from federation_cells import BASE, CENTRAL, UTILITY, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
 
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
@@ -38,6 +38,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "utility": work(defense=[{"name": "clip", "norm": 0.5}], utility=UTILITY),
         "dirichlet": work(data={**BASE["data"], "partition": {"kind": "dirichlet", "alpha": 1.0}}),
         "factory": work(model={"factory": "fed_net:make"}),
+        "central": work(defense=CENTRAL),
         "sum": work(defense=[{"name": "secure_aggregation"}]),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),
     }

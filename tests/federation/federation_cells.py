@@ -34,6 +34,8 @@ UTILITY = {
     "reachable": {"steps": 60, "batch_size": 32, "learning_rate": 0.5, "dropout": 0.0},
 }
 
+CENTRAL = [{"name": "central_dp", "noise_multiplier": 0.1, "clipping_norm": 0.5}]
+
 PHOTOS = {"name": "photos", "path": None, "image_size": 32, "test_fraction": 0.2, "partition": {"kind": "iid"}}
 
 MODELS = {

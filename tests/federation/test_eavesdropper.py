@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.federation import unattacked
+from fedsim.federation.applied import Applied
 from fedsim.federation.client import TRUTH
 from fedsim.federation.eavesdropper import Eavesdropper
 from fedsim.federation.plan import Plan
@@ -42,15 +43,12 @@ def _reply(node: int, arrays: dict | None, *, error: str | None = None) -> Messa
     return Message(RecordDict(records), reply_to=request)
 
 
-def _eavesdropper(strategy, share="weights"):
+def _eavesdropper(strategy, share="weights", **how):
     seen, faults = [], []
     wrapped = Eavesdropper(
         strategy,
         partition_of={10: 0, 20: 1, 30: 2},
-        share=share,
-        learning_rate=0.5,
-        trained=frozenset({"weight", "bias"}),
-        frozen=frozenset(),
+        applied=Applied(share=share, learning_rate=0.5, trained={"weight": "weight", "bias": "bias"}, **how),
         seed=0,
         on_capture=lambda capture, truth: seen.append((capture, truth)),
         on_fault=lambda *fault: faults.append(fault),
