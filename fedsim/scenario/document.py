@@ -151,13 +151,16 @@ def from_mapping(data: Mapping[str, Any]) -> Document:
 def parse_path(dotted: str) -> KeyPath:
     """`attacks[1].iterations` or `attacks.1.iterations` as ("attacks", 1, "iterations").
 
-    A key of `sweep` is itself dotted and stays whole: `sweep.model.name` is ("sweep", "model.name").
+    A key of `sweep` is itself dotted and stays whole, `sweep.model.name` is ("sweep", "model.name"), and so is one of
+    a setting: `settings[0].model.name`.
     """
     parts = re.sub(r"\[(\d+)\]", r".\1", dotted).split(".")
     if "" in parts:
         raise Problem((), f"{dotted!r} is not a dotted path such as model.dropout or attacks[0].iterations")
     if parts[0] == "sweep" and len(parts) > 2:
         parts = ["sweep", ".".join(parts[1:])]
+    if parts[0] == "settings" and len(parts) > 3:
+        parts = [*parts[:2], ".".join(parts[2:])]
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 

@@ -20,8 +20,11 @@ from fedsim.scenario.strengths import written
 from fedsim.scenario.validate import validate
 
 _MOST_VARIANTS = 1_000
-_FIXED = ("name", "description", "seeds", "defenses", "sweep")
-"""What a sweep cannot vary: the run's identity, and what is an axis already."""
+_FIXED = {
+    "sweep": ("name", "description", "seeds", "defenses", "sweep", "settings"),
+    "settings": ("name", "description", "seeds", "sweep", "settings"),
+}
+"""What they cannot vary: the run's identity, and what is an axis already; a setting may have defenses of its own."""
 
 Trial = Callable[[Scenario], None]
 """What a valid scenario without a sweep must pass besides; raises `Problem`."""
@@ -68,7 +71,7 @@ def _finish(document: Document, overrides: Sequence[str], home: Path, trial: Tri
     try:
         scenario = validate(document.data)
         variants = _variants(document, scenario, trial)
-        if not scenario.sweep:
+        if not variants:
             trial(scenario)
     except Problem as problem:
         raise document.explain(written(problem, document.data.get("defenses"))) from None
@@ -105,34 +108,54 @@ def _resolve(block: dict[str, Any], key: str, home: Path) -> None:
 
 
 def _variants(document: Document, scenario: Scenario, trial: Trial) -> tuple[tuple[dict[str, Any], Scenario], ...]:
-    """For each combination of the sweep's values, the scenario that it makes, validated like any other."""
-    if not scenario.sweep:
+    """For each setting and combination of the sweep's values, the scenario that it makes, validated like any other."""
+    if not scenario.sweep and not scenario.settings:
         return ()
-    paths = {key: _axis(key) for key in scenario.sweep}
-    count = math.prod(len(values) for values in scenario.sweep.values())
+    swept: dict[str, KeyPath] = {key: ("sweep", key) for key in scenario.sweep}
+    settings = [{key: ("settings", at, key) for key in own} for at, own in enumerate(scenario.settings)] or [{}]
+    for places in (swept, *settings):
+        for key, place in places.items():
+            _axis(key, place)
+            if place[0] == "settings" and (other := next((one for one in swept if _overlap(one, key)), None)):
+                raise Problem(place, f"sweep.{other} varies it too", about="key")
+    combinations = math.prod(len(values) for values in scenario.sweep.values())
+    count = len(settings) * combinations
     if count > _MOST_VARIANTS:
         raise Problem(("sweep",), f"{count} combinations; at most {_MOST_VARIANTS} are accepted")
-    return tuple((values, _variant(document, values, paths, trial)) for values in scenario.axes())
+    found = []
+    for at, values in enumerate(scenario.axes()):
+        places = {**settings[at // combinations], **swept}
+        found.append((values, _variant(document, values, places, trial)))
+    return tuple(found)
 
 
-def _axis(key: str) -> KeyPath:
+def _axis(key: str, place: KeyPath) -> None:
     try:
         path = parse_path(key)
     except Problem as problem:
-        raise Problem(("sweep", key), problem.message, about="key") from None
-    if path[0] in _FIXED:
-        raise Problem(("sweep", key), f"{path[0]} cannot be swept (seeds and defenses are axes already)", about="key")
-    return path
+        raise Problem(place, problem.message, about="key") from None
+    if path[0] in _FIXED[str(place[0])]:
+        fixed = f"{path[0]} cannot be swept (seeds and defenses are axes already)"
+        if place[0] == "settings":
+            fixed = f"{path[0]} is of the whole scenario"
+        raise Problem(place, fixed, about="key")
 
 
-def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], trial: Trial) -> Scenario:
+def _overlap(one: str, other: str) -> bool:
+    """Whether one key is the other, or lies in its block."""
+    shorter, longer = sorted((parse_path(one), parse_path(other)), key=len)
+    return longer[: len(shorter)] == shorter
+
+
+def _variant(document: Document, values: Mapping[str, Any], places: Mapping[str, KeyPath], trial: Trial) -> Scenario:
     data = copy.deepcopy(document.data)
     data.pop("sweep", None)
+    data.pop("settings", None)
     for key, value in values.items():
         try:
-            assign(data, paths[key], copy.deepcopy(value))
+            assign(data, parse_path(key), copy.deepcopy(value))
         except Problem as problem:
-            raise Problem(("sweep", key), problem.message, about="key") from None
+            raise Problem(places[key], problem.message, about="key") from None
         write_out(data)
     _resolve_paths(data, Path(document.source).parent if document.source else Path())
     try:
@@ -140,17 +163,22 @@ def _variant(document: Document, values: Mapping[str, Any], paths: Mapping[str, 
         trial(scenario)
         return scenario
     except Problem as problem:
-        raise _blamed(document, values, paths, written(problem, data.get("defenses"))) from None
+        raise _blamed(document, values, places, written(problem, data.get("defenses"))) from None
 
 
-def _blamed(document: Document, values: Mapping[str, Any], paths: Mapping[str, KeyPath], problem: Problem) -> Problem:
-    """Point at the swept value that a problem comes from: the axis nearest to the place of the problem."""
+def _blamed(document: Document, values: Mapping[str, Any], places: Mapping[str, KeyPath], problem: Problem) -> Problem:
+    """Point at the value that a problem comes from: the key nearest to the place of the problem."""
 
     def shared(key: str) -> int:
-        return sum(1 for ours, theirs in zip(paths[key], problem.path) if ours == theirs)
+        return sum(1 for ours, theirs in zip(parse_path(key), problem.path) if ours == theirs)
 
     key = max(values, key=shared)
-    swept, blamed = document.data["sweep"][key], values[key]
-    index = next(i for i, value in enumerate(swept) if value == blamed or value != value)  # NaN is unequal to itself
-    combination = ", ".join(f"{name}={value}" for name, value in values.items())
-    return Problem(("sweep", key, index), f"with {combination}: {format_path(problem.path)}: {problem.message}")
+    place, blamed = places[key], values[key]
+    if place[0] == "sweep":
+        swept = document.data["sweep"][key]
+        index = next(i for i, value in enumerate(swept) if value == blamed or value != value)  # NaN is unequal to itself
+        place = (*place, index)
+    elif len(problem.path) > (length := len(parse_path(key))) == shared(key):  # within what the setting says
+        return Problem((*place, *problem.path[length:]), problem.message, about=problem.about)
+    combination = ", ".join(f"{name}={value}" for name, value in values.items() if name == key or place[0] == "sweep")
+    return Problem(place, f"with {combination}: {format_path(problem.path)}: {problem.message}")

@@ -37,7 +37,7 @@ def write_out(data: dict[str, Any]) -> None:
 def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
     """The one form that the schema knows, as a copy: every defense a list of parts, every model with its tag."""
     result = copy.deepcopy(dict(data))
-    for optional in ("threat_model", "victims", "engine", "sweep", "federation"):
+    for optional in ("threat_model", "victims", "engine", "sweep", "settings", "federation"):
         if optional in result and result[optional] is None:  # `sweep:` with nothing after it
             del result[optional]
     for key, default in (("data", {"name": "mnist"}), ("model", {"name": "mlp"}), ("defenses", [{"name": "none"}])):

@@ -243,6 +243,10 @@ class Scenario(Block):
     sweep: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Further axes: a dotted key and its values, e.g. `model.name: [mlp, lenet]`; all combinations are run."""
 
+    settings: tuple[Annotated[dict[str, JsonValue], Field(min_length=1)], ...] = ()
+    """Each says what differs there from the scenario: dotted keys and their values, e.g. `{model.name: lenet,
+    attacks: [cut]}`; the sweep, if any, is run in each."""
+
     _variants: tuple[tuple[dict[str, Any], Scenario], ...] = PrivateAttr(default=())
     _folder: str | None = PrivateAttr(default=None)
 
@@ -253,7 +257,7 @@ class Scenario(Block):
 
     @property
     def variants(self) -> tuple[tuple[dict[str, Any], Scenario], ...]:
-        """The scenarios that the sweep makes, none of which has one, each with the sweep's values by dotted key."""
+        """The scenarios that settings and sweep make, none of which has any, each with its values by dotted key."""
         return self._variants or (({}, self),)
 
     def attack_specs(self) -> list[dict[str, Any]]:
@@ -270,7 +274,7 @@ class Scenario(Block):
         """The whole scenario, defaults filled in, JSON-able; `parse` reads it back."""
         plain = self.model_dump(mode="json")
         plain["model"] = {**self.model.spec(), **self.model.start()}
-        if "model.name" in self.sweep:  # the defaults of one model are unknown keys, or other values, to the next
+        if any("model.name" in values for values in (self.sweep, *self.settings)):  # the defaults of one model are unknown keys, or other values, to the next
             plain["model"] = {key: plain["model"][key] for key in plain["model"] if key in self.model.model_fields_set}
         return plain
 
@@ -279,9 +283,9 @@ class Scenario(Block):
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def axes(self) -> Iterator[dict[str, Any]]:
-        """The combinations of the sweep's values, `{}` alone without a sweep."""
-        for values in itertools.product(*self.sweep.values()):
-            yield dict(zip(self.sweep, values, strict=True))
+        """The settings with each combination of the sweep's values, `{}` alone without either."""
+        for setting, values in itertools.product(self.settings or ({},), itertools.product(*self.sweep.values())):
+            yield {**setting, **dict(zip(self.sweep, values, strict=True))}
 
 
 def specs_of(parts: tuple[Member, ...]) -> tuple[dict[str, Any], ...]:

@@ -64,7 +64,8 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     if kind == "none_required":
         return Problem(path, f"{_short(value)} has no meaning here (accepted: null)")
     if kind == "too_short":
-        return Problem(path, "the list is empty; it needs at least one value")
+        empty = "nothing is here" if isinstance(value, dict) else "the list is empty"
+        return Problem(path, f"{empty}; it needs at least one value")
     message = str(error["msg"]).replace("Input should", "should", 1)
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)

@@ -113,6 +113,33 @@ def test_a_sweep_over_models_survives_the_trip_too():
     assert [cell.work() for cell in every_cell(again)] == [cell.work() for cell in every_cell(scenario)]
 
 
+SETTINGS = [{"model": "lenet", "attacks": ["cut"]}, {"model.width": 4, "defenses": ["clip", "dropout"]}]
+
+
+def test_settings_say_what_differs_there_and_the_sweep_is_run_in_each():
+    scenario = _small(settings=SETTINGS, sweep={"data.test_fraction": [0, 0.5]}, seeds=[3])
+    described = [
+        (
+            cell.scenario.model.name,
+            cell.defense_label,
+            [attack.name for attack in cell.scenario.attacks],
+            cell.scenario.data.test_fraction,
+        )
+        for cell in every_cell(scenario)
+    ]
+    lenet, mlp = ("lenet", "none", ["cut"]), [("mlp", label, ["inverting_gradients"]) for label in ("clip", "dropout")]
+    assert described == [(*lenet, 0), (*lenet, 0.5), *((*row, fraction) for fraction in (0, 0.5) for row in mlp)]
+    assert all(cell.scenario.settings == () for cell in every_cell(scenario))
+    assert every_cell(scenario)[-1].scenario.model.spec()["width"] == 4
+
+
+def test_settings_survive_the_trip_too():
+    scenario = _small(settings=[{"model.name": "lenet"}, {"model.name": "mlp"}], model={"name": "mlp", "dropout": 0.5})
+    again = parse(json.loads(json.dumps(scenario.to_dict())), rehearsed=False)
+    assert [cell.work() for cell in every_cell(again)] == [cell.work() for cell in every_cell(scenario)]
+    assert again.digest() == scenario.digest() != _small().digest()
+
+
 def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
     scenario = _small(sweep={"federation.clients": [6, 2]}, victims={"rounds": [1]})
     described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in every_cell(scenario)]

@@ -116,6 +116,24 @@ def test_the_file_that_the_others_spoil_is_good(file):
             "sweep.model..depth: 'model..depth' is not a dotted path",
         ),
         ("metrics:", "sweep: {@name: [a, b]}\nmetrics:", "sweep.name: name cannot be swept"),
+        ("metrics:", "settings: [@{}]\nmetrics:", "settings[0]: nothing is here"),
+        ("metrics:", "settings: [{@seeds: [1]}]\nmetrics:", "settings[0].seeds: seeds is of the whole scenario"),
+        ("metrics:", "settings: [{@model..x: 1}]\nmetrics:", "settings[0].model..x: 'model..x' is not a dotted path"),
+        (
+            "metrics:",
+            "settings: [{model.depth: 1}, {model.width: @x}]\nmetrics:",
+            "settings[1].model.width: with model.width=x: model.width: 'x' should be",
+        ),
+        (
+            "metrics:",
+            "settings: [{defenses: [none, {name: clip, norm: @0}]}]\nmetrics:",
+            "settings[0].defenses[1][0].norm: clip: norm = 0.0 is not a positive number",
+        ),
+        (
+            "metrics:",
+            "settings: [{@model.width: 3}]\nsweep: {model: [mlp]}\nmetrics:",
+            "settings[0].model.width: sweep.model varies it too",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_located(file, old, new, expected):
@@ -145,6 +163,7 @@ def test_a_mistake_in_the_file_is_located(file, old, new, expected):
         ("model={name: lenet, z: 1}", "--set model={name: lenet, z: 1}: model.z: unknown key"),
         ("victims.clients=5", "--set victims.clients=5: 5 victims, but only 4"),
         ("federation.clients_per_round=2", "mine.yaml:15:36: victims.clients: 4 victims, but only 2 clients"),
+        ("settings=[{model.width: 0}]", "--set settings=[{model.width: 0}]: settings[0].model.width: with model.width=0"),
         ("sweep.model.width=[8, x]", "--set sweep.model.width=[8, x]: sweep.model.width[1]: with model.width=x: model"),
         ("federation.clients=9999", "--set federation.clients=9999: 9999 clients, but 4000 training examples"),
     ],

@@ -92,7 +92,8 @@ def test_every_key_of_the_schema_is_in_the_table_above():
 
     known = keys(Mnist, "data.", ("name", "path")) | keys(Local, "federation.local.") | keys(Engine, "engine.")
     known |= keys(Federation, "federation.", ("local",))
-    known |= keys(Scenario, "", ("name", "data", "model", "federation", "threat_model", "victims", "engine", "sweep"))
+    blocks = ("name", "data", "model", "federation", "threat_model", "victims", "engine", "sweep", "settings")
+    known |= keys(Scenario, "", blocks)
     assert known - CHANGES.keys() == {"defenses"}
     assert set(Utility.model_fields) >= {"rounds", "local"}
     assert "learning_rate" in UtilityLocal.model_fields
