@@ -1,4 +1,4 @@
-"""`fedsim leaderboard`: of runs in the terminal, and the public one as entries and as a site."""
+"""`fedsim leaderboard` and `fedsim defenses`: of runs; the public leaderboard as entries and as a site."""
 
 from __future__ import annotations
 
@@ -37,6 +37,26 @@ def leaderboard(
         _submit(submitted, entries or DIRECTORY)
     if site is not None:
         _build(entries or DIRECTORY, site)
+
+
+@app.command()
+def defenses(
+    run_directories: Annotated[list[Path], typer.Argument(help="One run directory or more.")],
+    markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown, with remarks, instead.")] = None,
+) -> None:
+    """Show the defenses of runs beside one another: what each stops, of whom, and at what cost."""
+    import polars as pl
+
+    from fedsim.api import Run
+    from fedsim.files import write_text
+    from fedsim.reporting import evidence
+
+    found = evidence.evidence(pl.concat([Run(path).results for path in run_directories]))
+    if markdown is None:
+        out.print(evidence.terminal(found))
+        return
+    write_text(markdown, evidence.markdown(found))
+    out.print(str(markdown), highlight=False, soft_wrap=True)
 
 
 def _rank(run_directories: list[Path], html: Path | None, json_file: Path | None) -> None:

@@ -47,6 +47,10 @@ def run(
         Path | None, typer.Option("--out", metavar="DIR", help="Run directory; runs/<name> if not given.")
     ] = None,
     overrides: SetOption = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="TEXT", help="Only cells like 'mnist, mlp, batch 1, clip(norm=1.0)' with TEXT."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, the jobs and a time estimate.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: delete what an earlier run left.")] = False,
     salt: Annotated[
@@ -70,6 +74,8 @@ def run(
     from fedsim.runs.terminal import TerminalView
 
     loaded = scenarios.load(scenario, overrides or [], here=ray_address is None)
+    if words:
+        loaded = scenarios.only(loaded, words)
     target = directory or Path("runs") / loaded.name
     check_owner(target, loaded.name)
     if dry_run:
@@ -91,7 +97,7 @@ def run(
             fresh=fresh,
             salt=salt == DRAW or salt or False,
             ray_address=ray_address,
-            command=_command(scenario, overrides, salted=salt is not None),
+            command=_command(scenario, overrides, words, salted=salt is not None),
             view=view,
         )
     except KeyboardInterrupt:
@@ -122,9 +128,10 @@ def attack(
         out.print(str(path), highlight=False, soft_wrap=True)
 
 
-def _command(scenario: str, overrides: list[str] | None, *, salted: bool) -> str:
+def _command(scenario: str, overrides: list[str] | None, words: list[str] | None, *, salted: bool) -> str:
     """How the run was started, for whoever repeats it; a salt is as secret as the truth."""
     parts = ["fedsim", "run", scenario, *(word for value in overrides or [] for word in ("--set", value))]
+    parts += [part for word in words or [] for part in ("--only", word)]
     parts += ["--salt"] if salted else []
     return shlex.join(parts)
 

@@ -112,7 +112,9 @@ def _variants(document: Document, scenario: Scenario, trial: Trial) -> tuple[tup
     if not scenario.sweep and not scenario.settings:
         return ()
     swept: dict[str, KeyPath] = {key: ("sweep", key) for key in scenario.sweep}
-    settings = [{key: ("settings", at, key) for key in own} for at, own in enumerate(scenario.settings)] or [{}]
+    settings: list[dict[str, KeyPath]] = [
+        {key: ("settings", at, key) for key in own} for at, own in enumerate(scenario.settings)
+    ] or [{}]
     for places in (swept, *settings):
         for key, place in places.items():
             _axis(key, place)
@@ -176,7 +178,8 @@ def _blamed(document: Document, values: Mapping[str, Any], places: Mapping[str, 
     place, blamed = places[key], values[key]
     if place[0] == "sweep":
         swept = document.data["sweep"][key]
-        index = next(i for i, value in enumerate(swept) if value == blamed or value != value)  # NaN is unequal to itself
+        # NaN is unequal to itself
+        index = next(i for i, value in enumerate(swept) if value == blamed or value != value)
         place = (*place, index)
     elif len(problem.path) > (length := len(parse_path(key))) == shared(key):  # within what the setting says
         return Problem((*place, *problem.path[length:]), problem.message, about=problem.about)

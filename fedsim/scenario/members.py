@@ -50,9 +50,13 @@ class Member(Block):
         """`{"name": ..., **parameters}` with every parameter filled in; JSON-able."""
         return self.model_dump(mode="json")
 
+    def given(self) -> dict[str, Any]:
+        """`{"name": ..., **parameters}` with the parameters that were given."""
+        return {"name": self.name, **{key: own for key, own in self.spec().items() if key in self.model_fields_set}}
+
     def label(self) -> str:
         """The name with the parameters that were given: `clip(norm=1.0)`."""
-        given = {key: value for key, value in self.spec().items() if key in self.model_fields_set and key != "name"}
+        given = {key: value for key, value in self.given().items() if key != "name"}
         return self.name + (f"({', '.join(f'{key}={value}' for key, value in given.items())})" if given else "")
 
 

@@ -274,7 +274,8 @@ class Scenario(Block):
         """The whole scenario, defaults filled in, JSON-able; `parse` reads it back."""
         plain = self.model_dump(mode="json")
         plain["model"] = {**self.model.spec(), **self.model.start()}
-        if any("model.name" in values for values in (self.sweep, *self.settings)):  # the defaults of one model are unknown keys, or other values, to the next
+        varied = {*self.sweep, *(key for setting in self.settings for key in setting)}
+        if "model.name" in varied:  # the defaults of one model are unknown keys, or other values, to the next
             plain["model"] = {key: plain["model"][key] for key in plain["model"] if key in self.model.model_fields_set}
         return plain
 

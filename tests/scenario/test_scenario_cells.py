@@ -15,7 +15,7 @@ import defenses
 from attacks import ThreatModel
 from fedsim import data, models
 from fedsim.errors import BadInput
-from fedsim.scenario import METRICS, bundled, every_cell, json_schema, load, parse
+from fedsim.scenario import METRICS, bundled, every_cell, json_schema, load, only, parse
 from fedsim.scenario.work import Work
 from fedsim.scoring.metrics import METRICS as SCORED
 
@@ -140,6 +140,23 @@ def test_settings_survive_the_trip_too():
     assert again.digest() == scenario.digest() != _small().digest()
 
 
+def test_a_part_of_a_scenario_has_the_cells_of_the_whole():
+    whole = _small(settings=SETTINGS, sweep={"data.test_fraction": [0, 0.5]}, defenses=["none", "clip", "dropout"])
+    part = only(whole, ["lenet", "clip"])
+    assert [cell.defense_label for cell in every_cell(part)] == ["none", "clip"] * 2
+    works = [cell.work() for cell in every_cell(whole)]
+    assert all(cell.work() in works for cell in every_cell(part))
+    assert [cell.defense_label for cell in every_cell(only(whole, ["batch 1"]))] == [
+        cell.defense_label for cell in every_cell(whole)
+    ]
+    assert [cell.defense_label for cell in every_cell(only(_small(defenses=["none", "clip"]), ["clip"]))] == [
+        "none",
+        "clip",
+    ]
+    with pytest.raises(BadInput, match="--only lenet --only nothing: fits no cell; a cell is described by"):
+        only(whole, ["lenet", "nothing"])
+
+
 def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
     scenario = _small(sweep={"federation.clients": [6, 2]}, victims={"rounds": [1]})
     described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in every_cell(scenario)]
@@ -200,9 +217,12 @@ def test_every_registered_name_is_accepted():
     assert set(METRICS) == set(SCORED)
 
 
+STUDIES = ("study-defenses", "is-anything-stochastic")  # their rehearsal takes a minute
+
+
 @pytest.mark.parametrize("name", sorted(bundled()))
 def test_bundled_scenarios_are_valid_described_and_fit_the_json_schema(name):
-    scenario = load(name)
+    scenario = load(name, rehearsed=name not in STUDIES)
     assert scenario.name == name
     assert scenario.description
     assert every_cell(scenario)

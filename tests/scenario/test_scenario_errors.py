@@ -163,7 +163,7 @@ def test_a_mistake_in_the_file_is_located(file, old, new, expected):
         ("model={name: lenet, z: 1}", "--set model={name: lenet, z: 1}: model.z: unknown key"),
         ("victims.clients=5", "--set victims.clients=5: 5 victims, but only 4"),
         ("federation.clients_per_round=2", "mine.yaml:15:36: victims.clients: 4 victims, but only 2 clients"),
-        ("settings=[{model.width: 0}]", "--set settings=[{model.width: 0}]: settings[0].model.width: with model.width=0"),
+        ("settings=[{model.width: 0}]", "settings=[{model.width: 0}]: settings[0].model.width: with model.width=0"),
         ("sweep.model.width=[8, x]", "--set sweep.model.width=[8, x]: sweep.model.width[1]: with model.width=x: model"),
         ("federation.clients=9999", "--set federation.clients=9999: 9999 clients, but 4000 training examples"),
     ],

@@ -1,0 +1,71 @@
+"""All defenses beside one another: whose score stands in which column, and what is remarked below a table."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from test_sentences import NONE, PRUNED, under
+
+from fedsim.files import write_json
+from fedsim.reporting.evidence import evidence, markdown
+
+DROPPED = [{"name": "precode"}]
+
+
+def of(*rows):
+    [plain, *others] = evidence(pl.concat([NONE, *rows]))
+    assert (plain.verdict.baseline, plain.told, plain.naive["psnr"]) == (True, None, 40.0)
+    return others
+
+
+def test_each_attacker_has_a_column():
+    naive = under(PRUNED, 0.88, inverting_gradients=9.0, null_mean=8.0)
+    known = under(PRUNED, 0.88, told="known", inverting_gradients=31.0)
+    [row] = of(naive, known, under(PRUNED, 0.88, told="known", well_informed=35.0))
+    assert (row.naive["psnr"], row.told["psnr"], row.oracle["psnr"], row.guess) == (9.0, 31.0, 35.0, 8.0)
+    assert row.closed == pytest.approx(22 / 26)
+    table = markdown(evidence(pl.concat([NONE, naive, known])))
+    [line] = [line for line in table.splitlines() if "`pruning`" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert [cell.partition(" (")[0] for cell in cells] == [
+        "`pruning`", "9.0", "31.0", "", "8 of 8", "88 %", "", "most images rebuilt"
+    ]  # fmt: skip
+    assert cells[5] == "88 % (-2)"
+
+
+def test_a_gap_that_is_not_closed_is_remarked_on_and_a_closed_one_is_not():
+    def remarks(told):
+        rows = [
+            under(DROPPED, inverting_gradients=9.0),
+            under(DROPPED, told="known", dropout_inversion=told),
+            under(DROPPED, told="known", well_informed=35.0),
+        ]
+        return [line for line in markdown(of(*rows)).splitlines() if line.startswith("- ")]
+
+    assert remarks(28.0) == []
+    assert remarks(22.0) == [
+        "- `precode`: of what the oracle is ahead, dropout inversion closes 50 % (22.0 dB of 35.0)."
+    ]
+
+
+def test_an_image_that_comes_out_at_a_small_epsilon_is_named():
+    private = [{"name": "dp_sgd"}]
+
+    def remarks(epsilon, ssim):
+        rows = under(private, inverting_gradients=30.0).with_columns(
+            epsilon=pl.lit(epsilon, pl.Float64), ssim=pl.lit(ssim, pl.Float64)
+        )
+        return [line for line in markdown(of(rows)).splitlines() if line.startswith("- ")]
+
+    assert remarks(4.0, 0.7) == ["- `dp_sgd`: epsilon is 4, and all the same an image came out with an SSIM of 0.70."]
+    assert remarks(4.0, 0.5) == remarks(80.0, 0.7) == []
+
+
+def test_the_command_prints_and_writes(fedsim, results, tmp_path):
+    write_json(tmp_path / "run" / "fedsim-run.json", {"name": "made-up"})
+    results.write_parquet(tmp_path / "run" / "results.parquet")
+    code, output, _ = fedsim("defenses", tmp_path / "run")
+    assert (code, "ignores it" in output) == (0, True)
+    code, *_ = fedsim("defenses", tmp_path / "run", "--markdown", tmp_path / "d.md")
+    assert code == 0
+    assert (tmp_path / "d.md").read_text().startswith("### ")
