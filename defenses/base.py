@@ -3,6 +3,7 @@
 A client's round (`defenses.client.round`) runs the hooks in this order:
 
     model_overrides        before anything is built: keys of the scenario's `model` block that it replaces
+    local_overrides        likewise: keys of its `federation.local` block
     on_model               once, wherever the model is built: by the client, the server and the attacker
     on_batch               per local step: the images and labels that are trained on
     loss_term              per local step: what is added to the loss
@@ -142,6 +143,7 @@ class Defense:
         checks_model: `on_model` refuses some models, and changes none.
         adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
         pretrains: a model that is trained before the federation has them then already; else they are added to it after.
+        told_by: the field of the threat model that tells an attacker of it.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
             does nothing else; an attacker then compares directions, and need not replay it.
@@ -151,11 +153,19 @@ class Defense:
     adds_parameters: ClassVar[bool] = False
     pretrains: ClassVar[bool] = True
     checks_model: ClassVar[bool] = False
+    told_by: ClassVar[str] = "defense"
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False
 
     def model_overrides(self) -> dict[str, Any]:
         """Keys of the scenario's model block that this defense replaces, e.g. `{"dropout": 0.5}`."""
+        return {}
+
+    def local_overrides(self) -> dict[str, Any]:
+        """Keys of the scenario's `federation.local` block that this defense replaces, e.g. `{"batch_size": 8}`.
+
+        They are a client's in the attacked rounds and in the unattacked training alike.
+        """
         return {}
 
     def on_model(self, model: nn.Module) -> nn.Module:
@@ -284,7 +294,7 @@ class Defense:
 
     @property
     def declarative(self) -> bool:
-        """True where the defense is wholly expressed by its `model_overrides` (or is `none`)."""
+        """True where the defense is wholly expressed by its overrides (or is `none`)."""
         return not self._overrides(*_HOOKS, "on_received", "on_mean")
 
 
@@ -309,6 +319,12 @@ class Composition(Defense):
         if len(replacing) > 1:
             listed = " and ".join(replacing)
             raise ValueError(f"only one defense of a composition may replace the gradient, not {listed}")
+        set_by: dict[str, str] = {}
+        for part in parts:
+            for key in part.local_overrides():
+                if key in set_by:
+                    raise ValueError(f"{set_by[key]} and {part.name} both say what {key} is; once is enough")
+                set_by[key] = part.name
         summing = [part.name for part in parts if part.aggregates]
         single = [part.name for part in parts if part.takes_single_updates]
         if summing and single:
@@ -317,6 +333,9 @@ class Composition(Defense):
 
     def model_overrides(self) -> dict[str, Any]:
         return {key: value for part in self.parts.values() for key, value in part.model_overrides().items()}
+
+    def local_overrides(self) -> dict[str, Any]:
+        return {key: value for part in self.parts.values() for key, value in part.local_overrides().items()}
 
     def on_model(self, model: nn.Module) -> nn.Module:
         for part in self.parts.values():

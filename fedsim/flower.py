@@ -84,6 +84,7 @@ def _elsewhere(defense: Defense) -> str | None:
     """What a defense acts on besides the update, or in its place."""
     places = {
         "the model": (defense.changes_model and not defense.checks_model) or bool(defense.model_overrides()),
+        "the local training": bool(defense.local_overrides()),
         "the images": defense.changes_batch,
         "the loss": defense.changes_loss,
         "the gradients of single steps": defense.replaces_gradient,

@@ -34,8 +34,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "dropout": _REAL,  # the effective rate
     "defense": _TEXT,  # the label; parts of a composition are joined by " + "
     "defense_params": _TEXT,  # JSON list
-    "batch_size": _INT,
-    "local_steps": _INT,
+    "batch_size": _INT,  # of the federation: a defense may have its own
+    "local_steps": _INT,  # likewise
     # who attacked, and what was granted
     "attack": _TEXT,
     "attack_params": _TEXT,  # JSON

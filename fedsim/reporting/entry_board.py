@@ -14,7 +14,7 @@ import polars as pl
 
 from fedsim.knowledge import told
 from fedsim.reporting.entry import Entry
-from fedsim.reporting.leaderboard import COLUMNS, SETTING, THREAT, described, parts_without_none, takes_into_account
+from fedsim.reporting.leaderboard import COLUMNS, DESCRIBED, THREAT, described, parts_without_none, takes_into_account
 from fedsim.reporting.naming import distinguished
 from fedsim.reporting.settings import setting_labels
 
@@ -30,7 +30,7 @@ def board_frame(entries: dict[str, Entry]) -> pl.DataFrame:
     Settings and attacks are labelled among all entries.
     """
     rows = {stem: _row(entry) for stem, entry in entries.items()}
-    texts = {stem: described(*(row[name] for name in SETTING)) for stem, row in rows.items()}
+    texts = {stem: described(*(row[name] for name in DESCRIBED)) for stem, row in rows.items()}
     settings = setting_labels(list(texts.values()))
     attacks = distinguished([(row["attack"], row["attack_params"]) for row in rows.values()])
     for stem, row in rows.items():

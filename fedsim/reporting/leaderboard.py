@@ -30,9 +30,10 @@ THREAT = [name for name in SCHEMA if name.startswith("threat_")]
 _OBSERVED = ["threat_client_mode", "threat_batch_norm", "threat_aggregation"]
 """Threat-model fields that are read off an observation; a client that sent none has only defaults there."""
 
-SETTING = ["setting", "dataset", "model", "setting_params", "batch_size", "local_steps", "update_kind"]
+SETTING = ["setting", "dataset", "model", "setting_params", "batch_size", "local_steps"]
 """`setting` holds everything that can change a result; the others are parts of it that tables show."""
-DEFENSE = [*SETTING, "dropout", "defense_parts"]
+DEFENSE = [*SETTING, "update_kind", "dropout", "defense_parts"]
+DESCRIBED = [*SETTING, "update_kind"]
 _RANKED_AMONG = [*DEFENSE, *THREAT]
 ROW = [*_RANKED_AMONG, "attack", "attack_params"]
 
@@ -308,7 +309,7 @@ def _in_words(name: str, value: str) -> str:
 
 def _setting_labels(rows: pl.DataFrame) -> pl.Series:
     """`mnist · mlp`, and what else tells the settings apart."""
-    texts = [described(*values) for values in rows.select(SETTING).iter_rows()]
+    texts = [described(*values) for values in rows.select(DESCRIBED).iter_rows()]
     labels = setting_labels(texts)
     return pl.Series([labels[text] for text in texts], dtype=pl.String)
 

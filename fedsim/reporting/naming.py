@@ -37,6 +37,8 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
         return algorithm.adapts[defense]
     if kind().server_alone:
         return None
+    if kind.told_by != Defense.told_by:
+        return kind.told_by
     rate_alone = kind.model_overrides is not Defense.model_overrides
     random = kind.draws or (kind.on_model is not Defense.on_model and not kind.checks_model)
     return "defense" if algorithm.replays and not rate_alone and (algorithm.seeks_noise or not random) else False

@@ -86,11 +86,11 @@ def _development(cell: Path, faults: list[tuple[int, int, str]], count: int) -> 
 def _failed(
     cell: Cell, faults: list[tuple[int, int, str]], tried: list[Attempt] | None = None
 ) -> Iterator[dict[str, object]]:
-    local = cell.scenario.federation.local
+    local = cell.local()
     for spec, grants in tried or attempts(cell):
         threat = threat_model_of(spec, grants).as_dict()
         for round, client, reason in faults:
-            for sample in range(local.steps * local.batch_size):
+            for sample in range(local.training.steps * local.batch_size):
                 yield {
                     "round": round,
                     "client": client,
@@ -111,7 +111,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
     summary_file = directory.cell(key) / "cell.json"
     summary = read_json(summary_file) if summary_file.exists() else {}
     work = cell.work()
-    model, local = work.model, work.federation.local
+    model, own = work.model, cell.scenario.federation.local
     columns = {
         "run": directory.path.name,
         "scenario": scenario.name,
@@ -123,9 +123,9 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "dropout": summary.get("dropout", model.get("dropout")),
         "defense": cell.defense_label,
         "defense_params": json.dumps(list(cell.defense), sort_keys=True),
-        "batch_size": local.batch_size,
-        "local_steps": local.training.steps,
-        "update_kind": local.kind,
+        "batch_size": own.batch_size,
+        "local_steps": own.steps,
+        "update_kind": work.federation.local.kind,
         "utility": summary.get("utility"),
         "utility_images": summary.get("test_images"),
         "utility_reachable": summary.get("utility_reachable"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,27 @@ class Cell:
         return Start()
 
     def utility(self) -> Utility | None:
-        """The `utility` block, what it leaves open filled in from `federation.local` and the model's own dropout."""
+        """The `utility` block, what it leaves open filled in from `federation.local` and the model's own dropout, with
+        what the defense replaces in it."""
         if self.scenario.utility is None:
             return None
         block = self.scenario.utility.model_dump(mode="json")
         local = self.scenario.federation.local
         attacked = {"steps": local.steps, "learning_rate": local.learning_rate}
         block["local"] |= {key: value for key, value in attacked.items() if block["local"][key] is None}
+        overrides = defenses.compose(self.defense).local_overrides()
+        block["local"] |= {key: value for key, value in overrides.items() if key in block["local"]}
         if block["reachable"] is not None:
             block["reachable"]["dropout"] = self._own_dropout()
         return Utility.from_dict(block)
 
     def local(self) -> Local:
-        """What clients do in an attacked round."""
-        return Local.from_dict(self.scenario.federation.local.model_dump(mode="json"))
+        """What clients do in an attacked round, with what the defense replaces in it."""
+        return Local.from_dict(self._federation()["local"])
+
+    def _federation(self) -> dict[str, Any]:
+        plain = self.scenario.federation.model_dump(mode="json")
+        return {**plain, "local": {**plain["local"], **defenses.compose(self.defense).local_overrides()}}
 
     def _own_dropout(self) -> float | None:
         return self.scenario.model.spec()["dropout"]
@@ -94,7 +101,7 @@ class Cell:
         nothing = {
             "defense": all(defenses.compose([spec]).server_alone for spec in self.working_defense()),
             "dropout_rate": self.model_spec().get("dropout") == 0,
-            "batch_order": self.scenario.federation.local.epochs is None,
+            "batch_order": self.local().training.epochs is None,
         }
         return {name for name in GRANTS if not nothing.get(name)}
 
@@ -111,7 +118,7 @@ class Cell:
         return Work(
             data=source,
             model=self.model_spec(),
-            federation=Federation.from_dict(scenario.federation.model_dump(mode="json")),
+            federation=Federation.from_dict(self._federation()),
             defense=self.working_defense(),
             seed=self.seed,
             victims=Victims(**scenario.victims.model_dump()),
@@ -127,11 +134,16 @@ class Cell:
         seed, which clients are attacked, and the attack.
 
         It is the work less what is named above, so that a new key of the scenario parts settings by itself. A file
-        counts by its name and content; the dropout rate is the model's own, not what the defense made of it.
+        counts by its name and content; the dropout rate is the model's own, and local training the federation's,
+        not what the defense made of them.
         """
         work = {key: value for key, value in copy.deepcopy(self.work().to_dict()).items() if key not in _NO_SETTING}
         work["model"] = self.scenario.model.spec()
+        local = Local.from_dict(self.scenario.federation.local.model_dump(mode="json"))
+        work["federation"]["local"] = local.to_dict()
         work["federation"].pop("resources")
+        if (plain := replace(self, defense=()).utility()) is not None:
+            work["utility"] = asdict(plain)
         for block in (work["data"], work.get("start", {}).get("checkpoint", {})):
             if "path" in block:
                 block["path"] = Path(block["path"]).name

@@ -15,7 +15,7 @@ from defenses.base import Deployment
 from defenses.client import optimizers
 from fedsim.scenario.document import KeyPath, Problem, format_path
 from fedsim.scenario.members import SGD, Member
-from fedsim.scenario.schema import Folder, Npz, Scenario, label_of, specs_of
+from fedsim.scenario.schema import Folder, Local, Npz, Scenario, label_of, specs_of
 
 
 def check(scenario: Scenario) -> None:
@@ -117,17 +117,26 @@ def _defenses(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
 
 def _deployed(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     """A defense that would leave everything as it is: its rows would be those of no defense, under its name."""
-    federation, local = scenario.federation, scenario.federation.local
-    deployment = Deployment(
-        batch_size=min(local.batch_size, local.examples or local.batch_size),
-        clients=federation.clients_per_round,
-        rounds=federation.rounds,
-    )
+    federation = scenario.federation
     for i, parts in enumerate(scenario.defenses):
+        local = with_overrides(federation.local, specs_of(parts))
+        deployment = Deployment(
+            batch_size=min(local.batch_size, local.examples or local.batch_size),
+            clients=federation.clients_per_round,
+            rounds=federation.rounds,
+        )
         for j, part in enumerate(parts):
-            reason = defenses.create(**part.spec()).refuses(deployment)
+            defense = defenses.create(**part.spec())
+            reason = defense.refuses(deployment)
+            if defense.local_overrides() and with_overrides(federation.local, [part.spec()]) == federation.local:
+                reason = f"{part.name}: federation.local is so without it"
             if reason is not None:
                 yield _blamed(("defenses", i, j), part, reason), reason
+
+
+def with_overrides(local: Local, defense: Sequence[Mapping[str, Any]]) -> Local:
+    """The block `federation.local` with what a defense replaces in it."""
+    return local.model_copy(update=defenses.compose(defense).local_overrides())
 
 
 def _summed(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:

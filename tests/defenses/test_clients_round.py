@@ -117,6 +117,8 @@ OPTIMIZERS = [
 DEFENSES = {
     "none": {},
     "dropout": {"p": 0.3},
+    "batch_size": {"size": 2},
+    "local_steps": {"steps": 2},
     "clip": {"norm": 0.3},
     "gaussian_noise": {"std": 0.01},
     "laplace_noise": {"scale": 0.01},
@@ -267,6 +269,8 @@ REFUSED = {
     ("dp_sgd", "dp_sgd"): "only one defense of a composition may replace the gradient",
     ("central_dp", "secure_aggregation"): "central_dp takes single updates, of which the server .* has the sum alone",
     ("secure_aggregation", "central_dp"): "central_dp takes single updates, of which the server .* has the sum alone",
+    ("batch_size", "batch_size"): "both say what batch_size is",
+    ("local_steps", "local_steps"): "both say what steps is",
     ("dropconnect", "dropconnect"): "has no nn.Linear or nn.Conv2d",
     ("dropconnect", "mixout"): "has no nn.Linear or nn.Conv2d",
     ("mixout", "dropconnect"): "has no nn.Linear or nn.Conv2d",

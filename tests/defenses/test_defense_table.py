@@ -45,10 +45,22 @@ def changes_nothing(defense: Defense) -> None:
     assert defense.on_update(update, turn=turn()) == update
     assert defense.declarative
     assert not defense.model_overrides()
+    assert not defense.local_overrides()
 
 
 def sets_the_rate(defense: Defense) -> None:
     assert defense.model_overrides() == {"dropout": 0.3}
+    assert defense.declarative
+
+
+def sets_the_batch_size(defense: Defense) -> None:
+    assert defense.local_overrides() == {"batch_size": 3}
+    assert defense.declarative
+
+
+def sets_the_steps_and_shares_weights(defense: Defense) -> None:
+    assert defense.local_overrides() == {"steps": 3, "epochs": None, "examples": None, "share": "weights"}
+    assert "share" not in defenses.create("local_steps", steps=1).local_overrides()
     assert defense.declarative
 
 
@@ -503,6 +515,8 @@ NO_RATES: list[dict[str, Any]] = [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]
 TABLE = {
     "none": Row({}, changes_nothing, []),
     "dropout": Row({"p": 0.3}, sets_the_rate, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]),
+    "batch_size": Row({"size": 3}, sets_the_batch_size, [{"size": 0}, {"size": 1.5}, {"size": True}]),
+    "local_steps": Row({"steps": 3}, sets_the_steps_and_shares_weights, [{"steps": 0}, {"steps": 1.5}]),
     "clip": Row({"norm": 1.5}, bounds_the_norm, [{"norm": 0}, {"norm": -1.0}, {"norm": math.inf}]),
     "gaussian_noise": Row({"std": 0.1}, adds_noise_of_its_std, [{"std": -1e-3}, {"std": math.nan}]),
     "laplace_noise": Row({"scale": 0.1}, adds_laplace_noise_of_its_scale, [{"scale": -1e-3}, {"scale": math.nan}]),
