@@ -246,7 +246,8 @@ class Anew:
             for layer in setting.model.modules():
                 if isinstance(layer, StochasticLayer):
                     layer.resting = False
-            shapes = noise_inputs(setting.model, setting.sizes[0], setting.input_shape)
+            entering = setting.sizes[0] * setting.round.defense.grows
+            shapes = noise_inputs(setting.model, entering, setting.input_shape)
             layers = stochastic_layers(setting.model)
             self._layers = {p: (layers[p], shape) for p, shape in shapes.items() if NOISE + p not in taken}
 
@@ -270,12 +271,12 @@ def _of_all_steps(
     """What a site draws in all steps, as one tensor.
 
     Args:
-        shape: of what it acts on in the first step.
+        shape: of what it acts on in the first step: as many examples as that has, or so many times as many.
         sizes: how many examples each step has.
         then: what is made of each draw.
     """
     if "example" in site.axes:  # all at once, as one step of as many examples
-        return then(site.sample(torch.zeros(sum(sizes), *shape[1:]), generator))
+        return then(site.sample(torch.zeros(sum(sizes) * shape[0] // sizes[0], *shape[1:]), generator))
     steps = sizes if "step" in site.axes else sizes[:1]
     return joined([then(site.sample(torch.zeros(shape), generator)) for _ in steps], site.axes)
 

@@ -147,7 +147,8 @@ def setting_of(victim: Victim, threat_model: ThreatModel, model: nn.Module) -> S
     round = client_round(observation, twin, victim.kind)
     with replayed("replayed"):
         sites = noise_sites(round, victim.images, observation.input_shape)
-    layers = noise_inputs(twin, sizes[0], observation.input_shape) if trains else {}
+    entering = sizes[0] * round.defense.grows
+    layers = noise_inputs(twin, entering, observation.input_shape) if trains else {}
     if threat_model.aggregation != "individual":
         _refuse_shared(twin, list(layers))
     return Setting(

@@ -47,6 +47,7 @@ Adding a defense is one file with one class:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -144,6 +145,8 @@ class Defense:
         adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
         pretrains: a model that is trained before the federation has them then already; else they are added to it after.
         told_by: the field of the threat model that tells an attacker of it.
+        shows: whether what `on_batch` makes of an image still shows that image (turned, shifted), so that whoever
+            rebuilds it has rebuilt the image.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
             does nothing else; an attacker then compares directions, and need not replay it.
@@ -154,6 +157,7 @@ class Defense:
     pretrains: ClassVar[bool] = True
     checks_model: ClassVar[bool] = False
     told_by: ClassVar[str] = "defense"
+    shows: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False
 
@@ -176,8 +180,20 @@ class Defense:
         return model
 
     def on_batch(self, images: Tensor, labels: Tensor, *, turn: Turn) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in normalised units and labels, (B,) or (B, K), as they will be trained on."""
+        """Images (B, C, H, W) in normalised units and labels, (B,) or (B, K), as they will be trained on.
+
+        They may be `grows` times as many: of image i of the batch those at the places i, i + B, i + 2 B...
+        """
         return images, labels
+
+    @property
+    def grows(self) -> int:
+        """How many images `on_batch` makes of one."""
+        return 1
+
+    def views(self, images: Tensor, labels: Tensor, *, turn: Turn) -> Tensor:
+        """The images as `on_batch` shows them, if it does (`shows`): what scoring takes for the image as well."""
+        return self.on_batch(images, labels, turn=turn)[0] if self.shows else images
 
     def loss_term(self, model: nn.Module) -> Tensor | float:
         """What is added to the loss, given the model after its forward pass."""
@@ -346,6 +362,21 @@ class Composition(Defense):
         for key, part in self.parts.items():
             images, labels = part.on_batch(images, labels, turn=turn.of(key))
         return images, labels
+
+    @property
+    def grows(self) -> int:
+        return math.prod(part.grows for part in self.parts.values())
+
+    @property
+    def shows(self) -> bool:  # type: ignore[override]
+        return any(part.shows for part in self.parts.values())
+
+    def views(self, images: Tensor, labels: Tensor, *, turn: Turn) -> Tensor:
+        """By the parts that show them alone: of a noisy, turned image the turned one."""
+        for key, part in self.parts.items():
+            if part.shows:
+                images, labels = part.on_batch(images, labels, turn=turn.of(key))
+        return images
 
     def loss_term(self, model: nn.Module) -> Tensor | float:
         return sum((part.loss_term(model) for part in self.parts.values()), start=0.0)

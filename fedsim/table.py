@@ -57,6 +57,10 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "psnr": _REAL,  # dB, at most 160
     "ssim": _REAL,
     "lpips": _REAL,
+    "psnr_original": _REAL,  # to the image as the client has it; the scores are to the nearer of it and its views
+    "ssim_original": _REAL,  # null where the defense shows no other views of an image
+    "psnr_trained": _REAL,  # to the nearest of what a defense made of the image, mixtures and noise included
+    "ssim_trained": _REAL,  # null where the defense leaves batches as they are
     "leaked_ssim": _FLAG,  # ssim >= 0.6
     "leaked_psnr": _FLAG,  # psnr > 19 dB
     "bit_exact": _FLAG,  # equal after rounding to uint8

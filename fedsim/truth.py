@@ -33,6 +33,9 @@ class Truth:
         axes: what has a draw of its own at each site (see `defenses.client.site`).
         order: in which order epochs took the images; None where there were none.
         loss: the mean training loss over the batches.
+        trained: where a defense changes batches, the images as they were trained on, (N, V, C, H, W) in normalised
+            units.
+        views: likewise as far as the defense shows them (`defenses.base.Defense.views`).
     """
 
     images: Tensor
@@ -41,6 +44,8 @@ class Truth:
     loss: float
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     order: Tensor | None = None
+    trained: Tensor | None = None
+    views: Tensor | None = None
 
     @classmethod
     def of_round(cls, images: Tensor, labels: Tensor, played: Played) -> Truth:
@@ -48,13 +53,14 @@ class Truth:
         drawn = {name: value.cpu() for name, value in played.drawn.items()}
         order = drawn.pop(ORDER, None)
         axes = {name: site.axes for name, site in played.sites.items()}
-        return cls(images, labels, drawn, float(played.loss), axes, order)
+        trained, views = (None if v is None else v.float().cpu() for v in (played.trained, played.views))
+        return cls(images, labels, drawn, float(played.loss), axes, order, trained, views)
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat, with the axes in the names: `noise(step,example).<site>`."""
         flat = {f"noise({','.join(self.axes.get(site, EXAMPLE))}).{site}": v for site, v in self.noise.items()}
-        if self.order is not None:
-            flat["order"] = self.order
+        later = {"order": self.order, "trained": self.trained, "views": self.views}
+        flat |= {name: value for name, value in later.items() if value is not None}
         return {"images": self.images, "labels": self.labels, "loss": torch.tensor(self.loss).double(), **flat}
 
     @classmethod
@@ -65,8 +71,8 @@ class Truth:
             if found := re.fullmatch(r"noise\(([a-z,]+)\)\.(.+)", key):
                 noise[found[2]] = value
                 axes[found[2]] = tuple(found[1].split(","))  # type: ignore[arg-type]
-        order = tensors.get("order")
-        return cls(tensors["images"], tensors["labels"], noise, float(tensors["loss"]), axes, order)
+        later = {name: tensors.get(name) for name in ("order", "trained", "views")}
+        return cls(tensors["images"], tensors["labels"], noise, float(tensors["loss"]), axes, **later)
 
 
 def together(truths: Sequence[Truth], *, steps: int = 1) -> Truth:
@@ -81,6 +87,10 @@ def together(truths: Sequence[Truth], *, steps: int = 1) -> Truth:
     def joined(values: Sequence[Tensor]) -> Tensor:
         return torch.cat([part for step in zip(*(value.chunk(steps) for value in values)) for part in step])
 
+    def all_of(values: Sequence[Tensor | None]) -> Tensor | None:
+        there = [value for value in values if value is not None]
+        return joined(there) if len(there) == len(values) else None
+
     first = truths[0]
     sites = [] if first.order is not None else [site for site in first.noise if "example" in first.axes[site]]
     return Truth(
@@ -89,6 +99,8 @@ def together(truths: Sequence[Truth], *, steps: int = 1) -> Truth:
         noise={site: joined([truth.noise[site] for truth in truths]) for site in sites},
         loss=sum(truth.loss for truth in truths) / len(truths),
         axes={site: first.axes[site] for site in sites},
+        trained=all_of([truth.trained for truth in truths]),
+        views=all_of([truth.views for truth in truths]),
     )
 
 

@@ -50,9 +50,10 @@ class WellInformed(IterativeAttack):
                 "dropout rate, is not granted"
             )
         for name in setting.noise_inputs:
-            site, steps = setting.sites[name], setting.sizes
-            if "example" in site.axes and len(drawn[name]) != sum(steps):
-                raise NotApplicable(f"the noise of {name} is of {len(drawn[name])} images, not {sum(steps)}")
+            each, odd = divmod(setting.noise_inputs[name][0], setting.sizes[0])
+            wanted = sum(setting.sizes) * each
+            if "example" in setting.sites[name].axes and not odd and len(drawn[name]) != wanted:
+                raise NotApplicable(f"the noise of {name} is of {len(drawn[name])} images, not {wanted}")
         return {name: drawn[name] for name in setting.noise_inputs}
 
 

@@ -10,8 +10,8 @@ every composition of defenses: what an attacker has to know of a client is which
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from defenses.base import Composition, Defense, Memory, Turn
 from defenses.client.compute import Backward, Computation, Functional, Inputs
 from defenses.client.own import Own
-from defenses.client.site import Generators, Given, Sampling, Site, Source
+from defenses.client.site import Fixed, Generators, Given, Sampling, Site, Source
 from defenses.client.training import LocalTraining
 from defenses.stochastic.layer import stochastic_layers
 
@@ -66,6 +66,9 @@ class Played:
         sites: the sites, by name, and the shapes of what they act on in one step.
         loss: the mean of the steps' training losses.
         memory: what the defenses remember for the client's next round.
+        trained: where a defense changes the batch, each of the images as it was trained on, (N, V, C, H, W); of a
+            replayed round None.
+        views: likewise as far as the defense shows them (`Defense.views`); None where it does not.
         entered: of a replayed round, what entered the layers that were to be watched, in each step.
     """
 
@@ -76,6 +79,8 @@ class Played:
     acts_on: dict[str, torch.Size]
     loss: Tensor
     memory: Memory
+    trained: Tensor | None = None
+    views: Tensor | None = None
     entered: list[Inputs] = field(default_factory=list)
 
 
@@ -113,7 +118,8 @@ def play(
         hidden = draw(HIDDEN, 0)
         torch.manual_seed(hidden.initial_seed())
         torch.default_generator.set_state(hidden.get_state())
-        update, loss, memory = _body(round, start, computation, source, images, labels, order, memory)
+        batches: list[Batch] = []
+        update, loss, memory = _body(round, start, computation, source, images, labels, order, memory, batches=batches)
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
     drawn = source.drawn if order is None else {**source.drawn, ORDER: order}
     return Played(
@@ -124,6 +130,8 @@ def play(
         acts_on=source.acts_on,
         loss=loss.detach(),
         memory=memory,
+        trained=_by_image(batches, len(images), local.epochs, lambda batch: batch.trained),
+        views=_by_image(batches, len(images), local.epochs, lambda batch: batch.views) if round.defense.shows else None,
     )
 
 
@@ -197,6 +205,7 @@ def _body(
     *,
     buffers: Tensors | None = None,
     surrogate: bool = False,
+    batches: list[Batch] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Memory]:
     """All that happens between a batch and what is sent, for both interpreters."""
     local, defense = round.local, round.defense
@@ -213,11 +222,17 @@ def _body(
     turn = Turn(source.draw, dict(memory or {}), classes=round.classes, own=own)
     state = local.optimizer.init(start)
     weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
-    batches = local.batches(len(images), round.batch_size, order)
-    update = local.optimizer.surrogate if surrogate and len(batches) == 1 else local.optimizer.update
-    for step, chosen in enumerate(batches):
+    pieces = local.batches(len(images), round.batch_size, order)
+    update = local.optimizer.surrogate if surrogate and len(pieces) == 1 else local.optimizer.update
+    for step, chosen in enumerate(pieces):
         source.step = step
-        batch, targets = defense.on_batch(images[chosen], labels[chosen], turn=turn)
+        same = Fixed()
+        batch, targets = defense.on_batch(
+            images[chosen], labels[chosen], turn=replace(turn, source=same.noted(source))
+        )
+        if batches is not None and defense.changes_batch:
+            views = defense.views(images[chosen], labels[chosen], turn=replace(turn, source=same.draw))
+            batches.append(Batch(chosen, batch.detach(), views.detach()))
         if defense.replaces_gradient:
             gradient, loss = defense.gradient(partial(computation.per_example, weights, batch, targets), turn=turn)
         else:
@@ -229,6 +244,32 @@ def _body(
     sent = gradient if round.share == "gradient" else {name: weights[name] - start[name] for name in start}
     sent = (defense.surrogate if surrogate else defense.on_update)(sent, turn=turn)
     return sent, torch.stack(losses).mean(), turn.memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a defense made of the images at some places, and as what it shows them."""
+
+    places: slice | Tensor
+    trained: Tensor
+    views: Tensor
+
+
+def _by_image(
+    batches: Sequence[Batch], count: int, epochs: int | None, of: Callable[[Batch], Tensor]
+) -> Tensor | None:
+    """What was made of each image, (N, V, C, H, W): in one step of it, or in each epoch; None where nothing was."""
+    if not batches:
+        return None
+    passes = epochs or 1
+    every = torch.arange(count, device=of(batches[0]).device)
+    found: list[list[Tensor]] = [[] for _ in range(count)]
+    for batch in batches:
+        places, made = every[batch.places].tolist(), of(batch)
+        for place, variants in zip(places, made.view(-1, len(places), *made.shape[1:]).transpose(0, 1), strict=True):
+            found[place].append(variants)
+    assert all(len(variants) == passes for variants in found), "each image is in one step of an epoch"
+    return torch.stack([torch.cat(variants) for variants in found])
 
 
 def _refuse_unknown(names: set[str]) -> None:

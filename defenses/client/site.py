@@ -133,7 +133,7 @@ class Given(Source):
     """Replays what was drawn; sites of which nothing is given are at rest.
 
     Args:
-        drawn: one tensor a site.
+        drawn: one tensor a site; where a defense makes several images of one it holds so many draws an example.
         sizes: how many examples each step has.
     """
 
@@ -174,8 +174,9 @@ def joined(draws: Sequence[Tensor], axes: tuple[Axis, ...]) -> Tensor:
 def part_of(drawn: Tensor, axes: tuple[Axis, ...], step: int, sizes: Sequence[int]) -> Tensor:
     """The draw of one step, of steps with so many examples each."""
     if "example" in axes:
-        before = sum(sizes[:step])
-        return drawn[before : before + sizes[step]]
+        each = len(drawn) // sum(sizes)
+        before = each * sum(sizes[:step])
+        return drawn[before : before + each * sizes[step]]
     return drawn[step] if "step" in axes else drawn
 
 

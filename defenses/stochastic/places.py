@@ -33,7 +33,7 @@ def before(module: nn.Module, name: str, layer: StochasticLayer) -> None:
     module.register_forward_pre_hook(partial(_entering, _adopted(module, name, layer)))
 
 
-def behind(module: nn.Module, name: str, layer: StochasticLayer) -> None:
+def behind(module: nn.Module, name: str, layer: nn.Module) -> None:
     """Let a layer act on a module's output."""
     child = _adopted(module, name, layer)
     if type(module).forward is not nn.Sequential.forward:  # which calls its children by itself
@@ -48,6 +48,21 @@ def around(module: nn.Module, name: str, layer: StochasticLayer) -> None:
 def inner_convolutions(model: nn.Module) -> Sequence[nn.Module]:
     """All convolutions but the first, which sees the image itself."""
     return [module for module in model.modules() if isinstance(module, _ConvNd)][1:]
+
+
+def between_convolutions(model: nn.Module) -> tuple[nn.Module, int] | None:
+    """The last layer before the second convolution, by which all has passed that the first one saw, and the channels of
+    its output; None where there are no two convolutions."""
+    layers = list(model.modules())
+    places = [at for at, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    if len(places) < 2:
+        return None
+    first, second = places[:2]
+    own = [layer for layer in layers[first + 1 : second] if not (isinstance(layer, StochasticLayer) and layer.added)]
+    alone = [layer for layer in own if not any(True for _ in layer.children())]
+    convolution = layers[first]
+    assert isinstance(convolution, nn.Conv2d)
+    return [convolution, *alone][-1], convolution.out_channels
 
 
 def replace_layers(model: nn.Module, counterpart: Callable[[nn.Module], nn.Module | None]) -> nn.Module | None:
@@ -132,10 +147,11 @@ def _child(module: nn.Module, name: str) -> nn.Module:
     return found
 
 
-def _adopted(module: nn.Module, name: str, layer: StochasticLayer) -> str:
+def _adopted(module: nn.Module, name: str, layer: nn.Module) -> str:
     taken = dict(module.named_children())
     child = next(each for each in _numbered(name) if each not in taken)
-    layer.added = True
+    if isinstance(layer, StochasticLayer):
+        layer.added = True
     module.add_module(child, layer.train(module.training))
     return child
 

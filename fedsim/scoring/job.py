@@ -61,6 +61,8 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             # labels that were granted are no achievement: a column of them would measure the matching of images
             labels=None if account.threat_model.labels == "known" else own.get("labels"),
             true_noise=truth.noise,
+            trained=truth.trained,
+            views=truth.views,
             axes=truth.axes,
             noise={n.removeprefix("noise."): v for n, v in own.items() if n.startswith("noise.")} or None,
             metrics=metrics,

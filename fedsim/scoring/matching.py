@@ -14,15 +14,17 @@ def match(original: Tensor, reconstruction: Tensor) -> list[int | None]:
     over; with fewer, some originals get none.
 
     Args:
-        original: (B, C, H, W), pixels in [0, 1].
+        original: (B, C, H, W), pixels in [0, 1]; or (B, V, C, H, W), of which the nearest counts.
         reconstruction: (R, C, H, W), likewise.
 
     Returns:
         For each original the index of its reconstruction, or None.
     """
-    a, b = original.flatten(1).double(), reconstruction.flatten(1).double()
+    several = original if original.dim() == reconstruction.dim() + 1 else original[:, None]
+    a, b = several.flatten(2).double(), reconstruction.flatten(1).double()
     # Differences, not |a|^2 + |b|^2 - 2ab: that cancels where a reconstruction is nearly exact.
-    errors = torch.stack([(row - b).square().mean(1) for row in a]) if len(a) else torch.zeros(0, len(b))
+    rows_of = [torch.stack([(view - b).square().mean(1) for view in row]).amin(0) for row in a]
+    errors = torch.stack(rows_of) if rows_of else torch.zeros(0, len(b))
     rows, columns = linear_sum_assignment(errors.numpy())
     order: list[int | None] = [None] * len(a)
     for row, column in zip(rows, columns):

@@ -42,6 +42,8 @@ def score_victim(
     true_noise: Mapping[str, Tensor] | None = None,
     noise: Mapping[str, Tensor] | None = None,
     axes: Mapping[str, tuple[Axis, ...]] | None = None,
+    trained: Tensor | None = None,
+    views: Tensor | None = None,
     metrics: Sequence[str] = tuple(METRICS),
 ) -> Scored:
     """Match an attack's answer to what the client trained on, and score it.
@@ -56,6 +58,11 @@ def score_victim(
             sites that the attack has no estimate of do not count.
         axes: what has a draw of its own at each site (see `defenses.client.site`), by default each example: the draw of
             an example, of the step that it is in, or of the whole round is what its row is about.
+        trained: (B, V, C, H, W) in normalised units, the images as a defense had them trained on, if it changed them:
+            how near the nearest is to a reconstruction, by an assignment of its own, stands in columns of its own.
+        views: likewise, as far as they still show the image (turned, shifted). A reconstruction of one of them is one
+            of the image: the assignment and all scores are to the nearest of the original and its views, and how near
+            the original itself is stands in columns of its own.
         metrics: which of `METRICS` to report. The flags are always there.
 
     Raises:
@@ -72,16 +79,23 @@ def score_victim(
 
     truth = original.cpu().double() / 255
     scale, shift = (torch.tensor(values).double().view(-1, 1, 1) for values in (std, mean))
-    images = (reconstruction.detach().cpu().double() * scale + shift).clamp(0, 1)
-    order = match(truth, images)
+
+    def pixels(values: Tensor) -> Tensor:
+        return (values.detach().cpu().double() * scale + shift).clamp(0, 1)
+
+    images = pixels(reconstruction)
+    shown = truth[:, None] if views is None else torch.cat([truth[:, None], pixels(views)], dim=1)
+    order = match(shown, images)
     found = [i for i, j in enumerate(order) if j is not None]
     answer = [j for j in order if j is not None]
+    nearest = _nearest(shown[found], images[answer])
 
     matched = torch.zeros_like(original, device="cpu")
     matched[found] = (images[answer] * 255).round().to(torch.uint8)
     wanted = {*metrics, "psnr", "ssim"}
-    scores = {name: METRICS[name](truth[found], images[answer]) for name in METRICS if name in wanted}
-    exact = (matched == original.cpu()).flatten(1).all(1)
+    scores = {name: METRICS[name](nearest, images[answer]) for name in METRICS if name in wanted}
+    exact = torch.zeros(len(original), dtype=torch.bool)
+    exact[found] = (matched[found] == (nearest * 255).round().to(torch.uint8)).flatten(1).all(1)
 
     rows: list[dict[str, object]] = [_nothing() for _ in order]
     for position, (i, j) in enumerate(zip(found, answer)):
@@ -94,12 +108,36 @@ def score_victim(
             row["label_correct"] = int(labels[j]) == int(true_labels[i])
         if noise and true_noise:
             row |= _mask_accuracy(true_noise, noise, axes or {}, (i, j), (len(original), len(reconstruction)))
+    if views is not None:
+        _beside(rows, "original", truth[:, None], images, order)
+    if trained is not None:
+        made = pixels(trained)
+        _beside(rows, "trained", made, images, match(made, images))  # a mixture may be nearer to the other image
     return Scored(rows=rows, reconstructions=matched, order=order)
+
+
+def _beside(
+    rows: list[dict[str, object]], what: str, several: Tensor, images: Tensor, order: Sequence[int | None]
+) -> None:
+    """Write how near the nearest of several pictures of each original, (B, V, C, H, W), is to its reconstruction."""
+    found = [i for i, j in enumerate(order) if j is not None]
+    answer = images[[j for j in order if j is not None]]
+    nearest = _nearest(several[found], answer)
+    for name in ("psnr", "ssim"):
+        for i, value in zip(found, METRICS[name](nearest, answer)):
+            rows[i][f"{name}_{what}"] = float(value)
+
+
+def _nearest(several: Tensor, images: Tensor) -> Tensor:
+    """Of each of several pictures (N, V, C, H, W) the one that is nearest to an image of (N, C, H, W)."""
+    errors = (several - images[:, None]).square().flatten(2).mean(2)
+    return several[torch.arange(len(several)), errors.argmin(1)] if len(several) else several[:, 0]
 
 
 def _nothing() -> dict[str, object]:
     scores: dict[str, object] = dict.fromkeys(METRICS)
     flags: dict[str, object] = dict.fromkeys(("leaked_ssim", "leaked_psnr", "bit_exact"), False)
+    scores |= dict.fromkeys(("psnr_original", "ssim_original", "psnr_trained", "ssim_trained"))
     return scores | flags | dict.fromkeys(("label_correct", "mask_accuracy", "mask_accuracy_layers"))
 
 

@@ -31,7 +31,7 @@ from played_defenses import (
 from torch import Tensor, nn
 
 import defenses
-from defenses.base import Defense, Turn
+from defenses.base import Defense, Deployment, Turn
 from defenses.batch.mixup import Weight
 from defenses.client.round import ClientRound, Played, play
 from defenses.client.site import Sampling
@@ -408,6 +408,49 @@ def makes_images_noisy(defense: Defense) -> None:
     assert abs((noisy - images).mean()) < 0.02
 
 
+def adds_turned_copies(defense: Defense) -> None:
+    images, labels = torch.rand(2, 3, 4, 4, generator=generator(1)), torch.tensor([5, 7])
+    batch, targets = defense.on_batch(images, labels, turn=turn())
+    assert len(batch) == 2 * defense.grows == 8
+    assert targets.tolist() == [5, 7] * 4
+    for place, image in enumerate(images):
+        quarters = [image, *(torch.rot90(image, k, (1, 2)) for k in (1, 2, 3))]
+        assert torch.equal(batch[place::2], torch.stack(quarters))
+    assert torch.equal(defense.views(images, labels, turn=turn()), batch)
+    flips, _ = defenses.create("oasis", add="flips").on_batch(images, labels, turn=turn())
+    assert torch.equal(flips, torch.cat([images, images.flip(3), images.flip(2)]))
+    both, same = defenses.create("oasis", add="rotations_and_shear").on_batch(images, F.one_hot(labels, 9), turn=turn())
+    assert torch.equal(both[:8], batch)
+    assert same.shape == (10, 9)
+    line = torch.zeros(1, 1, 21, 21)
+    line[..., 10] = 1.0
+    _, sheared = defenses.create("oasis", add="shear").on_batch(line, labels[:1], turn=turn())[0]
+    leaning = [float((row * torch.arange(21)).sum() / row.sum()) for row in sheared[0]]
+    assert leaning == pytest.approx([10 - 0.55 * (row - 10) for row in range(21)], abs=1e-3)
+    with pytest.raises(ValueError, match=r"^oasis: add = rotations is not for images of 4 x 3, which are not square$"):
+        defense.on_batch(images[..., :3], labels, turn=turn())
+
+
+def moves_images(defense: Defense) -> None:
+    images, labels = torch.rand(300, 2, 6, 5, generator=generator(1)), torch.arange(300)
+    moved, same = defense.on_batch(images, labels, turn=turn(2))
+    assert same is labels
+    assert torch.equal(defense.views(images, labels, turn=turn(2)), moved)
+    met = set()
+    framed = F.pad(images, [1] * 4, mode="replicate")
+    ways = [(up, left, turned) for up in (0, 1, 2) for left in (0, 1, 2) for turned in (False, True)]
+    for image, frame in zip(moved, framed):
+        crops = [frame[:, up : up + 6, left : left + 5] for up, left, _ in ways]
+        fits = [way for way, crop in zip(ways, crops) if torch.equal(image, crop.flip(2) if way[2] else crop)]
+        assert len(fits) == 1
+        met.update(fits)
+    assert met == set(ways)
+    resting = Turn(lambda name, site, x: site.rest(x))
+    assert torch.equal(defense.on_batch(images, labels, turn=resting)[0], images)
+    still = defenses.create("augmentation", shift=0, flip=False)
+    assert still.refuses(Deployment(batch_size=8, clients=2, rounds=2)) == "augmentation: it neither shifts nor flips"
+
+
 def shows_the_weighted_mean(defense: Defense) -> None:
     updates = [{"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([4.0, 6.0])}, {"w": torch.tensor([0.0, 1.0])}]
     seen = defense.on_aggregate(updates, [1, 2, 1])
@@ -503,9 +546,42 @@ def draws_before_the_head(defense: Defense) -> None:
         defense.on_model(nn.Flatten())
 
 
+def draws_behind_the_first_convolution(defense: Defense) -> None:
+    model = defense.on_model(private_model("lenet"))
+    assert defense.adds_parameters
+    assert model.state_dict().keys() > private_model("lenet").state_dict().keys()
+    images, labels = a_batch()
+    result = played(defense, model, images, labels)
+    [(site, drawn)] = result.drawn.items()
+    assert (site, drawn.shape) == ("features.1.cvb.code", (3, 6, 8, 8))
+    box = model.get_submodule("features.1.cvb")
+    seen = torch.sigmoid(model.get_submodule("features.0")(images))
+    mu, said = F.conv2d(seen, box.encoder.weight, padding=2).chunk(2, dim=1)
+    assert box.encoder.weight.shape == (12, 12, 5, 5)
+    sigma = F.softplus(said.clamp(-5, 5))
+    decoded = F.conv2d(mu + drawn * sigma, box.decoder.weight)
+    logits = model.get_submodule("head")(model.get_submodule("features")[2:](decoded).flatten(1))
+    own, unit = (torch.distributions.Normal(*pair) for pair in ((mu, sigma), (0.0, 1.0)))
+    divergence = torch.distributions.kl_divergence(own, unit).sum(1).mean()
+    named = dict(model.named_parameters())
+    expected = torch.autograd.grad(F.cross_entropy(logits, labels) + 0.5 * divergence, list(named.values()))
+    torch.testing.assert_close(list(result.update.values()), list(expected), rtol=1e-9, atol=1e-12)
+    kept = defense.selection(result.update)
+    assert {name for name, mask in kept.items() if mask.all()} == {
+        "features.0.weight", "features.0.bias", "features.1.cvb.encoder.weight",
+    }  # fmt: skip
+    assert sum(bool(mask.any()) for mask in kept.values()) == 3
+    assert defense.selection({"head.weight": torch.zeros(2)}) is None
+    residual = defense.on_model(private_model("resnet18", width=4, norm="group"))
+    assert list(stochastic_layers(residual)) == ["stem.2.cvb.code", "dropout"]
+    assert residual.get_submodule("stem.2.cvb.decoder").weight.shape == (4, 8, 1, 1)  # 8 of fewer than 8
+    with pytest.raises(ValueError, match="MLP has no two convolutions"):
+        defense.on_model(private_model(width=16))
+
+
 @dataclass
 class Row:
-    parameters: dict[str, float]
+    parameters: dict[str, Any]
     outcome: Callable[[Defense], None]
     refused: list[dict[str, Any]]
 
@@ -553,6 +629,8 @@ TABLE = {
     ),
     "cutmix": Row({"alpha": 1.0}, cuts_a_rectangle_out_of_each_of_a_pair, [{"alpha": 0}, {"alpha": math.nan}]),
     "input_noise": Row({"std": 0.2}, makes_images_noisy, [{"std": -0.1}, {"std": math.inf}]),
+    "oasis": Row({"add": "rotations"}, adds_turned_copies, [{"add": "colours"}]),
+    "augmentation": Row({"shift": 1}, moves_images, [{"shift": -1}, {"shift": 1.5}]),
     "mixup": Row({"alpha": 0.5}, mixes_pairs, [{"alpha": 0}, {"alpha": -1.0}, {"alpha": math.inf}]),
     "secure_aggregation": Row({}, shows_the_weighted_mean, []),
     "central_dp": Row(
@@ -562,6 +640,11 @@ TABLE = {
     ),
     "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),
     "precode": Row({"size": 8, "beta": 0.5}, draws_before_the_head, [{"size": 0}, {"beta": -0.1}, {"beta": math.nan}]),
+    "cvb": Row(
+        {"beta": 0.5},
+        draws_behind_the_first_convolution,
+        [{"size": 0}, {"kernel": 4}, {"kernel": 0}, {"beta": -0.1}, {"beta": math.nan}],
+    ),
     "dropconnect": Row({"p": 0.3}, drops_weights, NO_RATES),
     "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES),
     "gaussian_dropout": Row({"p": 0.3}, relatives.multiplies_units, NO_RATES),
