@@ -1,7 +1,7 @@
 """What Flower's SecAgg+ lets its server see is what `secure_aggregation` lets ours see, up to what it quantizes away.
 
-The protocol is Flower's own, server and clients: keys, shares, masks, sums of them. Its messages are carried by hand, as
-the workflow speaks to clients of Flower's older kind (`fit`), and to no strategy of the kind that we run.
+The protocol is Flower's own, server and clients: keys, shares, masks, sums of them. Its messages are carried by hand,
+since the workflow speaks to clients of Flower's older kind (`fit`), and to no strategy of the kind that we run.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def test_its_mean_is_ours(silent):
     assert set(stage) == set(clients)
     for node, content in stage.items():
         sent = content.config_records[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS]
-        masked = torch.cat([torch.from_numpy(bytes_to_ndarray(one).astype(float)).flatten() for one in sent])[1:]
+        arrays = [torch.from_numpy(bytes_to_ndarray(one).astype(float)).flatten() for one in sent]
+        masked = torch.cat(arrays)[1:]  # behind the weight
         assert abs(torch.corrcoef(torch.stack([masked, plain[node].double()]))[0, 1]) < 0.6  # of 36 entries
         assert masked.std() > 2**29  # spread over the whole range of the masks
