@@ -108,7 +108,7 @@ def ours(clients) -> dict[str, torch.Tensor]:
 
 
 def allowed(clients) -> float:
-    """A client's weighted entries are rounded to one of two neighbours on its grid, its weight to the nearest of its."""
+    """Weighted entries are rounded to one of two neighbours on a grid, weights to the nearest on another."""
     step, share = 2 * CLIPPING / LEVELS, sum(WEIGHTS[i] for i in clients) / MOST
     return len(clients) * (step + CLIPPING / LEVELS) / share
 
