@@ -72,6 +72,7 @@ class IterativeAttack(Attack):
     replays: ClassVar = True
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")
     later: ClassVar = ("start", "draws", "compared")
+    estimates_rates: ClassVar = False
 
     iterations: int = 20_000
     restarts: int = 1
@@ -190,7 +191,9 @@ class IterativeAttack(Attack):
     ) -> dict[int, Reconstruction | NotApplicable]:
         """All victims of a group and all their restarts, at once."""
         try:
-            setting = self.narrowed(setting_of(group[0], threat_model, model))
+            setting = self.narrowed(
+                setting_of(group[0], threat_model, model, estimates_rates=self.estimates_rates)
+            )
             composition = _with_labels(self.compose(setting), setting, threat_model)
             tries = tries_of(composition, self.restarts)
         except NotApplicable as reason:

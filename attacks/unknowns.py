@@ -170,11 +170,11 @@ class Noise(Unknown):
     """What the random sites drew: from their own distribution, by the raw gradient, in their relaxed set.
 
     The draws of a site that has no such set (a permutation) are enumerated; so are those of sites that have one (a
-    depth), where all that they can have drawn is few.
+    depth, where a nested vector ends, a choice of experts), where all that they are likely to have drawn is few.
     """
 
     def __init__(self, setting: Setting) -> None:
-        self.sizes = setting.sizes
+        self.sizes, self.acts_on = setting.sizes, setting.noise_inputs
         self.sites = setting.sites
         relaxable = {name for name in setting.noise_inputs if self.sites[name].relaxable}
         counts = {name: self._count(name) for name in setting.noise_inputs}
@@ -206,7 +206,7 @@ class Noise(Unknown):
     def _count(self, name: str) -> int | None:
         """How many values a site can have drawn in all steps, if they are few."""
         site = self.sites[name]
-        support = site.support(ENUMERATED)
+        support = site.support(ENUMERATED, self.acts_on[name])
         ragged = "example" in site.axes and len(set(self.sizes)) > 1
         if support is None or ragged or len(support) ** self._steps(site) > ENUMERATED:
             return None
@@ -218,7 +218,7 @@ class Noise(Unknown):
     def _values(self, name: str) -> list[Tensor]:
         """All that a site can have drawn in all steps."""
         site = self.sites[name]
-        support = site.support(ENUMERATED)
+        support = site.support(ENUMERATED, self.acts_on[name])
         if support is None or self._count(name) is None:
             raise NotApplicable(_too_many(name))
         return [joined(list(draws), site.axes) for draws in itertools.product(support, repeat=self._steps(site))]

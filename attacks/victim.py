@@ -26,7 +26,7 @@ from attacks.updates import (
     trained_part,
 )
 from defenses.client.training import LocalTraining
-from defenses.stochastic import stochastic_layers
+from defenses.stochastic import stochastic_layers, untold
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,13 @@ def _labels(
     return observation.labels, {}
 
 
-def setting_of(victim: Victim, threat_model: ThreatModel, model: nn.Module) -> Setting:
+def setting_of(
+    victim: Victim, threat_model: ThreatModel, model: nn.Module, *, estimates_rates: bool = False
+) -> Setting:
     """What a victim and all that are like it share.
+
+    Args:
+        estimates_rates: whether dropout whose rate is not granted draws masks of a rate that is to be found.
 
     Raises:
         NotApplicable: a model that cannot be replayed, or a sum that no single batch has.
@@ -143,6 +148,8 @@ def setting_of(victim: Victim, threat_model: ThreatModel, model: nn.Module) -> S
     sizes = (victim.images,) if victim.kind == "gradient" else tuple(local.sizes(victim.images, observation.batch_size))
     example = torch.zeros(sizes[0], *observation.input_shape)
     twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode, example=example)
+    if estimates_rates and threat_model.dropout_rate == "unknown":
+        untold(twin)
     trains = threat_model.client_mode == "train"
     round = client_round(observation, twin, victim.kind)
     with replayed("replayed"):

@@ -30,7 +30,7 @@ from attacks.base import NotApplicable
 from attacks.observation import Observation
 from attacks.unknowns import noise_inputs, noised
 from attacks.updates import client_round, lacks, local_steps
-from defenses.client.site import Site
+from defenses.client.site import Site, joined
 from defenses.stochastic import AlphaDropout, Dropout, StochasticLayer, set_stochastic, stochastic_layers
 
 _SURPRISE = math.log(1e6)
@@ -84,7 +84,7 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
         elif _unlikely(noise, layers[path]):
             unread[path] = f"{int((noise == 0).sum())} of {noise.numel()} entries of {path} read as dropped"
         else:
-            read[path] = noise[None] if "example" not in layers[path].axes else noise
+            read[path] = joined([noise], layers[path].axes)
             certain.add(path)
     others = {path: shape for path, shape in drawing.items() if path not in telling}
     for path, found in _fed_by(model, others, observation.input_shape).items():

@@ -22,15 +22,17 @@ class DropoutInversion(IterativeAttack):
         min_{x, m}  1 - cos(g(x, m), g*) + total_variation * TV(x) + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
 
     Any stochastic layer will do, not only dropout: it says how its noise is relaxed, projected and penalised. Where the
-    client's model draws nothing this is Inverting Gradients.
+    client's model draws nothing this is Inverting Gradients. Where the server does not know the dropout rate, which the
+    paper's does, each layer's p_l is what its mask drops, `1 - mean(m_l)`, in the scale `1 / (1 - p_l)` as well, and
+    nothing is left of the prior: rates are found together with masks and images.
 
     Args:
         drop_rate: weight of the drop-rate prior.
     """
 
-    requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True
+    estimates_rates: ClassVar = True
 
     drop_rate: float = 1e-4
 

@@ -83,7 +83,7 @@ class Permutation(Site):
     def rest(self, x: Tensor) -> Tensor:
         return torch.arange(self.size, device=x.device)
 
-    def support(self, limit: int) -> Tensor | None:
+    def support(self, limit: int, acts_on: torch.Size) -> Tensor | None:
         if math.factorial(self.size) > limit:
             return None
         return torch.tensor(list(itertools.permutations(range(self.size))))

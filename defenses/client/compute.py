@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from defenses.client.kernels import by_formula
 from defenses.client.site import Fixed, Source
 from defenses.stochastic.layer import StochasticLayer, at_rest, drawing, stochastic_layers
+from defenses.stochastic.places import head
 
 Tensors = Mapping[str, Tensor]
 Term = Callable[[nn.Module], Tensor | float]
@@ -187,10 +188,11 @@ class Functional(Computation):
         """The mean loss with all stochastic layers at rest."""
         return self._loss(weights, {}, images, labels)
 
-    def entering(self, weights: Tensors, path: str, images: Tensor) -> Tensor:
-        """What a layer is given last, with all stochastic layers at rest."""
+    def entering(self, weights: Tensors, path: str | None, images: Tensor) -> Tensor:
+        """What a layer, or the last linear one, is given last, with all stochastic layers at rest."""
         given: list[Tensor] = []
-        layer = self.model.get_submodule(path)
+        layer = head(self.model) if path is None else self.model.get_submodule(path)
+        assert layer is not None, "whoever asks for the last linear layer has seen that there is one"
         handle = layer.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
         try:
             self._logits(weights, {}, images)

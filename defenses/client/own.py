@@ -20,14 +20,15 @@ class Own:
         rate: what a gradient that is sent is multiplied by before it is taken off the weights; None: the change of the
             weights itself is sent.
         loss: the mean loss of all its examples at some weights.
-        entering: what the layer of a path is given, at the weights that the server sent, for images (B, C, H, W).
+        entering: what the layer of a path, or without one the last linear layer, is given at the weights that the
+            server sent, for images (B, C, H, W).
     """
 
     weights: Tensors
     images: Tensor
     rate: float | None
     loss: Callable[[Tensors], Tensor]
-    entering: Callable[[str, Tensor], Tensor]
+    entering: Callable[[str | None, Tensor], Tensor]
 
     def after(self, update: Tensors) -> dict[str, Tensor]:
         """The weights once the server has followed this update."""

@@ -106,6 +106,8 @@ def play(
     """
     model, local = round.model, round.local
     model.load_state_dict(dict(state))
+    for layer in stochastic_layers(model).values():
+        layer.recall(memory or {})
     source = Sampling(draw, additive=additive)
     start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     order = None

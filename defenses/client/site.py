@@ -30,6 +30,9 @@ ROUND: tuple[Axis, ...] = ("client",)
 STEP: tuple[Axis, ...] = ("step",)
 EXAMPLE: tuple[Axis, ...] = ("step", "example")
 
+RARE = 1e-3
+"""So rare that an attacker does not try it."""
+
 Generators = Callable[[str, int], torch.Generator]
 """From a site's name and a step to a generator of its own: no site's draws depend on which others there are."""
 
@@ -72,8 +75,13 @@ class Site(ABC):
         """
         return None
 
-    def support(self, limit: int) -> Tensor | None:
-        """All values (V, ...) that the draw of one step can take, if they are at most `limit`."""
+    def support(self, limit: int, acts_on: torch.Size) -> Tensor | None:
+        """All values (V, ...) that the draw of one step can take, if they are at most `limit`; all but unlikely ones,
+        with a chance of less than `RARE` together.
+
+        Args:
+            acts_on: the shape of what it acts on, (examples of the step, ...).
+        """
         return None
 
 

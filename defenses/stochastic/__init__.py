@@ -2,7 +2,7 @@
 
 from defenses.stochastic.convert import Inexplicit, check_explicit, convert, refuse_hidden
 from defenses.stochastic.depth import DropPath
-from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureDropout
+from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureDropout, untold
 from defenses.stochastic.layer import (
     StochasticLayer,
     at_rest,
@@ -29,4 +29,5 @@ __all__ = [
     "refuse_hidden",
     "set_stochastic",
     "stochastic_layers",
+    "untold",
 ]

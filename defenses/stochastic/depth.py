@@ -40,8 +40,11 @@ class StochasticDepth(StochasticLayer):
     def project(self, noise: Tensor) -> Tensor:
         return noise.clamp(0, 1)
 
-    def support(self, limit: int) -> Tensor | None:
-        return torch.tensor([0.0, 1.0]) if limit >= 2 and "example" not in self.axes else None
+    def support(self, limit: int, acts_on: torch.Size) -> Tensor | None:
+        bits = torch.tensor([0.0, 1.0])
+        if "example" not in self.axes:
+            return bits if limit >= 2 else None
+        return torch.cartesian_prod(*[bits] * acts_on[0]).view(-1, acts_on[0]) if 2 ** acts_on[0] <= limit else None
 
     def read(self, gradient: Mapping[str, Tensor], name: str, acts_on: torch.Size) -> Tensor | None:
         """A dropped branch's gradients are exactly zero. Of several examples with bits of their own, only that all

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from defenses.client.site import STEP
 from defenses.stochastic.layer import StochasticLayer
 
 SATURATION = -1.7580993408473766
 """What the SELU tends to at minus infinity."""
+
+LEAST = 1e-2
+"""No rate is estimated to be nearer to 1 than this."""
 
 
 class Dropout(StochasticLayer):
@@ -20,9 +23,15 @@ class Dropout(StochasticLayer):
     Args:
         p: the rate at which units are dropped, in [0, 1).
 
+    Attributes:
+        told: whether the rate is known. Where it is not, an attacker takes for the rate of an example what its mask
+            drops, `1 - mean(m)`, looks for masks from a rate of 1/2 on, and believes nothing of their mean.
+
     Shape:
         x: (B, ...); noise: like x, entries 0 or 1 when drawn, in [0, 1] when relaxed.
     """
+
+    told: bool = True
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
@@ -30,11 +39,27 @@ class Dropout(StochasticLayer):
             raise ValueError(f"dropout rate p = {p} is not in [0, 1)")
         self.p = p
 
+    @property
+    def idle(self) -> bool:
+        return self.told and self.p == 0
+
+    @property
+    def keeps(self) -> float:
+        """The chance that a unit is kept, or where a search for it starts."""
+        return 1 - self.p if self.told else 0.5
+
+    def rate(self, noise: Tensor) -> Tensor | float:
+        """The rate, or the estimate of it from each example's noise (B, ...), as (B, 1, ...)."""
+        if self.told:
+            return self.p
+        kept = noise.flatten(1).mean(1).clamp(min=LEAST)
+        return 1 - kept.view(-1, *[1] * (noise.dim() - 1))
+
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
+        return torch.empty_like(x).bernoulli_(self.keeps, generator=generator)
 
     def inject(self, x: Tensor, noise: Tensor) -> Tensor:
-        return x * noise / (1 - self.p)
+        return x * noise / (1 - self.rate(noise))
 
     def relax(self, noise: Tensor) -> Tensor:
         return noise
@@ -44,7 +69,7 @@ class Dropout(StochasticLayer):
 
     def penalty(self, noise: Tensor) -> Tensor:
         """`|(1 - mean(m)) - p|`, the drop-rate prior of the Dropout Inversion Attack (Scheliga et al., AAAI 2023)."""
-        return ((1 - noise.mean()) - self.p).abs()
+        return ((1 - noise.mean()) - self.p).abs() if self.told else noise.new_zeros(())
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -58,7 +83,7 @@ class FeatureDropout(Dropout):
     """
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return x.new_empty(x.shape[:2] + (1,) * (x.dim() - 2)).bernoulli_(1 - self.p, generator=generator)
+        return x.new_empty(x.shape[:2] + (1,) * (x.dim() - 2)).bernoulli_(self.keeps, generator=generator)
 
 
 class ChannelDropout(FeatureDropout):
@@ -78,12 +103,21 @@ class AlphaDropout(Dropout):
     set to what the SELU tends to, and all are moved so that mean 0 and variance 1 stay as they are."""
 
     def inject(self, x: Tensor, noise: Tensor) -> Tensor:
-        scale = ((1 - self.p) * (1 + self.p * SATURATION**2)) ** -0.5
-        return scale * (x * noise + SATURATION * (1 - noise)) - scale * SATURATION * self.p
+        rate = self.rate(noise)
+        scale = ((1 - rate) * (1 + rate * SATURATION**2)) ** -0.5
+        return scale * (x * noise + SATURATION * (1 - noise)) - scale * SATURATION * rate
 
 
 class FeatureAlphaDropout(AlphaDropout, FeatureDropout):
     """The same of whole channels, as `nn.FeatureAlphaDropout`."""
+
+
+def untold(model: nn.Module) -> nn.Module:
+    """Let the rates of the model's own dropout layers be unknown, in place."""
+    for layer in model.modules():
+        if isinstance(layer, Dropout) and not layer.added:
+            layer.told = False
+    return model
 
 
 class BatchDropout(StochasticLayer):

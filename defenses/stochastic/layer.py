@@ -8,7 +8,7 @@ differentiates it, and the state dict that clients exchange never holds it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -72,6 +72,9 @@ class StochasticLayer(nn.Module, Site):
 
     def begin(self, round: int) -> None:
         """What the number of the federation's round changes about it; until it is told, it is in round 1."""
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """What a client remembers of its rounds before changes about it; it is told so at the start of each round."""
 
     @property
     def idle(self) -> bool:

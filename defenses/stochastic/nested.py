@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from defenses.client.site import RARE
 from defenses.stochastic.layer import StochasticLayer
 
 
@@ -51,6 +54,18 @@ class NestedDropout(StochasticLayer):
         width = noise.shape[-1]
         expected = sum((1 - self.ends) ** unit for unit in range(width)) / width
         return (noise.mean() - expected).abs()
+
+    def support(self, limit: int, acts_on: torch.Size) -> Tensor | None:
+        """Where each vector may end, but for the last units, which one hardly ever comes to."""
+        vectors, width = math.prod(acts_on[:-1]), acts_on[-1]
+        units = width
+        if self.ends > 0:
+            units = min(width, math.ceil(math.log(RARE / vectors) / math.log1p(-self.ends)))
+        if units**vectors > limit:
+            return None
+        ended = torch.ones(width, width).tril()[:units]
+        every = [torch.stack(each) for each in itertools.product(ended, repeat=vectors)]
+        return torch.stack(every).view(len(every), *acts_on)
 
     def read(self, gradient: Mapping[str, Tensor], name: str, acts_on: torch.Size) -> Tensor | None:
         """Units that were dropped leave columns of zeros in the gradient of the layer behind, of one example."""

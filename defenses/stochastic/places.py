@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from defenses.stochastic.bottleneck import Last
 from defenses.stochastic.dropout import Dropout
+from defenses.stochastic.experts import Experts
 from defenses.stochastic.layer import StochasticLayer
 
 BLOCKS = {
@@ -26,6 +28,14 @@ BLOCKS = {
 }
 """By the names of some of a residual block's modules, those whose outputs are added: of the bundled `vit` and
 `resnet18`, of torchvision's ResNets, and of those usual on CIFAR."""
+
+EXPERTS = {
+    frozenset(("linear1", "linear2")): ("linear1", "linear2"),
+    frozenset(("fc1", "fc2")): ("fc1", "fc2"),
+    frozenset(("linear", "activation", "dropout")): ("linear", "dropout"),
+}
+"""By the names of some of a feed-forward block's modules, the layer whose outputs are its hidden units, and the module
+that is given what they compute: of the bundled `vit` and torch's encoders, of timm's, and of the bundled `mlp`."""
 
 
 def before(module: nn.Module, name: str, layer: StochasticLayer) -> None:
@@ -43,6 +53,14 @@ def behind(module: nn.Module, name: str, layer: nn.Module) -> None:
 def around(module: nn.Module, name: str, layer: StochasticLayer) -> None:
     """Let a layer choose between a module's input and output, of one shape (B, ...): it is given both (B, 2, ...)."""
     module.register_forward_hook(partial(_choosing, _adopted(module, name, layer)))
+
+
+def weighing(first: nn.Linear, last: nn.Module, name: str, layer: Experts) -> None:
+    """Let a layer act on a module's first input, beside what its router says of what entered another before."""
+    said = Last()
+    child = _adopted(last, name, layer)
+    first.register_forward_pre_hook(partial(_routing, layer, said))
+    last.register_forward_pre_hook(partial(_weighed, child, said))
 
 
 def inner_convolutions(model: nn.Module) -> Sequence[nn.Module]:
@@ -103,6 +121,24 @@ def head(model: nn.Module) -> nn.Linear | None:
     named = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     inner = {path for path in named if any(path.startswith(f"{other}.") for other in named if other)}
     return next((named[path] for path in reversed(list(named)) if path not in inner), None)
+
+
+def expert_layers(model: nn.Module) -> list[tuple[str, nn.Linear, nn.Module]]:
+    """Of each feed-forward block the path of the layer that computes its hidden units, that layer, and the module that
+    is given them."""
+    found = []
+    for path, block in model.named_modules():
+        children = dict(block.named_children())
+        said = getattr(block, "expert_layers", None)
+        names = said if isinstance(said, tuple) and len(said) == 2 else ()
+        if not names:
+            names = next((pair for known, pair in EXPERTS.items() if known <= children.keys()), ())
+        if names:
+            first = _child(block, names[0])
+            if not isinstance(first, nn.Linear):
+                raise ValueError(f"{type(block).__name__} names {names[0]!r} for its experts, which is no nn.Linear")
+            found.append((f"{path}.{names[0]}" if path else names[0], first, _child(block, names[1])))
+    return found
 
 
 def attention_weights(model: nn.Module) -> list[nn.Module]:
@@ -166,6 +202,15 @@ def _numbered(name: str) -> Iterator[str]:
 
 def _entering(child: str, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (module.get_submodule(child)(inputs[0]), *inputs[1:])
+
+
+def _routing(layer: Experts, said: Last, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    said.value = layer.logits(inputs[0])
+
+
+def _weighed(child: str, said: Last, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    assert said.value is not None, "what computes the units is called before what they go to"
+    return (module.get_submodule(child)(torch.cat([said.value, inputs[0]], dim=-1)), *inputs[1:])
 
 
 def _leaving(child: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ def test_an_uncertain_answer_is_where_the_optimisation_starts(monkeypatch: pytes
 def test_where_nothing_applies_every_stage_says_why() -> None:
     model, (images, labels) = conv(), mnist(2)
     observation = observe(model, images, labels)
-    with pytest.raises(NotApplicable, match=r"patch_embedding: .*dropout_inversion: needs dropout_rate known"):
-        attacks.create("cascade")(observation, ThreatModel(dropout_rate="unknown"), model)
+    with pytest.raises(NotApplicable, match=r"patch_embedding: .*dropout_inversion: needs labels known"):
+        attacks.create("cascade", iterations=5)(observation, ThreatModel(labels="unknown"), model)
 
 
 def small_vit(rate: float) -> nn.Module:
@@ -207,7 +207,7 @@ def test_each_image_displaces_the_nearest_one_if_it_explains_more() -> None:
 def test_uncertain_is_all_there_is_where_nothing_optimises() -> None:
     model, (images, labels) = vit(), mnist(1)
     observation = noised(observe(model, images, labels), 0.02)
-    answer = attacks.create("cascade")(observation, ThreatModel(dropout_rate="unknown"), model)
+    answer = attacks.create("cascade", iterations=5)(observation, ThreatModel(labels="unknown"), model)
     assert answer.details["stage"] == "patch_embedding"
     assert answer.details["certain"] == [False]
     assert "patch_embedding" not in answer.details["declined"]

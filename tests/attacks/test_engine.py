@@ -207,7 +207,7 @@ def test_what_is_not_granted_is_not_used() -> None:
             attack(observation, THREAT, model)
         object.__setattr__(observation, field, kept)
     with pytest.raises(NotApplicable, match="dropout_rate known"):
-        attacks.create("dropout_inversion")(observation, ThreatModel(dropout_rate="unknown"), model)
+        attacks.create("mask_readout")(observation, ThreatModel(dropout_rate="unknown"), model)
     object.__setattr__(observation, "noise", None)
     with pytest.raises(NotApplicable, match="no noise of 3, 6, 9"):
         attacks.create("well_informed")(observation, THREAT, model)

@@ -442,3 +442,92 @@ def mixes_weights(defense: Defense) -> None:
     assert list(drawn) == ["features.0", "features.2", "features.4", "head"]
     with pytest.raises(ValueError, match=r"^mixout: Flatten has no nn.Linear or nn.Conv2d"):
         defense.on_model(nn.Flatten())
+
+
+def routes_to_experts(defense: Defense) -> None:
+    plain, changed = model("vit"), defense.on_model(model("vit"))
+    images, labels = batch()
+    played = step(defense, changed, images, labels)
+    tokens = (SIDE // 4) ** 2 + 1
+    assert {name: tuple(value.shape) for name, value in played.drawn.items()} == {
+        f"blocks.{i}.feed_forward.linear2.smoe_dropout": (3, tokens, 4) for i in (0, 1)
+    }
+    for active, seen in ((2, played.update), (4, None)):
+        for i, block in enumerate(plain.get_submodule("blocks")):
+            layer = changed.get_submodule(f"blocks.{i}.feed_forward.linear2.smoe_dropout")
+            router = [layer.router_weight, layer.router_bias]
+            block.feed_forward = Mixture(block.feed_forward if seen else block.feed_forward.dense, router, active)
+        if seen is None:  # in evaluation mode all experts are passed
+            torch.testing.assert_close(changed.eval()(images), plain.eval()(images))
+            continue
+        found = {name.replace("dense.", ""): value for name, value in gradient(plain, plain(images), labels).items()}
+        assert_same(seen, found)
+    for mask in played.drawn.values():
+        assert torch.equal(mask.sum(-1), torch.full((3, tokens), 2.0, dtype=torch.float64))
+    last = changed.get_submodule("blocks.0.feed_forward.linear2.smoe_dropout")
+    assert [begin(changed, number) and last.chosen for number in (1, 2, 3, 4, 5, 9)] == [2, 3, 3, 4, 4, 4]
+    assert last.idle
+    other = defense.on_model(model("vit")).get_buffer("blocks.0.feed_forward.linear2.smoe_dropout.router_weight")
+    assert not torch.equal(other, last.router_weight)
+    assert float(other.abs().max()) == pytest.approx(16**-0.5, rel=0.1)
+    assert len(added_to(defense.on_model(model("mlp")))) == 3
+    for other_names in (("fc1", "fc2"), ("linear1", "linear2")):
+        block = nn.Module()
+        for name, sizes in zip(other_names, ((6, 8), (8, 6))):
+            block.add_module(name, nn.Linear(*sizes))
+        assert len(added_to(defense.on_model(block))) == 1
+    with pytest.raises(ValueError, match=r"^smoe_dropout: experts = 5 does not divide the 16 units of blocks.0.feed_f"):
+        type(defense)(experts=5, least=1).on_model(model("vit"))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"^smoe_dropout: LeNet has no feed-forward layers that are known; give its"):
+        defense.on_model(model("lenet"))
+
+
+class Mixture(nn.Module):
+    """A feed-forward layer as single experts, of which each token passes some, one after the other."""
+
+    def __init__(self, dense: nn.Module, router: list[Tensor], active: int) -> None:
+        super().__init__()
+        self.dense, self.router, self.active = dense, router, active
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.dense.linear1, self.dense.linear2
+        best = F.linear(x, *self.router).topk(self.active, dim=-1)
+        out = second.bias.expand(x.shape)
+        for weight, expert in zip(best.values.softmax(-1).unbind(-1), best.indices.unbind(-1)):
+            for number in range(4):
+                units = slice(4 * number, 4 * number + 4)
+                own = F.linear(F.gelu(F.linear(x, first.weight[units], first.bias[units])), second.weight[:, units])
+                out = out + own * (weight * (expert == number))[..., None]
+        return out
+
+
+def drops_what_varied(defense: Defense) -> None:
+    images, labels = batch()
+    entered, memory, drawn = [], {}, []
+    for number in range(1, 8):
+        changed = begin(defense.on_model(model("mlp")), number)
+        state = {name: value + 0.03 * number**2 for name, value in model("mlp").state_dict().items()}
+        plain = model("mlp")
+        plain.load_state_dict(state)
+        own = images + number
+        entered.append(plain.get_submodule("hidden")(own.flatten(1)).mean(0).detach())
+        round = ClientRound(model=changed, defense=compose([{"name": defense.name, "share": 0.25, "window": 3}]))
+        played = play(round, state, own, labels, lambda site, step: torch.Generator().manual_seed(0), memory)
+        memory = played.memory
+        drawn.append(played.drawn.get("head.sensitive_neuron_dropout"))
+        mask = 1.0 if drawn[-1] is None else drawn[-1]
+        logits = plain.get_submodule("head")(plain.get_submodule("hidden")(own.flatten(1)) * mask)
+        assert_same(played.update, gradient(plain, logits, labels))
+    assert drawn[:3] == [None] * 3
+    for chosen, window in ((drawn[3:6], entered[:3]), (drawn[6:], entered[3:6])):
+        seen = torch.stack(window)
+        says = ((seen - seen.mean(0)) ** 2).mean(0) * ((seen[1] - seen[0]).abs() + (seen[2] - seen[1]).abs())
+        expected = (says < says.sort().values[12]).double()
+        assert all(torch.equal(mask, expected) for mask in chosen)
+    late = begin(defense.on_model(model("vit")), 4)  # a client that took part too rarely to have chosen anything
+    assert step(defense, late, images, labels).drawn["head.sensitive_neuron_dropout"].eq(1).all()
+    last, after = (Deployment(batch_size=1, clients=1, rounds=rounds) for rounds in (3, 4))
+    assert defense.refuses(last) == "sensitive_neuron_dropout: window is 3, and of 3 rounds none comes after it"
+    assert defense.refuses(after) is None
+    with pytest.raises(ValueError, match=r"^sensitive_neuron_dropout: Flatten has no linear layer"):
+        defense.on_model(nn.Flatten())

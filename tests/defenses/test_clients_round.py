@@ -81,6 +81,7 @@ class Explicit(nn.Module):
 class Residual(nn.Module):
     class Block(nn.Module):
         residual_branches = ("branch",)
+        expert_layers = ("branch.0", "branch.2")
 
         def __init__(self) -> None:
             super().__init__()
@@ -157,6 +158,8 @@ DEFENSES = {
     "lora_dropout": {"p": 0.4, "rank": 3},
     "nested_dropout": {"p": 0.2},
     "mixout": {"p": 0.3},
+    "smoe_dropout": {"experts": 5, "least": 2},
+    "sensitive_neuron_dropout": {"share": 0.3, "window": 2},
     "multi_sample_dropout": {"p": 0.4, "samples": 3},
 }
 """Every defense, with parameters under which it does something: a new one adds a line."""
@@ -169,6 +172,7 @@ ONLY = {
     "training_randomness": ["mlp", "convolutional", "attentive"],
     "dropblock": ["convolutional"],
     "layerdrop": ["residual"],
+    "smoe_dropout": ["residual"],
     "attention_drop": ["explicit"],
     "concrete_dropout": ["mlp", "convolutional", "attentive", "explicit", "residual"],
     "scheduled_dropout": ["mlp", "convolutional", "attentive"],
@@ -283,6 +287,7 @@ REFUSED = {
     ("multi_sample_dropout", "multi_sample_dropout"): "once is enough",
     ("concrete_dropout", "concrete_dropout"): "once is enough",
     ("lora_dropout", "lora_dropout"): "once is enough",
+    ("sensitive_neuron_dropout", "sensitive_neuron_dropout"): "once is enough",
     ("multi_sample_dropout", "precode"): "the bottleneck takes one vector",
 }
 

@@ -671,6 +671,16 @@ TABLE = {
     "multi_sample_dropout": Row(
         {"p": 0.3, "samples": 4}, relatives.averages_losses, [*NO_RATES, {"samples": 1}, {"samples": 2.5}]
     ),
+    "smoe_dropout": Row(
+        {"experts": 4, "least": 2, "rising": 4},
+        relatives.routes_to_experts,
+        [{"experts": 1}, {"experts": 2.5}, {"least": 0}, {"least": 17}, {"rising": -1}],
+    ),
+    "sensitive_neuron_dropout": Row(
+        {"share": 0.25, "window": 3},
+        relatives.drops_what_varied,
+        [{"share": 1.0}, {"share": -0.1}, {"share": math.nan}, {"window": 1}, {"window": 2.5}],
+    ),
     "layerdrop": Row({"p": 0.4}, relatives.skips_blocks, [*NO_RATES, {"per": "channel"}]),
 }
 

@@ -184,14 +184,20 @@ def test_a_place_that_nothing_passes_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("defense", "attribute"),
-    [("attention_drop", "attention_weights"), ("token_dropout", "tokens"), ("layerdrop", "residual_branches")],
+    [
+        ("attention_drop", "attention_weights"),
+        ("token_dropout", "tokens"),
+        ("layerdrop", "residual_branches"),
+        ("smoe_dropout", "expert_layers"),
+    ],
 )
 def test_a_named_place_that_is_not_there_is_refused(defense: str, attribute: str) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    setattr(model, attribute, ("mising",) if attribute == "residual_branches" else "mising")
+    named = {"residual_branches": ("mising",), "expert_layers": ("mising", "0")}
+    setattr(model, attribute, named.get(attribute, "mising"))
     with pytest.raises(ValueError, match=r"^Sequential names 'mising' as a place .* no such module$"):
         defenses.create(defense).on_model(model)
-    setattr(model, attribute, () if attribute == "residual_branches" else torch.ones(1))  # something of another meaning
+    setattr(model, attribute, () if attribute in named else torch.ones(1))  # something of another meaning
     with pytest.raises(ValueError, match=f"^{defense}: Sequential has no "):
         defenses.create(defense).on_model(model)
 

@@ -206,7 +206,8 @@ def test_every_registered_name_is_accepted():
     required = {"npz": {"path": "x.npz"}, "folder": {"path": "x"}, "hub": {"dataset": "x/y"}}
     from fedsim.scenario.schema import Scenario
 
-    pairs = {"federation": {"clients": 2, "local": {"batch_size": 2}}, "victims": {"clients": 2}}  # to mix, to sum up
+    deployed = {"clients": 2, "rounds": 4, "local": {"batch_size": 2}}  # to sum up, to remember, to mix
+    pairs = {"federation": deployed, "victims": {"clients": 2}}
     for kind, names in (("attacks", attacks.names()), ("defenses", defenses.names())):
         assert len(getattr(_small(**{kind: list(names), **pairs}), kind)) == len(names)
     for name in models.names():

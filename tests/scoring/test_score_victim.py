@@ -154,10 +154,17 @@ def test_what_cannot_be_scored_is_refused_with_the_reason():
         score(truth, normalised(originals(2, side=8)))
     with pytest.raises(ValueError, match="no such metric: fid"):
         score(truth, normalised(truth), metrics=["fid"])
-    with pytest.raises(ValueError, match="'x' was estimated, but the client drew none"):
-        score(truth, normalised(truth), true_noise={"y": torch.ones(2, 3)}, noise={"x": torch.ones(2, 3)})
     with pytest.raises(ValueError, match="noise of 'x' is 4, the client drew 3"):
         score(truth, normalised(truth), true_noise={"x": torch.ones(2, 3)}, noise={"x": torch.ones(2, 4)})
+
+
+def test_masks_of_a_layer_that_drew_nothing_are_left_out():
+    truth = originals(2)
+    drawn, guess = {"y": torch.ones(2, 4)}, {"x": torch.ones(2, 3), "y": torch.tensor([[1.0, 1, 1, 0]] * 2)}
+    scored = score(truth, normalised(truth), true_noise=drawn, noise=guess)
+    assert [json.loads(row["mask_accuracy_layers"]) for row in scored.rows] == [{"y": 0.75}] * 2
+    alone = score(truth, normalised(truth), true_noise=drawn, noise={"x": torch.ones(2, 3)})
+    assert [row["mask_accuracy"] for row in alone.rows] == [None] * 2
 
 
 def test_what_is_no_mask_has_no_mask_accuracy():
