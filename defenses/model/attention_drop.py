@@ -16,8 +16,8 @@ class AttentionDropDefense(Defense):
     """Drop attention weights, behind the model's own dropout of them.
 
     `weights` at the scale of the rate is the dropout of Vaswani et al. (NeurIPS 2017), with `rows` DropKey (Li et al.,
-    CVPR 2023); `keys` with `rows` is DropAttention by columns (Zehui et al., arXiv 1907.11065); `heads` is DropHead
-    (Zhou et al., EMNLP 2020), but scaled by the rate.
+    CVPR 2023); `keys` with `rows` is DropAttention by columns (Zehui et al., arXiv 1907.11065); `heads` with `rows`
+    is DropHead (Zhou et al., EMNLP 2020), whose heads that stay are multiplied by how many there are for each of them.
 
     It finds the layers `attention_dropout` and `attn_drop`, and what a module's attribute `attention_weights` names:
     a module of it whose output is its attention weights.
@@ -25,7 +25,8 @@ class AttentionDropDefense(Defense):
     Args:
         p: the rate, in [0, 1).
         drop: `weights`, one draw each; `keys`, one for all queries of a head; `heads`.
-        scale: `rate`, by 1 / (1 - p), or `rows`, so that each query's weights add up to 1; not with heads.
+        scale: `rate`, by 1 / (1 - p), or `rows`, so that each query's weights add up to 1, over all heads on average
+            where heads are dropped.
     """
 
     def __init__(
@@ -41,8 +42,6 @@ class AttentionDropDefense(Defense):
             raise ValueError(f"attention_drop: drop = {drop} is not weights, keys or heads")
         if scale not in ("rate", "rows"):
             raise ValueError(f"attention_drop: scale = {scale} is not rate or rows")
-        if drop == "heads" and scale == "rows":
-            raise ValueError("attention_drop: scale = rows is not for heads: the rows of those that stay add up to 1")
         self.p, self.drop, self.scale = p, drop, scale
 
     def on_model(self, model: nn.Module) -> nn.Module:

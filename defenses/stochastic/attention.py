@@ -11,15 +11,16 @@ from defenses.stochastic.layer import StochasticLayer
 
 
 class AttentionDropout(StochasticLayer):
-    """`a * m` with m from Bernoulli(1 - p), scaled by `1 / (1 - p)` or so that each query's weights add up to 1 again.
+    """`a * m` with m from Bernoulli(1 - p), scaled by `1 / (1 - p)` or so that as much is left as there was.
 
-    The latter is what a softmax gives of scores of which some are set to minus infinity. A query all of whose keys were
-    dropped attends to nothing.
+    The latter is what a softmax gives of scores of which some are set to minus infinity: each query's weights add up to
+    1 again. Of heads it is those that stay that are scaled, by how many there are for each of them. A query all of
+    whose keys were dropped, or an example all of whose heads were, attends to nothing.
 
     Args:
         p: the rate, in [0, 1).
         drop: what is dropped at once.
-        scale: by the rate, or of each row of weights.
+        scale: by the rate, or to what there was in each row of weights; in all heads, where heads are dropped.
 
     Shape:
         x: (B, heads, queries, keys), attention weights; noise: like x, (B, heads, 1, keys) or (B, heads, 1, 1), entries
@@ -42,8 +43,10 @@ class AttentionDropout(StochasticLayer):
     def inject(self, x: Tensor, noise: Tensor) -> Tensor:
         if self.scale == "rate":
             return x * noise / (1 - self.p)
-        left = x * noise
-        return left / left.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        left, least = x * noise, torch.finfo(x.dtype).tiny
+        if self.drop == "heads":
+            return left / noise.mean(1, keepdim=True).clamp(min=least)
+        return left / left.sum(-1, keepdim=True).clamp(min=least)
 
     def project(self, noise: Tensor) -> Tensor:
         return noise.clamp(0, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,11 +22,11 @@ from defenses.stochastic.depth import DropPath
 from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureAlphaDropout, FeatureDropout
 from defenses.stochastic.layer import StochasticLayer, record
 
-_EXPLICIT: dict[type[nn.Module], type[Dropout]] = {
+_EXPLICIT: dict[type[nn.Module], Callable[[float], Dropout]] = {
     nn.Dropout: Dropout,
-    nn.Dropout1d: FeatureDropout,
+    nn.Dropout1d: partial(FeatureDropout, batched=3),
     nn.Dropout2d: FeatureDropout,
-    nn.Dropout3d: FeatureDropout,
+    nn.Dropout3d: partial(FeatureDropout, batched=5),
     nn.AlphaDropout: AlphaDropout,
     nn.FeatureAlphaDropout: FeatureAlphaDropout,
 }
@@ -39,8 +40,8 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     """Replace every `nn.Dropout`, `Dropout1d`, `2d` and `3d`, `AlphaDropout` and `FeatureAlphaDropout` by an explicit
     layer of the same rate and mode, in place.
 
-    So are subclasses that leave their `forward` as it is, and stochastic depth: a layer named `DropPath` or
-    `StochasticDepth`, whoever wrote it, that is seen to do what its attributes say.
+    So are subclasses that leave their `forward` as it is, and stochastic depth: a layer whose class is named
+    `...DropPath` or `...StochasticDepth`, whoever wrote it, that is seen to do what its attributes say.
 
     Args:
         model: any module; a model that is itself a dropout layer is replaced, so use the returned one.
@@ -71,7 +72,7 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     return model
 
 
-def _counterpart(module: nn.Module) -> type[Dropout] | None:
+def _counterpart(module: nn.Module) -> Callable[[float], Dropout] | None:
     """Our layer of the same meaning; None for other modules, and for a dropout that computes something of its own."""
     for known, ours in _EXPLICIT.items():
         if isinstance(module, known) and type(module).forward is known.forward:
@@ -91,8 +92,9 @@ def _explicit(path: str, module: nn.Module) -> StochasticLayer | None:
 
 
 def _drops_paths(module: nn.Module) -> bool:
-    """Whether a module is stochastic depth by its name, as in timm, torchvision and what was copied from them."""
-    known = type(module).__name__ in ("DropPath", "StochasticDepth") and not isinstance(module, StochasticLayer)
+    """Whether a module is stochastic depth by its name, as in timm, torchvision, transformers (`SwinDropPath`)."""
+    named = type(module).__name__.endswith(("DropPath", "StochasticDepth"))
+    known = named and not isinstance(module, StochasticLayer)
     return known and bool(_path_rate(module))
 
 

@@ -78,12 +78,21 @@ class Dropout(StochasticLayer):
 class FeatureDropout(Dropout):
     """Dropout of whole channels (Tompson et al., CVPR 2015), as `nn.Dropout1d`, `2d` and `3d` do.
 
+    Args:
+        batched: dimensions of a batch, 3 of `nn.Dropout1d` and 5 of `nn.Dropout3d`: an input of fewer is to them one
+            example, whose channels are its first dimension, so that whole examples of a batch are dropped.
+
     Shape:
-        x: (B, C, ...); noise: (B, C, 1, ...), one entry a channel.
+        x: (B, C, ...); noise: (B, C, 1, ...), one entry a channel; of fewer dimensions (B, 1, ...).
     """
 
+    def __init__(self, p: float = 0.5, batched: int = 0) -> None:
+        super().__init__(p)
+        self.batched = batched
+
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return x.new_empty(x.shape[:2] + (1,) * (x.dim() - 2)).bernoulli_(self.keeps, generator=generator)
+        own = 1 if x.dim() < self.batched else 2
+        return x.new_empty(x.shape[:own] + (1,) * (x.dim() - own)).bernoulli_(self.keeps, generator=generator)
 
 
 class ChannelDropout(FeatureDropout):

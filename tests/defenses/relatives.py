@@ -212,8 +212,7 @@ def attends_to_fewer(defense: Defense) -> None:
     images, labels = batch()
     make, tokens = type(defense), (SIDE // 4) ** 2 + 1
     shapes = {"weights": (tokens, tokens), "keys": (1, tokens), "heads": (1, 1)}
-    variants = [(drop, scale) for scale in ("rate", "rows") for drop in shapes if (drop, scale) != ("heads", "rows")]
-    for drop, scale in variants:
+    for drop, scale in [(drop, scale) for scale in ("rate", "rows") for drop in shapes]:
         own = make(p=0.3, drop=drop, scale=scale)  # type: ignore[call-arg]
         played = step(own, own.on_model(model("vit")), images, labels)
         assert {name: tuple(value.shape) for name, value in played.drawn.items()} == {
@@ -223,14 +222,15 @@ def attends_to_fewer(defense: Defense) -> None:
         for i, mask in enumerate(played.drawn.values()):
             by_rate = lambda weights, mask=mask: weights * mask / 0.7  # noqa: E731
             of_scores = lambda weights, mask=mask: (weights.log() + mask.log()).softmax(-1)  # noqa: E731
+            of_heads = lambda weights, mask=mask: 2 * weights * mask / mask.sum(1, keepdim=True).clamp(1)  # noqa: E731
             attention = plain.get_submodule(f"blocks.{i}.attention")
-            attention.attention_dropout = Given(by_rate if scale == "rate" else of_scores)
+            by_what_is_left = of_heads if drop == "heads" else of_scores
+            attention.attention_dropout = Given(by_rate if scale == "rate" else by_what_is_left)
         assert_same(played.update, gradient(plain, plain(images), labels))
-    with pytest.raises(ValueError, match=r"^attention_drop: scale = rows is not for heads"):
-        make(drop="heads", scale="rows")  # type: ignore[call-arg]
-    nobody = make(p=0.99, scale="rows")  # type: ignore[call-arg]
-    left = step(nobody, nobody.on_model(model("vit")), images, labels).update
-    assert all(value.isfinite().all() for value in left.values())
+    for drop in shapes:
+        nobody = make(p=0.99, drop=drop, scale="rows")  # type: ignore[call-arg]
+        left = step(nobody, nobody.on_model(model("vit")), images, labels).update
+        assert all(value.isfinite().all() for value in left.values())
     with pytest.raises(ValueError, match=r"^attention_drop: MLP has no attention that shows its weights; write it"):
         defense.on_model(model("mlp"))
     with pytest.raises(ValueError, match=r"Layer computes them inside of 'self_attn'; write it with"):

@@ -214,6 +214,10 @@ class DropPath(nn.Module):
         return x * kept
 
 
+class SwinDropPath(DropPath):
+    """As transformers names it."""
+
+
 class StochasticDepth(nn.Module):
     """As torchvision has it."""
 
@@ -334,6 +338,32 @@ def test_the_penalty_is_zero_at_the_rate_and_grows_away_from_it():
     assert layer.project(torch.tensor([-1.0, 0.3, 2.0])).tolist() == pytest.approx([0.0, 0.3, 1.0])
 
 
+def same_behind(dropped: Tensor, dimensions: int) -> bool:
+    """Whether all entries that share their places in the first dimensions are alike."""
+    flat = dropped.reshape(*dropped.shape[:dimensions], -1)
+    return torch.equal(flat, flat[..., :1].expand_as(flat))
+
+
+@pytest.mark.parametrize("sides", [(60, 6), (60, 6, 5), (60, 6, 5, 4), (60, 6, 5, 4, 3)], ids=len)
+@pytest.mark.parametrize(
+    "kind", [nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_dropped_at_once_is_what_torch_drops(kind, sides):
+    """Also where torch takes a batch for one example, and drops whole examples of it."""
+    if kind is nn.Dropout1d and len(sides) > 3:
+        return  # torch refuses it
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs, ours = (layer(torch.ones(sides)) for layer in (kind(0.5), convert(kind(0.5))))
+    at_once = []
+    for dropped in (theirs == theirs.max(), ours == ours.max()):
+        assert float(dropped.float().mean()) == pytest.approx(0.5, abs=0.2)
+        whole = [d for d in range(1, len(sides) + 1) if same_behind(dropped, d)]
+        at_once.append(whole[0])
+    assert at_once[0] == at_once[1]
+
+
 @pytest.mark.parametrize("kind", [nn.AlphaDropout, nn.FeatureAlphaDropout])
 def test_alpha_dropout_is_that_of_torch(kind):
     """The same values of units that pass and of units that are dropped; mean and variance stay."""
@@ -355,6 +385,7 @@ def test_alpha_dropout_is_that_of_torch(kind):
     ("make", "shape", "kept"),
     [
         (lambda: DropPath(0.25), (3,), 1 / 0.75),
+        (lambda: SwinDropPath(0.25), (3,), 1 / 0.75),
         (lambda: DropPath(0.25, scale_by_keep=False), (3,), 1.0),
         (lambda: StochasticDepth(0.25, "row"), (3,), 1 / 0.75),
         (lambda: StochasticDepth(0.25, "batch"), (), 1 / 0.75),
