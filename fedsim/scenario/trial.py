@@ -86,7 +86,8 @@ def _gradient(
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     defense = defenses.compose(working)
     tried = f"{label}, tried on a client's step in {local.mode} mode with {size} image{'s' if size > 1 else ''}"
-    with _explained(model, (size, len(dataset.classes)), tried, of_model=not working):
+    sizes = {1, size, size * defense.grows}
+    with _explained(model, sizes, len(dataset.classes), tried, of_model=not working):
         result = train(
             model,
             images,
@@ -108,11 +109,11 @@ def _one_step(local: Local) -> Local:
 
 
 @contextmanager
-def _explained(model: nn.Module, logits: tuple[int, int], tried: str, *, of_model: bool) -> Iterator[None]:
+def _explained(model: nn.Module, sizes: set[int], classes: int, tried: str, *, of_model: bool) -> Iterator[None]:
     """While open, the module that was running when something went wrong is known; the error names it.
 
     Args:
-        logits: the shape that the model's output must have, or that of one example.
+        sizes: how many examples the model may be given: one, a batch, and what a defense makes of a batch.
         of_model: whether the model is to blame (BadInput), or else the defense (ValueError).
     """
     running: list[tuple[str, nn.Module]] = []
@@ -121,9 +122,10 @@ def _explained(model: nn.Module, logits: tuple[int, int], tried: str, *, of_mode
         return lambda module, inputs: running.append((path, module))
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:  # not called where the module fails
-        if module is model and not (isinstance(output, Tensor) and output.shape in (logits, (1, logits[1]))):
+        accepted = [(size, classes) for size in sorted(sizes)]
+        if module is model and not (isinstance(output, Tensor) and output.shape in accepted):
             found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise ValueError(f"returned {found}, not logits of shape {logits}")
+            raise ValueError(f"returned {found}, not logits of shape {accepted[-1]}")
         running.pop()
 
     hooks = [

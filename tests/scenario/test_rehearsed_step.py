@@ -166,6 +166,10 @@ def test_what_works_is_not_warned_of(write, factory: str, defense: str) -> None:
     assert cautions(write(factory, defense=defense)) == []
 
 
+def test_a_defense_that_makes_several_images_of_one_is_tried(write) -> None:
+    assert cautions(write("Net", defense="oasis, [oasis, {name: soteria, layer: out}]")) == []
+
+
 def test_a_pattern_that_fits_no_parameter_is_refused(write) -> None:
     path = write("plain", local="{batch_size: 2, trained: [nowhere.*]}")
     with pytest.raises(BadInput, match=r"local.trained: 'nowhere.\*' fits no parameter of the model; it has"):
