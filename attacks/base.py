@@ -94,6 +94,8 @@ class Attack:
             an attack that looks at the update's direction alone. Only such an attack is evidence for a defense.
         replays: whether it replays every other defense that it is granted to know, what that draws left at rest.
         seeks_noise: whether it looks for what such a defense draws, too.
+        weighs_noise: whether it weighs entries of an update by the noise that a known defense says lies on them
+            (`Defense.spread`).
         ignores: the grants (`attacks.threat.GRANTS`) that can change nothing about its answers, so that it need not run
             once with and once without.
         later: options that came after others: at their defaults a job does not name them, so that its key stays.
@@ -108,6 +110,7 @@ class Attack:
     adapts: ClassVar[Mapping[str, str | None]] = {}
     replays: ClassVar[bool] = False
     seeks_noise: ClassVar[bool] = False
+    weighs_noise: ClassVar[bool] = False
     ignores: ClassVar[Collection[str]] = ()
     later: ClassVar[Collection[str]] = ()
 

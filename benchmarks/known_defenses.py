@@ -8,12 +8,20 @@ the oracle is told it. PSNR in [0, 1] pixels of the answer with the lowest attac
 steps a second are those of a victim. Keys of the attack are given as JSON, for instance what it starts from:
 
     python benchmarks/known_defenses.py --only pruning --keys '{"start": "first_linear"}'
+
+Noise that is one number an entry, under an attack that optimises and the closed form that weighs it:
+
+    python benchmarks/known_defenses.py --bias --dropout 0 0.5 --attack inverting_gradients first_linear --knows no yes
+
+A victim whose attack declined counts with what the public mean image has.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import replace
@@ -24,7 +32,7 @@ import torch
 from torch import Tensor
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks import LocalTraining, Observation, Reconstruction, ThreatModel
 from attacks.cascade import Cascade
 from attacks.iterative import IterativeAttack
 from defenses import compose
@@ -39,18 +47,23 @@ from fedsim.scoring.metrics import METRICS
 DEFENSES: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
     "gaussian_noise, std 1e-3": {"name": "gaussian_noise", "std": 1e-3},
+    "gaussian_noise, std 1e-2": {"name": "gaussian_noise", "std": 1e-2},
     "laplace_noise, scale 1e-3": {"name": "laplace_noise", "scale": 1e-3},
+    "laplace_noise, scale 1e-2": {"name": "laplace_noise", "scale": 1e-2},
     "random_sparsification, 0.1": {"name": "random_sparsification", "keep": 0.1},
     "partial_pert., std 1e-3": {"name": "partial_perturbation", "std": 1e-3},
+    "partial_pert., std 1e-2": {"name": "partial_perturbation", "std": 1e-2},
     "partial_pert., std 1": {"name": "partial_perturbation", "std": 1.0},
     "partial_pert., head, std 1": {"name": "partial_perturbation", "std": 1.0, "parameters": "head.*"},
     "soteria, prune 0.5": {"name": "soteria", "prune": 0.5},
     "soteria, prune 0.9": {"name": "soteria", "prune": 0.9},
     "gradient_dropout, p 0.5": {"name": "gradient_dropout", "p": 0.5},
+    "gradient_dropout, std 0.1": {"name": "gradient_dropout", "std": 0.1},
     "censor": {"name": "censor"},
     "censor, as published": {"name": "censor", "as_published": True},
     "outpost": {"name": "outpost"},
     "training_randomness": {"name": "training_randomness"},
+    "training_randomness, std 0.1": {"name": "training_randomness", "std": 0.1},
     "svdefense, energy 0.9": {"name": "svdefense", "energy": 0.9},
     "local_dp, epsilon 1": {"name": "local_dp"},
     "local_dp, epsilon 1000": {"name": "local_dp", "epsilon": 1000.0},
@@ -59,7 +72,9 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "pruning, keep 0.03": {"name": "pruning", "keep": 0.03},
     "sign": {"name": "sign"},
     "quantization, 16 levels": {"name": "quantization", "levels": 16},
+    "quantization, 4 levels": {"name": "quantization", "levels": 4},
     "dp_sgd, noise 0.01": {"name": "dp_sgd", "noise_multiplier": 0.01},
+    "dp_sgd, noise 1": {"name": "dp_sgd"},
     "precode": {"name": "precode"},
     "dropconnect, p 0.3": {"name": "dropconnect", "p": 0.3},
 }
@@ -71,11 +86,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--victims", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=3_000)
-    parser.add_argument("--attack", default="inverting_gradients")
+    parser.add_argument("--attack", nargs="+", default=["inverting_gradients"])
     parser.add_argument("--keys", type=json.loads, default={}, help="further keys of the attack, as JSON")
     parser.add_argument("--knows", nargs="+", choices=ATTACKERS, default=ATTACKERS, help="whom to measure")
     parser.add_argument("--model", choices=["mlp", "lenet"], default="mlp")
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, nargs="+", default=[0.0])
     parser.add_argument("--bias", action="store_true")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of names of defenses")
     parser.add_argument("--compile", choices=["always", "never", "auto"], default="auto")
@@ -83,19 +98,24 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     chosen = {name: spec for name, spec in DEFENSES.items() if any(part in name for part in arguments.only)}
-    rows = [row for name, spec in chosen.items() for row in measure(name, spec, arguments)]
+    rows = [
+        row
+        for attack, dropout, (name, spec) in itertools.product(arguments.attack, arguments.dropout, chosen.items())
+        for row in measure(name, spec, argparse.Namespace(**{**vars(arguments), "attack": attack, "dropout": dropout}))
+    ]
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
     print(
-        f"{arguments.attack} {json.dumps(arguments.keys)} on {arguments.model}, mnist, {arguments.victims} victims, "
+        f"{', '.join(arguments.attack)} {json.dumps(arguments.keys)} on {arguments.model}, mnist, "
+        f"{arguments.victims} victims, "
         f"at most {arguments.iterations} iterations"
     )
-    print(f"{'defense':<26}{'knows it':>9}{'min':>8}{'median':>8}{'loss':>10}{'steps/s':>9}  stopped")
+    print(f"{'defense':<29}{'dropout':>8} {'attack':<20}{'knows':>7}{'min':>8}{'median':>8}{'loss':>10}{'steps/s':>9}")
     for row in rows:
         print(
-            f"{row['defense']:<26}{row['knows']:>9}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
-            f"{row['median_loss']:>10.1e}{row['steps_per_second']:>9.0f}  {row['stopped']}"
+            f"{row['defense']:<29}{row['dropout']:>8g} {row['attack']:<20}{row['knows']:>7}{row['min_psnr']:>8.1f}"
+            f"{row['median_psnr']:>8.1f}{row['median_loss']:>10.1e}{row['steps_per_second']:>9.0f}  {row['stopped']}"
         )
 
 
@@ -189,20 +209,24 @@ def measure(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> l
             [replace(one, defense=granted) for one in seen], ThreatModel(**attack.given), model, seed=arguments.seed
         )
         seconds = time.perf_counter() - began - attack.compile_seconds
-        declined = [answer for answer in answers if isinstance(answer, NotApplicable)]
-        if declined:
-            raise SystemExit(f"{name}: {declined[0]}")
-        scores = [psnr(truth, answer, dataset) for truth, answer in zip(truths, answers)]
-        why = Counter(answer.stopped or "solved" for answer in answers)
+        answered = [answer for answer in answers if isinstance(answer, Reconstruction)]
+        grey = [Reconstruction(images=torch.zeros_like(truth), loss=math.nan) for truth in truths]
+        images = [answer if isinstance(answer, Reconstruction) else floor for answer, floor in zip(answers, grey)]
+        scores = [psnr(truth, image, dataset) for truth, image in zip(truths, images)]
+        why = Counter(answer.stopped or "solved" for answer in answered)
+        why["declined"] = len(answers) - len(answered)
+        why["certain"] = sum(all(answer.details.get("certain", [False])) for answer in answered)
         rows.append(
             {
                 "defense": name,
+                "dropout": arguments.dropout,
+                "attack": algorithm,
                 "knows": knows,
                 "min_psnr": min(scores),
                 "median_psnr": median(scores),
-                "median_loss": median(answer.loss for answer in answers),
-                "steps_per_second": sum(answer.iterations for answer in answers) / seconds,
-                "stopped": ", ".join(f"{reason} {count}" for reason, count in why.items()),
+                "median_loss": median([answer.loss for answer in answered] or [math.nan]),
+                "steps_per_second": sum(answer.iterations for answer in answered) / seconds,
+                "stopped": ", ".join(f"{reason} {count}" for reason, count in why.items() if count),
             }
         )
     return rows

@@ -24,6 +24,7 @@ are the attacker's picture of the defense, as far as the threat model grants it 
 
     surrogate              in place of `on_update`, where its own derivative is zero
     selection              which entries of the observed update still say anything
+    spread                 how much noise lies on each of them, whatever was drawn
     keeps_direction        that `on_update` does no more, on average, than scale the update
 
 Where a defense would do nothing at all, as deployed, it says so (`refuses`), so that nobody takes it for one that was
@@ -57,6 +58,7 @@ from torch import Tensor, nn
 
 from defenses.client.own import Own
 from defenses.client.site import Site
+from defenses.client.spread import Spread
 from defenses.registry import Registry
 
 Tensors = dict[str, Tensor]
@@ -215,6 +217,17 @@ class Defense:
         """Which entries of an observed update still say anything, as masks (bool); None: all of them."""
         return None
 
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """How much of each entry of an observed update is noise, for attacks that weigh entries by it; None: nothing
+        that is zero on average was added, or nobody can say how much.
+
+        Args:
+            observed: by parameter name, in units of the update.
+            examples: of the client's step.
+            rate: what a gradient is multiplied by in the update; 1 where gradients are shared.
+        """
+        return None
+
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
         """What the server sees of a round, in place of the update of each client.
 
@@ -307,6 +320,11 @@ class Defense:
     def selects_only(self) -> bool:
         """Whether what it lets through of an update is, to a factor, as it was."""
         return self.selects
+
+    @property
+    def spreads(self) -> bool:
+        """Whether it says how much noise lies on each entry."""
+        return type(self).spread is not Defense.spread
 
     @property
     def declarative(self) -> bool:
@@ -412,6 +430,20 @@ class Composition(Defense):
                     found = own
         return found
 
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """Of all parts together; one that scales what an earlier one added is taken to leave it.
+
+        What was taken away is known only where nothing is added later.
+        """
+        found: Spread | None = None
+        for part in self.parts.values():
+            if part.selects and part.changes_update and part is not self._selecting:
+                continue
+            own = part.spread(observed, examples=examples, rate=rate)
+            if own is not None:
+                found = own if found is None else found.then(own)
+        return found
+
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
         """The first part that aggregates is given the updates of the clients, the next what that makes of them."""
         for part in self.parts.values():
@@ -449,6 +481,7 @@ class Composition(Defense):
     aggregates = _any_part("aggregates")
     takes_single_updates = _any_part("takes_single_updates")
     changes_mean = _any_part("changes_mean")
+    spreads = _any_part("spreads")
 
     @property
     def server_alone(self) -> bool:

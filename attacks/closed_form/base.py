@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from attacks.base import Attack, NotApplicable, Reconstruction
 from attacks.observation import Observation, ThreatModel
 from attacks.precision import entry_rounding
-from attacks.updates import attacker_copy, examples, local_steps, trained_part
+from attacks.updates import attacker_copy, examples, known_defense, local_steps, trained_part
 from defenses.client.optimizers import Estimate
 from defenses.client.optimizers.sgd import SGD
+from defenses.client.spread import Spread
 from defenses.client.training import LocalTraining
 
 
@@ -78,6 +79,18 @@ class Puzzle:
             return None
         update = {name: value.double() for name, value in observation.update.items()}
         return local.first_estimate(update, entry_rounding(observation), {name: self.weight(name) for name in update})
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """How much of each entry of the gradients is noise that a defense is known to have added, and which entries
+        say nothing; None: nothing is known of either."""
+        observation, local = self.observation, self.observation.local
+        rate = 1.0
+        if observation.kind == "delta" and local is not None and isinstance(local.optimizer, SGD):
+            rate = _linear(local, self.steps)[1]
+        defense = known_defense(observation)
+        found = defense.spread(observation.update, examples=self.images or 1, rate=rate)
+        return None if found is None else found.times(1 / rate)
 
     def precision(self, name: str) -> Tensor | None:
         """One over the standard deviation of each entry of a gradient, 0 where nothing is known; None: all alike."""

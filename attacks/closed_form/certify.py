@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from attacks.observation import Observation
@@ -19,5 +20,12 @@ def outside(images: Tensor, observation: Observation) -> Tensor:
 
 def in_range(images: Tensor, observation: Observation) -> Tensor:
     """Images (B, C, H, W) in normalised units, clipped to the range of pixels."""
-    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
-    return images.clamp((0 - mean) / std, (1 - mean) / std)
+    low, high = (end.to(images) for end in ends(observation))
+    return images.clamp(low, high)
+
+
+def ends(observation: Observation) -> tuple[Tensor, Tensor]:
+    """Black and white (C, H, W), float64, in normalised units."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (observation.mean, observation.std))
+    low, high = ((end - mean) / std for end in (0, 1))
+    return low.expand(observation.input_shape), high.expand(observation.input_shape)

@@ -9,11 +9,13 @@ Without the bias the leading right singular vector v of dL/dW is the direction o
 signed length s. `attacks.closed_form.length` finds it, once the masks of all layers are read.
 
 Of a pruned update, and of the only step of Adam, the same matrix is known in part: `attacks.closed_form.incomplete`
-completes it, where the attack is told of the pruning, or of the optimizer.
+completes it, where the attack is told of the pruning, or of the optimizer. Of a noisy update it is known up to noise:
+`attacks.closed_form.noisy` takes it off, where the attack is told of the noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,15 +25,19 @@ from torch import Tensor
 
 from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
-from attacks.closed_form.certify import outside
+from attacks.closed_form.certify import ends, in_range, outside
 from attacks.closed_form.first_layer import FirstLinear, first_linear, random_input
 from attacks.closed_form.incomplete import complete, entries, pruned, unexplained
 from attacks.closed_form.length import find_length, mismatch
 from attacks.closed_form.masks import Masks, read_masks
+from attacks.closed_form.noisy import denoise, noisy
+from attacks.closed_form.saturated import scaled
 from defenses.stochastic import Dropout, stochastic_layers
 
 _EXACT = 1e-3  # the largest relative error of an image that is called certain
 _LENGTH = 0.01  # and of one whose contrast the update is taken to say
+_SCALED = 1e-5  # the relative error of an image's contrast below which the range of pixels need not be asked for it
+_SAYS = 0.7  # the largest relative error of an image that the update says at all
 _MOST = 0.5  # the share of the pixels that a pruned update must say for the image to be taken from it
 _RANGE = 0.01  # and how far, in [0, 1] pixel units, it may leave the range of pixels
 
@@ -48,15 +54,21 @@ class FirstLinearInversion(ClosedForm):
 
     Of an update that is known to be pruned, the image is certain only if every pixel is in what is left of it; pixels
     that are not stay at the public mean.
+
+    Of noise that is known, entry by entry (`Defense.spread`), the likeliest image under it is the answer. It is certain
+    only if the noise that is left on the image is known to be as small.
     """
 
-    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "pruning": "defense", "precode": None}
+    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "precode": None}
+    weighs_noise = True
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")  # labels tell an image's length
     strength = 30
     weighs = True
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:
         layer = first_linear(puzzle)
+        if puzzle.images == 1 and noisy(puzzle, layer):
+            return _denoised(puzzle, layer)
         if puzzle.images == 1 and _in_part(puzzle):
             return _completed(puzzle, layer)
         single = puzzle.images in (None, 1)
@@ -114,6 +126,9 @@ class FirstLinearInversion(ClosedForm):
     def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
         """Of `dL/dW = delta x^T` for any delta: the length of x does not enter it."""
         layer = first_linear(puzzle)
+        if noisy(puzzle, layer):
+            found = denoise(puzzle, layer, bias=False)
+            return unexplained(puzzle.gradient(layer.weight), found.weights, images.flatten(1))
         if _in_part(puzzle):
             return unexplained(*entries(puzzle, layer.weight, None), images.flatten(1))
         return _share_left(puzzle.gradient(layer.weight), images.flatten(1))
@@ -121,7 +136,47 @@ class FirstLinearInversion(ClosedForm):
 
 def _in_part(puzzle: Puzzle) -> bool:
     """Whether some entries of the gradient are missing, or known better than others."""
-    return pruned(puzzle.observation) or puzzle.estimates is not None
+    return pruned(puzzle) or puzzle.estimates is not None
+
+
+def _denoised(puzzle: Puzzle, layer: FirstLinear) -> Reconstruction:
+    """The likeliest image under noise that is known. No mask is read, and none is needed: noise has covered them."""
+    found, observation = denoise(puzzle, layer), puzzle.observation
+    vector, deviation, anchor = found.vector, found.deviation, None
+    if layer.bias is not None and bool(deviation[-1].isfinite()):
+        anchor = (float(vector[-1]), float(deviation[-1]))
+    if layer.bias is not None:
+        vector, deviation = vector[:-1], deviation[:-1]
+    said = deviation.isfinite()
+    if not bool(said.any()):
+        raise NotApplicable(f"no entry that is left of {layer.weight} says anything")
+    error = math.sqrt(float(deviation[said].square().sum())) / float(vector[said].norm())
+    low, high = (value.flatten() for value in ends(observation))
+    if anchor is not None and abs(anchor[1]) <= _SCALED * abs(anchor[0]):
+        image = in_range(layer.image((vector / anchor[0])[None], observation.input_shape), observation)
+    else:
+        pixels, _ = scaled(vector, deviation, low, high, anchor=anchor)
+        image = layer.image(pixels[None], observation.input_shape)
+    input_dropped = random_input(puzzle, layer)
+    one = found.sure if found.agreeing is not None else found.residual <= _EXACT
+    sure = one and anchor is not None and abs(anchor[1]) <= _SCALED * abs(anchor[0]) and error <= _EXACT
+    labels = observation.labels
+    return Reconstruction(
+        images=image,
+        loss=found.residual,
+        labels=labels if labels is not None and len(labels) == 1 else None,
+        details={
+            "route": "noise",
+            "rank_residual": found.residual,
+            "relative_error": error,
+            "input_dropped": input_dropped,
+            **({} if found.agreeing is None else {"entries_agreeing": found.agreeing}),
+            "pixels_determined": float(said.double().mean()),
+            "determined": [error <= _SAYS and not input_dropped],
+            "tolerated": found.residual,
+            "certain": [sure and bool(said.all()) and not input_dropped],
+        },
+    )
 
 
 def _completed(puzzle: Puzzle, layer: FirstLinear) -> Reconstruction:

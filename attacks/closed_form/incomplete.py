@@ -26,7 +26,6 @@ from attacks.closed_form.base import Puzzle
 from attacks.closed_form.certify import in_range
 from attacks.closed_form.first_layer import first_linear
 from attacks.observation import Observation, ThreatModel
-from attacks.updates import known_defense
 
 SWEEPS = 100
 SETTLED = 1e-12  # relative change of the pixels in a sweep
@@ -54,28 +53,20 @@ class Completed:
     error: float
 
 
-def pruned(observation: Observation) -> bool:
-    """Whether the client is known to prune, and zeros of the update may be entries that it took away.
-
-    Where fewer entries are left than it would keep, it took nothing away: the zeros are zeros.
-    """
-    parts = known_defense(observation).parts.values()
-    shares = [float(part.keep) for part in parts if part.name == "pruning"]  # type: ignore[attr-defined]
-    if not shares:
-        return False
-    total = sum(value.numel() for value in observation.update.values())
-    left = sum(int(value.count_nonzero()) for value in observation.update.values())
-    return math.ceil(min(shares) * total) <= left < total
+def pruned(puzzle: Puzzle) -> bool:
+    """Whether a defense that is known took entries away, so that what is left of the update is not all of it."""
+    return puzzle.spread is not None and puzzle.spread.misses
 
 
 def completed(observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Completed:
     """The image of one example as far as a pruned update says it: a start for attacks that search for the rest.
 
     Raises:
-        NotApplicable: the client is not known to prune, sent more than one image, or the first layer is not linear.
+        NotApplicable: no entry is known to be taken away, the client sent more than one image, or the first layer is
+            not linear.
     """
     puzzle = Puzzle.of(observation, threat_model, model)
-    if not pruned(puzzle.observation):
+    if not pruned(puzzle):
         raise NotApplicable("no entry of the update is known to be pruned")
     if puzzle.images != 1:
         raise NotApplicable("a pruned update is completed for one image only")
@@ -105,10 +96,11 @@ def complete(puzzle: Puzzle) -> Completed:
 def entries(puzzle: Puzzle, weight: str, bias: str | None) -> tuple[Tensor, Tensor]:
     """[dL/dW, dL/db], and what its entries weigh, one over their variance or, where all are alike, 1: both (units,
     inputs [+ 1]), zero where an entry is missing."""
-    update, may_miss = puzzle.observation.update, pruned(puzzle.observation)
     columns, weights = [], []
     for name in (weight, bias) if bias is not None else (weight,):
-        seen = update[name] != 0 if may_miss else torch.ones_like(update[name], dtype=torch.bool)
+        seen = torch.ones_like(puzzle.observation.update[name], dtype=torch.bool)
+        if puzzle.spread is not None:
+            seen = seen & puzzle.spread.added[name].isfinite()
         precision = puzzle.precision(name)
         value = puzzle.gradient(name)
         columns.append((value * seen).view(len(value), -1))

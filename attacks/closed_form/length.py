@@ -152,8 +152,8 @@ class _Match:
         self.noise = {path: mask.double() for path, mask in masks.read.items()}
         observed = {name: puzzle.gradient(name) for name in self.parameters}
         # entries that a client is known to have taken away say nothing: only what it sent is compared
-        sent = puzzle.observation.update if pruned(puzzle.observation) else {}
-        self.left = {name: sent[name] != 0 for name in observed if name in sent}
+        added = puzzle.spread.added if pruned(puzzle) and puzzle.spread is not None else {}
+        self.left = {name: added[name].isfinite() for name in observed if name in added}
         self.precision = {name: _precision(known, blur) for name, known in (puzzle.estimates or {}).items()}
         # rounding errs in no way that is known, and all of it may go into the length; errors of known precision do not
         entries = sum(int(value.count_nonzero()) for value in self.precision.values())

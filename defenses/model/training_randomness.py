@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian
+from defenses.client.spread import Spread
 from defenses.stochastic.dropout import BatchDropout, Dropout, FeatureDropout
 from defenses.stochastic.places import behind, dropouts
 
@@ -66,3 +68,8 @@ class TrainingRandomness(Defense):
             zero = value.abs() <= 8 * torch.finfo(value.dtype).eps * largest
             sent[name] = value + self.std * zero * turn.draw(name, normal, value)
         return sent
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """Noise is all there is of the units that were dropped, and nothing is on the others."""
+        alone, none = (torch.tensor(std, dtype=torch.float64) for std in (self.std, 0.0))
+        return Spread(dict.fromkeys(observed, none), dict.fromkeys(observed, alone)) if self.std else None

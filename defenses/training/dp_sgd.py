@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from defenses.base import Accounting, Defense, PerExample, Tensors, Turn, register
 from defenses.client.guarded import root
 from defenses.client.site import STEP, Gaussian
+from defenses.client.spread import Spread
 
 
 @register("dp_sgd")
@@ -77,6 +79,10 @@ class DPSGD(Defense):
                 total = total + deviation * turn.draw(name, noise, total)
             found[name] = total / examples
         return found, losses.mean()
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """Of one step."""
+        return Spread.alike(self.noise_multiplier * self.max_grad_norm * rate / examples, observed)
 
     def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting:
         note = "as if Poisson-sampled"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian
+from defenses.client.spread import Spread
 
 
 @register("gaussian_noise")
@@ -27,3 +31,6 @@ class GaussianNoise(Defense):
     def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
         noise = Gaussian()
         return {name: value + self.std * turn.draw(name, noise, value) for name, value in update.items()}
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        return Spread.alike(self.std, observed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian, Site
+from defenses.client.spread import Spread
 
 
 @register("gradient_dropout")
@@ -40,6 +42,12 @@ class GradientDropout(Defense):
             kept = turn.draw(f"{name}:kept", mask, value)
             sent[name] = kept * value / (1 - self.p) + (1 - kept) * self.std * turn.draw(f"{name}:noise", noise, value)
         return sent
+
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """Nothing is on what was kept; of what was not, noise is all there is."""
+        alone, none = (torch.tensor(std, dtype=torch.float64) for std in (self.std, 0.0))
+        return Spread(dict.fromkeys(observed, none), dict.fromkeys(observed, alone)) if self.p else None
 
 
 class _Kept(Site):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Site
+from defenses.client.spread import Spread
 
 
 @register("laplace_noise")
@@ -30,6 +32,10 @@ class LaplaceNoise(Defense):
     def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
         noise = _Laplace()
         return {name: value + self.scale * turn.draw(name, noise, value) for name, value in update.items()}
+
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        return Spread.alike(self.scale * math.sqrt(2), observed)
 
 
 class _Laplace(Site):

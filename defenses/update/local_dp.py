@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from defenses.base import Accounting, Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian
+from defenses.client.spread import Spread
 from defenses.mechanism import gaussian
 from defenses.update.clip import Clip
 
@@ -47,6 +51,9 @@ class LocalDP(Defense):
         noise = Gaussian()
         clipped = self.clip.on_update(update, turn=turn)
         return {name: value + self.std * turn.draw(name, noise, value) for name, value in clipped.items()}
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        return Spread.alike(self.std, observed)
 
     def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting:
         """Of a client's updates together, whatever its data are: two clipped updates can be twice the norm apart."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian, Site
+from defenses.client.spread import Spread
 
 
 @register("outpost")
@@ -72,10 +73,37 @@ class Outpost(Defense):
             return None
         return {name: self._left(value).bool() & (value != 0) for name, value in observed.items()}
 
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """A column of the update without a zero was perturbed; how much shows in what was pruned there.
+
+        Elsewhere nothing is on what is left. Perturbed columns are larger, so that in a gradient of rank one, as of a
+        single example, what is left of a unit elsewhere is left there, too.
+        """
+        left = self.selection(observed)
+        if left is None:
+            return None
+        return Spread({name: self._noise(value, left[name]) for name, value in observed.items()})
+
+    def _noise(self, value: Tensor, left: Tensor) -> Tensor:
+        if value.dim() == 0:
+            return torch.where(left, 0.0, torch.inf).double()
+        perturbed = (value != 0).all(0).expand_as(value)
+        elsewhere = (left & ~perturbed).flatten(1).any(1) if value.dim() > 1 else torch.zeros_like(left)
+        if bool(elsewhere.any()):
+            left = torch.where(perturbed, elsewhere.view(-1, *[1] * (value.dim() - 1)), left)
+        alone = value.abs()[perturbed & ~left]
+        around = alone if alone.numel() else value.abs()[perturbed]
+        deviation = float(around.median()) / _MEDIAN if around.numel() else 0.0
+        return torch.where(left, deviation * perturbed.double(), torch.inf)
+
     def _left(self, value: Tensor) -> Tensor:
         """1 for the entries that pruning leaves."""
         count = value.numel() - math.floor(self.prune * value.numel())
         return _largest(value.abs().flatten(), count).view_as(value)
+
+
+_MEDIAN = 0.6745
+"""The median size of a standard normal number."""
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

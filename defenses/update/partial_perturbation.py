@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Gaussian
+from defenses.client.spread import Spread
 
 
 @register("partial_perturbation")
@@ -64,6 +65,12 @@ class PartialPerturbation(Defense):
         if not others or 3 * self.std <= math.sqrt(float(torch.stack(others).mean())):
             return None
         return {n: torch.full_like(v, n not in chosen, dtype=torch.bool) for n, v in observed.items()}
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        if not self.std:
+            return None
+        chosen = self._chosen(observed)
+        return Spread({name: value.new_tensor(self.std * (name in chosen)) for name, value in observed.items()})
 
     def _chosen(self, names: Collection[str]) -> set[str]:
         if self.parameters is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense, Deployment, Tensors, Turn, register
+from defenses.client.spread import Spread
 
 
 @register("pruning")
@@ -50,3 +51,11 @@ class Pruning(Defense):
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The entries that were sent. What was not is smaller than all of them, and says no more than that."""
         return {name: value != 0 for name, value in observed.items()}
+
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """Nothing is on the entries that were sent, and the others say nothing. None where fewer are left than it
+        would keep: it took nothing away, and the zeros are zeros."""
+        total = sum(value.numel() for value in observed.values())
+        left = sum(int(value.count_nonzero()) for value in observed.values())
+        return Spread.left(self.selection(observed)) if math.ceil(self.keep * total) <= left < total else None

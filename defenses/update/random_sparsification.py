@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Site
+from defenses.client.spread import Spread
 
 
 @register("random_sparsification")
@@ -40,6 +41,11 @@ class RandomSparsification(Defense):
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The entries that were sent."""
         return {name: value != 0 for name, value in observed.items()}
+
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """Nothing is on the entries that were sent, and the others say nothing."""
+        return Spread.left(self.selection(observed)) if self.keep < 1 else None
 
 
 class _Kept(Site):

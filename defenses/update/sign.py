@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
+from defenses.client.spread import Spread
 
 
 @register("sign")
@@ -26,6 +30,11 @@ class Sign(Defense):
     def surrogate(self, update: Tensors, *, turn: Turn) -> Tensors:
         """`u / (|u| + mean |u|)`, at the same scale: the sign has no derivative."""
         return {name: _soft(value) for name, value in update.items()}
+
+
+    def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
+        """As large as the entries are: their sizes are lost."""
+        return Spread({name: value.double().abs().mean() for name, value in observed.items()})
 
 
 def _soft(value: torch.Tensor) -> torch.Tensor:

@@ -35,10 +35,11 @@ class SVDefense(Defense):
         matrix = value.flatten(1)
         wide = matrix.shape[0] <= matrix.shape[1]
         sides = matrix if wide else matrix.T
-        fixed = sides.detach()
+        fixed = sides.detach().double()
+        fixed = fixed / fixed.abs().amax().clamp_min(torch.finfo(fixed.dtype).tiny)  # or small squares vanish
         energies, vectors = torch.linalg.eigh(fixed @ fixed.T)
         before = energies.flip(0).cumsum(0) - energies.flip(0)
         kept = (before < self.energy * energies.sum()).flip(0)
-        basis = vectors * kept.to(vectors.dtype)
+        basis = (vectors * kept.to(vectors.dtype)).to(value.dtype)
         projected = basis @ (basis.T @ sides)
         return (projected if wide else projected.T).reshape(value.shape)

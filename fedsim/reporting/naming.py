@@ -28,6 +28,7 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
     An attack that replays what it is granted does so with every defense (`attacks.Attack.replays`); but where a defense
     draws something structural, or changes the model, only one that looks for what was drawn. Of what a server does only
     once it has seen all there is nothing to take into account.
+    Another weighs what was sent by the noise on it (`attacks.Attack.weighs_noise`), where the defense can say how much.
     """
     try:
         algorithm, kind = attacks.get(attack), defenses.get(defense)
@@ -39,6 +40,8 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
         return None
     if kind.told_by != Defense.told_by:
         return kind.told_by
+    if algorithm.weighs_noise and kind.spread is not Defense.spread:
+        return "defense"
     rate_alone = kind.model_overrides is not Defense.model_overrides
     random = kind.draws or (kind.on_model is not Defense.on_model and not kind.checks_model)
     return "defense" if algorithm.replays and not rate_alone and (algorithm.seeks_noise or not random) else False

@@ -289,3 +289,13 @@ def test_an_attack_that_replays_takes_into_account_what_it_is_granted_to_know():
     assert needed_for("dropout_inversion", "dropout") == "dropout_rate"
     assert needed_for("inverting_gradients", "clip") is None
     assert needed_for("no_such_attack", "clip") is False
+
+
+def test_an_attack_that_weighs_noise_takes_into_account_what_the_defense_says_of_its_own():
+    from fedsim.reporting.naming import needed_for
+
+    for name in ("gradient_dropout", "training_randomness", "local_dp", "dp_sgd", "pruning"):
+        assert needed_for("first_linear", name) == "defense", name
+    for name in ("censor", "dropconnect", "mixup"):
+        assert needed_for("first_linear", name) is False, name
+    assert needed_for("april", "gaussian_noise") is False
