@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import defenses
 from attacks import LocalTraining, ThreatModel
 from fedsim import observations
+from fedsim.federation.applied import Applied
 from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import CaptureWriter
@@ -101,10 +102,12 @@ def test_an_aggregate_keeps_frozen_entries_to_the_last_bit(monkeypatch) -> None:
     eavesdropper = Eavesdropper(
         FedAvg(),
         partition_of={10: 0, 20: 1, 30: 2},
-        share="gradient",
-        learning_rate=0.5,
-        trained=frozenset({"body", "tied"}),
-        frozen=frozenset({"head"}),
+        applied=Applied(
+            share="gradient",
+            learning_rate=0.5,
+            trained={"body": "body", "tied": "body"},
+            frozen=frozenset({"head"}),
+        ),
         seed=0,
         on_capture=lambda capture, truth: None,
         on_fault=lambda *fault: pytest.fail(str(fault)),
