@@ -59,6 +59,7 @@ from torch import Tensor, nn
 from defenses.client.own import Own
 from defenses.client.site import Site
 from defenses.client.spread import Spread
+from defenses.coding import bits_of
 from defenses.registry import Registry
 
 Tensors = dict[str, Tensor]
@@ -130,11 +131,15 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Accounting:
-    """A differential-privacy guarantee: (epsilon, delta), and the assumption it was computed under."""
+    """A differential-privacy guarantee: (epsilon, delta), and the assumption it was computed under.
+
+    `epsilon_prv` is of the same mechanism, by a tighter accountant, of the privacy loss itself; None if there is none.
+    """
 
     epsilon: float
     delta: float
     note: str = ""
+    epsilon_prv: float | None = None
 
 
 class Defense:
@@ -149,6 +154,7 @@ class Defense:
         told_by: the field of the threat model that tells an attacker of it.
         shows: whether what `on_batch` makes of an image still shows that image (turned, shifted), so that whoever
             rebuilds it has rebuilt the image.
+        one_to_one: `on_batch` makes each of its images of one example, and of each example one image.
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
             does nothing else; an attacker then compares directions, and need not replay it.
@@ -160,6 +166,7 @@ class Defense:
     checks_model: ClassVar[bool] = False
     told_by: ClassVar[str] = "defense"
     shows: ClassVar[bool] = False
+    one_to_one: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False
 
@@ -227,6 +234,10 @@ class Defense:
             rate: what a gradient is multiplied by in the update; 1 where gradients are shared.
         """
         return None
+
+    def bits(self, update: Tensors) -> int:
+        """How many bits its update takes to send; one that knows a shorter code than `defenses.coding` says so."""
+        return bits_of(update)
 
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
         """What the server sees of a round, in place of the update of each client.
@@ -444,6 +455,13 @@ class Composition(Defense):
                 found = own if found is None else found.then(own)
         return found
 
+    def bits(self, update: Tensors) -> int:
+        """By the code of the last part that changes the update; or of one that the update is sent through."""
+        last = next((part for part in reversed(self.parts.values()) if part.changes_update), None)
+        coding = [part for part in self.parts.values() if part is last or part.aggregates]
+        own = [part for part in coding if type(part).bits is not Defense.bits]
+        return own[-1].bits(update) if own else super().bits(update)
+
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
         """The first part that aggregates is given the updates of the clients, the next what that makes of them."""
         for part in self.parts.values():
@@ -466,9 +484,13 @@ class Composition(Defense):
         return next((reason for reason in reasons if reason is not None), None)
 
     def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting | None:
+        """The first part's that accounts for any. Of single examples there is nothing to account for where they were
+        mixed before; what is done after takes nothing from it."""
+        mixed = any(part.changes_batch and not part.one_to_one for part in self.parts.values())
         found = (
             part.accounting(updates=updates, steps=steps, batch_size=batch_size, examples=examples)
             for part in self.parts.values()
+            if not (mixed and part.replaces_gradient)
         )
         return next((accounting for accounting in found if accounting is not None), None)
 

@@ -78,8 +78,10 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "utility": _REAL,  # test accuracy of the utility training, in [0, 1]
     "utility_images": _INT,  # test images that it was measured on
     "utility_reachable": _REAL,  # test accuracy that the undefended model reaches in central training
-    "epsilon": _REAL,
+    "epsilon": _REAL,  # of the client that spent most; of DP-SGD by Renyi divergences
+    "epsilon_prv": _REAL,  # the same by the privacy loss itself: tighter; null where there is none
     "delta": _REAL,
+    "bytes": _INT,  # of what the client sent, by a code without loss that fits it: `defenses.coding`
     "cost_of": _TEXT,  # JSON: the training that utility and epsilon are of: rounds, share, batch_size, steps, ...
     "fedsim_version": _TEXT,
     # where the pictures are

@@ -20,6 +20,10 @@ class SecureAggregation(Defense):
     def on_aggregate(self, updates: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
         return weighted_mean(updates, weights)
 
+    def bits(self, update: Tensors) -> int:
+        """Of every entry, for behind the masks no zero shows; what the protocol sends besides is not counted."""
+        return sum(8 * value.element_size() * value.numel() for value in update.values())
+
     def refuses(self, deployment: Deployment) -> str | None:
         if deployment.clients < 2:
             return "secure_aggregation: the sum over one client is its update; it needs 2 or more clients a round"

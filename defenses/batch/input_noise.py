@@ -21,6 +21,8 @@ class InputNoise(Defense):
         std: standard deviation in units of the normalised images, at least 0.
     """
 
+    one_to_one = True
+
     def __init__(self, *, std: float = 0.1) -> None:
         if not 0 <= std < math.inf:
             raise ValueError(f"input_noise: std = {std} is not a number of at least 0")

@@ -14,6 +14,7 @@ from defenses.base import Accounting, Defense, PerExample, Tensors, Turn, regist
 from defenses.client.guarded import root
 from defenses.client.site import STEP, Gaussian
 from defenses.client.spread import Spread
+from defenses.mechanism import poisson_sampled
 
 
 @register("dp_sgd")
@@ -21,9 +22,9 @@ class DPSGD(Defense):
     """Clip each sample's gradient to `max_grad_norm`, sum, add N(0, (noise_multiplier * max_grad_norm)^2), and divide
     by the batch size (Abadi et al., "Deep Learning with Differential Privacy", CCS 2016).
 
-    An example's norm is compared with the bound as Opacus does it, whose Renyi accountant says what the training
-    spends. The batches of a simulated client are of fixed size, while the accountant's theorem is about Poisson
-    sampling: epsilon is what the same training would spend if its batches were so sampled.
+    An example's norm is compared with the bound as Opacus does it, whose accountants say what the training spends. The
+    batches of a simulated client are of fixed size, while the accountants' theorems are about Poisson sampling: epsilon
+    is what the same training would spend if its batches were so sampled.
 
     Args:
         noise_multiplier: noise over clipping bound, at least 0; 0 gives no privacy (epsilon is infinite).
@@ -85,14 +86,15 @@ class DPSGD(Defense):
         return Spread.alike(self.noise_multiplier * self.max_grad_norm * rate / examples, observed)
 
     def accounting(self, *, updates: int, steps: int, batch_size: int, examples: int) -> Accounting:
-        note = "as if Poisson-sampled"
-        if self.noise_multiplier == 0:
-            return Accounting(epsilon=math.inf, delta=self.delta, note=note)
-        from opacus.accountants import RDPAccountant
-
-        accountant = RDPAccountant()
-        accountant.history = [(self.noise_multiplier, min(1.0, batch_size / examples), steps)]
-        return Accounting(epsilon=accountant.get_epsilon(delta=self.delta), delta=self.delta, note=note)
+        """Of the local steps. A client with fewer examples than a batch takes each of them several times in a step."""
+        times = -(-batch_size // examples)
+        return poisson_sampled(
+            self.noise_multiplier / times,
+            rate=min(1.0, batch_size / examples),
+            times=steps,
+            delta=self.delta,
+            note="as if Poisson-sampled",
+        )
 
 
 _MEETING = (_BatchNorm, _InstanceNorm)

@@ -11,6 +11,7 @@ from torch import Tensor
 from defenses.base import Defense, Tensors, Turn, register
 from defenses.client.site import Site
 from defenses.client.spread import Spread
+from defenses.coding import bits_of
 
 
 @register("random_sparsification")
@@ -37,6 +38,12 @@ class RandomSparsification(Defense):
         sent = flat * turn.draw("kept", _Kept(self.keep), flat)
         pieces = sent.split([value.numel() for value in update.values()])
         return {name: piece.view_as(value) for (name, value), piece in zip(update.items(), pieces)}
+
+    def bits(self, update: Tensors) -> int:
+        """Places need not be sent: they follow from a seed (Konečný et al.), of 64 bits."""
+        entries = sum(value.numel() for value in update.values())
+        width = 8 * next(iter(update.values())).element_size()
+        return min(bits_of(update), 64 + width * math.ceil(self.keep * entries))
 
     def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The entries that were sent."""

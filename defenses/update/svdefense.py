@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
+from defenses.coding import bits_of
 
 
 @register("svdefense")
@@ -30,6 +31,10 @@ class SVDefense(Defense):
     def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
         return {name: self._truncated(value) if value.dim() > 1 else value for name, value in update.items()}
 
+    def bits(self, update: Tensors) -> int:
+        """Of each weight the singular vectors that are left, times their values, where that is less."""
+        return sum(min(bits_of({name: value}), _factors(value)) for name, value in update.items())
+
     def _truncated(self, value: Tensor) -> Tensor:
         """The projection on its largest singular vectors, which count as constant in a derivative."""
         matrix = value.flatten(1)
@@ -43,3 +48,8 @@ class SVDefense(Defense):
         basis = (vectors * kept.to(vectors.dtype)).to(value.dtype)
         projected = basis @ (basis.T @ sides)
         return (projected if wide else projected.T).reshape(value.shape)
+
+
+def _factors(value: Tensor) -> int:
+    matrix = value.flatten(1) if value.dim() > 1 else value[None]
+    return int(torch.linalg.matrix_rank(matrix)) * sum(matrix.shape) * 8 * value.element_size()

@@ -26,6 +26,8 @@ from fedsim.scenario.work import Work
 app = ClientApp()
 
 TRUTH = "truth"
+BYTES = "bytes"
+"""How long the update would be, sent by a code that fits it: here it travels as plain arrays."""
 
 
 @app.query()
@@ -57,6 +59,8 @@ def train_round(message: Message, context: Context) -> Message:
         "metrics": MetricRecord({"num-examples": len(trained.labels)}),
     }
     if plan.attacked(round):
+        bits = plan.defense().bits(result.played.update)
+        records["metrics"] = MetricRecord({"num-examples": len(trained.labels), BYTES: -(-bits // 8)})
         envelope = truth.pack(truth.Truth.of_round(trained.pixels, trained.labels, result.played))
         records[TRUTH] = ConfigRecord({"safetensors": envelope})
     return Message(RecordDict(records), reply_to=message)

@@ -8,7 +8,8 @@ on in the attacked rounds: a clipping bound or a noise that is strong on gradien
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -61,20 +62,50 @@ def _form(local: Local) -> tuple[object, ...]:
 
 
 def privacy(plan: Plan) -> dict[str, Any]:
-    """Epsilon and delta of `training_of(plan)`, for the client with the fewest images, as if it trained every round."""
-    trained = training_of(plan)
-    examples = min(len(part) for part in plan.partition())
-    accounting = plan.defense().accounting(
-        updates=trained.federation.rounds,
-        steps=trained.federation.rounds * trained.local.training.count(examples, trained.local.batch_size),
-        batch_size=trained.local.batch_size,
-        examples=examples,
-    )
+    """Epsilon and delta of `training_of(plan)`: of the client that spent most in the rounds that it took part in."""
+    trained, defense = training_of(plan), plan.defense()
+    batch_size = trained.local.batch_size
+    found = [
+        defense.accounting(updates=one.updates, steps=one.steps, batch_size=batch_size, examples=one.examples)
+        for one in _most_exposed(_parts_taken(trained))
+    ]
+    spent = [accounting for accounting in found if accounting is not None]
+    worst = max(spent, key=lambda accounting: accounting.epsilon, default=None)
+    tighter = [accounting.epsilon_prv for accounting in spent if accounting.epsilon_prv is not None]
     return {
-        "epsilon": accounting.epsilon if accounting else None,
-        "delta": accounting.delta if accounting else None,
-        "accounting_note": accounting.note if accounting else "",
+        "epsilon": worst.epsilon if worst else None,
+        "epsilon_prv": max(tighter) if tighter and len(tighter) == len(spent) else None,
+        "delta": worst.delta if worst else None,
+        "accounting_note": worst.note if worst else "",
     }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A client's part in a training: updates that it sent, local steps that it took, examples it took them from."""
+
+    updates: int
+    steps: int
+    examples: int
+
+
+def _parts_taken(plan: Plan) -> set[_Part]:
+    """Of every client that was drawn at least once; an update that got lost counts as if it had not."""
+    rounds = Counter(client for round in range(1, plan.federation.rounds + 1) for client in plan.drawn(round))
+    found = set()
+    for client, updates in rounds.items():
+        examples = plan.examples(client)
+        found.add(_Part(updates, updates * plan.local.training.count(examples, plan.local.batch_size), examples))
+    return found
+
+
+def _most_exposed(parts: set[_Part]) -> list[_Part]:
+    """Those that no other part exceeds: as many updates and steps out of as few examples. One of them spent most."""
+
+    def exceeds(one: _Part, other: _Part) -> bool:
+        return one.updates >= other.updates and one.steps >= other.steps and one.examples <= other.examples
+
+    return [one for one in parts if not any(other != one and exceeds(other, one) for other in parts)]
 
 
 def utility(work: Work, start: dict[str, Tensor]) -> float | None:

@@ -15,20 +15,21 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsim.federation.applied import Applied
-from fedsim.federation.client import TRUTH
+from fedsim.federation.client import BYTES, TRUTH
 from fedsim.random import seed_for
 from fedsim.truth import Truth, unpack
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One client's reply in one round: what the server sent, and what came back."""
+    """One client's reply in one round: what the server sent, what came back, and how many bytes that would be."""
 
     round: int
     client: int
     sent: dict[str, Tensor]
     received: dict[str, Tensor]
     examples: int
+    bytes: int | None = None
 
 
 class Eavesdropper(Strategy):
@@ -100,9 +101,11 @@ class Eavesdropper(Strategy):
                 self._on_fault(server_round, client, fault)
                 continue
             received = dict(reply.content.array_records["arrays"].to_torch_state_dict())
-            examples = int(reply.content.metric_records["metrics"]["num-examples"])  # type: ignore[arg-type]
+            metrics = reply.content.metric_records["metrics"]
+            examples = int(metrics["num-examples"])  # type: ignore[arg-type]
+            length = int(metrics[BYTES]) if BYTES in metrics else None  # type: ignore[arg-type]
             truth = None if envelope is None else unpack(envelope["safetensors"])  # type: ignore[arg-type]
-            self._on_capture(Capture(server_round, client, self._sent, received, examples), truth)
+            self._on_capture(Capture(server_round, client, self._sent, received, examples, length), truth)
             reply.content["arrays"] = ArrayRecord(self._applied.weights(self._sent, received))
             usable.append(reply)
             weights.append(examples)

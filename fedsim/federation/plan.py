@@ -6,6 +6,7 @@ Server and clients both work from the same description, which travels in Flower'
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,13 +95,21 @@ class Plan:
         """
         own = self.partition()[client]
         local = self.local
-        count = local.training.steps * local.batch_size
-        if local.training.epochs is not None:
-            count = min(local.examples or len(own), len(own))
+        count = local.training.steps * local.batch_size if local.training.epochs is None else self.examples(client)
         rng = rng_for(self.client_seed, "batch", client=client, round=round)
         order = np.concatenate([rng.permutation(own) for _ in range(-(-count // len(own)))])[:count]
         chosen = torch.from_numpy(order)
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]
+
+    def examples(self, client: int) -> int:
+        """How many examples a client's batches of one round are taken from: with epochs, as many as `examples` says."""
+        own = len(self.partition()[client])
+        return own if self.local.training.epochs is None else min(self.local.examples or own, own)
+
+    def drawn(self, round: int) -> list[int]:
+        """The clients of a round, in partition order: those that Flower's strategy draws."""
+        draw = random.Random(seed_for(self.seed, "sampling", round=round))
+        return sorted(draw.sample(range(self.federation.clients), self.federation.clients_per_round))
 
     def attacked(self, round: int) -> bool:
         return round in self.work.victims.rounds

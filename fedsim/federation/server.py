@@ -39,7 +39,8 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
 
     The directory holds what `fedsim.observations` and `fedsim.truth` describe, and `cell.json`: the work, the test
     accuracy before the first round and after each, the utility and the privacy spent with the training that they are
-    of, and the clients that failed with their reasons. `store` keeps the pretrained states.
+    of, how many bytes each attacked client sent, and the clients that failed with their reasons. `store` keeps the
+    pretrained states.
     """
     with whole_directory(target) as directory:
         writer = CaptureWriter(plan, directory)
@@ -50,6 +51,7 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
             "accuracy": accuracies,
             "dropout": effective_dropout(plan.client_model()),
             "faults": writer.faults,
+            "lengths": writer.lengths,
             "test_images": len(plan.dataset.test_labels),
             "cost_of": cost.describe(plan),
             **cost.privacy(plan),
@@ -60,7 +62,7 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
 
 
 class CaptureWriter:
-    """Writes the captures of the attacked clients, and remembers the faults.
+    """Writes the captures of the attacked clients, and remembers how long their updates were, and the faults.
 
     Where the defense aggregates, what a client sent is kept until its round is over, and of all of them one observation
     is written.
@@ -70,6 +72,7 @@ class CaptureWriter:
         self.plan = plan
         self.directory = directory
         self.faults: list[dict[str, Any]] = []
+        self.lengths: list[dict[str, Any]] = []
         self._defense = plan.defense()
         model = plan.client_model()
         self._trained = set(entries.trained(model).values())
@@ -80,6 +83,7 @@ class CaptureWriter:
     def capture(self, seen: Capture, envelope: Truth | None) -> None:
         if envelope is None or not self._take(seen.round):
             return
+        self.lengths.append({"round": seen.round, "client": seen.client, "bytes": seen.bytes})
         if self._defense.aggregates:
             self._together.append((seen, envelope))
             return

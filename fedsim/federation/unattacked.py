@@ -7,7 +7,6 @@ attacked sends nothing that anybody has to see, so it goes without; what it come
 from __future__ import annotations
 
 import copy
-import random
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch import Tensor
 from fedsim.federation.applied import Applied
 from fedsim.federation.plan import Plan
 from fedsim.federation.round import train_client
-from fedsim.random import seed_for
 
 Tensors = dict[str, Tensor]
 
@@ -31,7 +29,7 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
     for round in range(1, plan.federation.rounds + 1):
         total: Tensors = {}
         examples: list[float] = []
-        for client in drawn(plan, round):
+        for client in plan.drawn(round):
             model = copy.deepcopy(fresh)
             model.load_state_dict(state)
             memory = memories.get(client)
@@ -49,12 +47,6 @@ def final_state(plan: Plan, start: Tensors, *, device: torch.device) -> Tensors:
             mean = {name: value * share for name, value in total.items()}
             state = applied.state(state, mean, examples, round)
     return state
-
-
-def drawn(plan: Plan, round: int) -> list[int]:
-    """The clients of a round, in partition order: those that Flower's strategy draws."""
-    draw = random.Random(seed_for(plan.seed, "sampling", round=round))
-    return sorted(draw.sample(range(plan.federation.clients), plan.federation.clients_per_round))
 
 
 def _summable(value: Tensor) -> Tensor:

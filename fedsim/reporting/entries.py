@@ -184,10 +184,12 @@ def _entry(row: dict[str, Any], source: Source, values: list[Value]) -> Entry:
             {name: estimate(name) for name in _ESTIMATES}
             | {name: _finite(row[name]) for name in Scores.model_fields if name not in _ESTIMATES}
         ),
-        cost=Cost(
-            **{name: _finite(row[name]) for name in Cost.model_fields if name not in ("epsilon", "of")},
-            epsilon="infinite" if row["epsilon"] == math.inf else _finite(row["epsilon"]),
-            of=json.loads(row["cost_of"]) if row["cost_of"] else None,
+        cost=Cost.model_validate(
+            {name: _finite(row[name]) for name in Cost.model_fields if name not in ("epsilon", "of")}
+            | {
+                "epsilon": "infinite" if row["epsilon"] == math.inf else _finite(row["epsilon"]),
+                "of": json.loads(row["cost_of"]) if row["cost_of"] else None,
+            }
         ),
         victims=Victims(
             attacked=row["n"],

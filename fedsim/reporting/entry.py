@@ -179,7 +179,8 @@ class Cost(_Part):
     """What the attack and the defense cost: seconds are per victim, utility is test accuracy.
 
     `at_budget` is the share of the attack's answers that stopped at its budget of iterations; `of` says what training
-    utility and epsilon are of.
+    utility and epsilon are of. `bytes` are those that a client sends, `bytes_relative` over an undefended one's;
+    `utility` is a mean over `utility_seeds`. The first entries say neither, nor `epsilon_prv`.
     """
 
     iterations: Amount | None
@@ -188,9 +189,13 @@ class Cost(_Part):
     utility: Share | None
     utility_low: Share | None
     utility_high: Share | None
+    utility_seeds: Count | None = None
     utility_reachable: Share | None
     epsilon: Amount | Literal["infinite"] | None
+    epsilon_prv: Amount | None = None
     delta: Share | None
+    bytes: Amount | None = None
+    bytes_relative: Amount | None = None
     of: Params | None
 
     @model_validator(mode="after")

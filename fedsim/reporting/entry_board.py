@@ -13,13 +13,13 @@ from typing import Any
 import polars as pl
 
 from fedsim.knowledge import told
-from fedsim.reporting.entry import Entry
+from fedsim.reporting.entry import Cost, Entry
 from fedsim.reporting.leaderboard import COLUMNS, DESCRIBED, THREAT, described, parts_without_none, takes_into_account
 from fedsim.reporting.naming import distinguished
 from fedsim.reporting.settings import setting_labels
 
 _ESTIMATES = ("psnr", "ssim", "lpips", "mask_accuracy", "leaked_psnr", "leaked_ssim", "bit_exact")
-_COST = ("iterations", "seconds", "at_budget", "utility", "utility_low", "utility_high", "utility_reachable", "delta")
+_COST = [name for name in Cost.model_fields if name not in ("epsilon", "of")]
 _LONGEST_LABEL = 160
 _VICTIMS = ("answered", "clients", "not_applicable", "failed", "reason", "stages")
 

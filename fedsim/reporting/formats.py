@@ -46,6 +46,13 @@ def epsilon(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}" if math.isfinite(value) else "∞"
 
 
+def times(value: float | None) -> str:
+    """A ratio, `0.13`, with the digits that tell it from others; and 1 of what is hardly more or less."""
+    if value is None:
+        return NONE
+    return "1" if abs(value - 1) < 0.005 else f"{value:.2g}" if value < 10 else number(value, 0)
+
+
 def rank_text(rank: object, tied: bool) -> str:
     """`2`, or `2=` for a tie."""
     return "" if rank is None else f"{rank}=" if tied else f"{rank}"

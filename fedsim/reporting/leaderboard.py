@@ -60,9 +60,13 @@ COLUMNS: dict[str, type[pl.DataType]] = {
     "utility": pl.Float64,  # mean over the seeds
     "utility_low": pl.Float64,  # over seeds and test images
     "utility_high": pl.Float64,
+    "utility_seeds": pl.Int64,  # how many seeds; of one the interval is over test images alone
     "utility_reachable": pl.Float64,  # what the undefended model reaches
+    "bytes": pl.Float64,  # that a client sends, median
+    "bytes_relative": pl.Float64,  # over those of the undefended client in this setting
     "cost_of": pl.String,  # JSON: the training that utility and epsilon are of
     "epsilon": pl.Float64,  # the largest of the seeds'
+    "epsilon_prv": pl.Float64,  # likewise; null where there is none
     "delta": pl.Float64,
     "n": pl.Int64,  # images attacked
     "answered": pl.Int64,  # images that there is an answer to; the others count with the floor's score
@@ -100,10 +104,13 @@ def build(results: pl.DataFrame) -> pl.DataFrame:
             (pl.col("stopped").drop_nulls() == "budget").mean().alias("at_budget"),
             pl.col("utility").filter(cells).mean(),
             pl.col("utility").filter(cells).drop_nulls().alias("_utilities"),
+            pl.col("utility").filter(cells).count().alias("utility_seeds"),
             pl.col("utility_images").first(),
             pl.col("utility_reachable").filter(cells).mean(),
             pl.col("cost_of").drop_nulls().first(),
             pl.col("epsilon").max(),
+            pl.when(pl.col("epsilon_prv").is_not_null().all()).then(pl.col("epsilon_prv").max()),
+            pl.col("bytes").median(),
             pl.col("delta").max(),
             pl.coalesce(_commonest_reason("failed"), _commonest_reason("not_applicable")).alias("reason"),
             pl.col("stage").filter(answers).drop_nulls().alias("stages"),
@@ -120,7 +127,14 @@ def build(results: pl.DataFrame) -> pl.DataFrame:
         utility_low=pl.Series([low for low, _ in spans], dtype=pl.Float64),
         utility_high=pl.Series([high for _, high in spans], dtype=pl.Float64),
     )
-    return _ranked(board).select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
+    return _ranked(_with_relative(board)).select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
+
+
+def _with_relative(board: pl.DataFrame) -> pl.DataFrame:
+    """The bytes over those of the undefended client of the same setting; null where that was not attacked."""
+    plain = board.filter("baseline").group_by(SETTING).agg(pl.col("bytes").median().alias("_plain"))
+    joined = board.join(plain, on=SETTING, how="left", nulls_equal=True, maintain_order="left")
+    return joined.with_columns(bytes_relative=pl.col("bytes") / pl.col("_plain"))
 
 
 def _chosen(rows: pl.DataFrame) -> pl.DataFrame:

@@ -26,6 +26,7 @@ def environment() -> Environment:
         "seconds": formats.seconds,
         "accuracy": formats.accuracy,
         "epsilon": formats.epsilon,
+        "times": formats.times,
     }
     made.globals |= {
         "interval": formats.interval,

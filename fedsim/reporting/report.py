@@ -14,15 +14,17 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from fedsim.reporting import charts, prose
+from fedsim.reporting import formats as f
 from fedsim.reporting.advice import advise
 from fedsim.reporting.diagram import diagrams
 from fedsim.reporting.gallery import Panel, Pictures, panels
 from fedsim.reporting.leaderboard import build, labelled
 from fedsim.reporting.leaderboard_views import Group, few_clients, groups
+from fedsim.reporting.naming import spoken
 from fedsim.reporting.pages import environment
 from fedsim.reporting.sentences import sentences
 from fedsim.reporting.strips import strip
-from fedsim.reporting.verdicts import of_another_form, verdicts
+from fedsim.reporting.verdicts import Verdict, of_another_form, verdicts
 from fedsim.runs.reading import Missing
 from fedsim.scoring import intervals
 
@@ -74,6 +76,7 @@ def html(
         judged=judged,
         sentences=sentences(board, judged),
         few=_few(board),
+        seeds_of_utility=_seeds_of_utility(judged),
         other_forms=list(dict.fromkeys(filter(None, (of_another_form(verdict.best) for verdict in judged)))),
         threats=general,
         exceptions=exceptions,
@@ -156,13 +159,43 @@ def _accounted(board: pl.DataFrame, history: list[dict[str, Any]]) -> list[dict[
     entries = board.filter(pl.col("epsilon").is_not_null()).unique(
         ["setting_label", "defense_label"], maintain_order=True
     )
-    return [row | {"note": notes.get(row["defense"], "")} for row in entries.to_dicts()]
+    return [
+        row | {"note": notes.get(row["defense"], ""), "similar": _similar(board, row)} for row in entries.to_dicts()
+    ]
+
+
+def _similar(board: pl.DataFrame, under: dict[str, Any]) -> str:
+    """How many images an attack rebuilt to an SSIM of 0.6, and which attack: the one that did so with most of them."""
+    here = board.filter(
+        (pl.col("setting_label") == under["setting_label"])
+        & (pl.col("defense_label") == under["defense_label"])
+        & (pl.col("role") != "floor")
+        & pl.col("leaked_ssim").is_not_null()
+    )
+    if here.is_empty():
+        return f.NONE
+    most = here.sort("leaked_ssim", descending=True, maintain_order=True).row(0, named=True)
+    if not most["leaked_ssim"]:
+        return f"none of {f.images(most['n'])}"
+    return f"{round(most['leaked_ssim'] * most['n'])} of {f.images(most['n'])}, by {spoken(most['attack_label'])}"
 
 
 def _few(board: pl.DataFrame) -> list[str]:
     """What intervals of fewer than six clients are, once for each number of clients."""
     few = board.filter((pl.col("answered") > 0) & (pl.col("level").fill_null(0.0) < intervals.LEVEL))
     return [few_clients(*row) for row in few.select("clients", "level").unique(maintain_order=True).iter_rows()]
+
+
+def _seeds_of_utility(judged: list[Verdict]) -> str:
+    """Over what the intervals of test accuracies are; nothing where there is no accuracy."""
+    seeds = sorted({verdict.best["utility_seeds"] for verdict in judged if verdict.best["utility"] is not None})
+    if not seeds:
+        return ""
+    if seeds == [1]:
+        return "Intervals of test accuracy are over test images alone: it was measured with one seed."
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    alone = "; with one seed over test images alone" if seeds[0] == 1 else ""
+    return f"Intervals of test accuracy are over seeds ({number}) and test images{alone}."
 
 
 def _mask_accuracy(rows: pl.DataFrame, board: pl.DataFrame) -> list[dict[str, Any]]:

@@ -90,8 +90,24 @@ def _guess(here: pl.DataFrame) -> Iterator[str]:
 
 
 def _cost(verdict: Verdict) -> str:
+    return " ".join([_accuracy(verdict), *_bytes(verdict.best), *_privacy(verdict.best)])
+
+
+def _bytes(best: dict[str, Any]) -> Iterator[str]:
+    """Where they differ from those of an undefended client."""
+    if best["bytes_relative"] is not None and f.times(best["bytes_relative"]) != "1":
+        yield f"It sends {f.times(best['bytes_relative'])} times the bytes."
+
+
+def _privacy(best: dict[str, Any]) -> Iterator[str]:
+    if best["epsilon"] is not None:
+        tighter = "" if best["epsilon_prv"] is None else f" ({f.epsilon(best['epsilon_prv'])} by PRV)"
+        yield f"Its ε is {f.epsilon(best['epsilon'])}{tighter} at δ = {f.epsilon(best['delta'])}."
+
+
+def _accuracy(verdict: Verdict) -> str:
     if verdict.loss is None:
-        return "What it costs was not measured."
+        return "What it costs in accuracy was not measured."
     slack = verdict.slack
     if slack is not None and abs(verdict.loss) <= slack:
         return f"Its cost cannot be told from none ({f.points(verdict.loss, slack)} points of test accuracy)."

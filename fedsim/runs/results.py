@@ -130,6 +130,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "utility_images": summary.get("test_images"),
         "utility_reachable": summary.get("utility_reachable"),
         "epsilon": summary.get("epsilon"),
+        "epsilon_prv": summary.get("epsilon_prv"),
         "delta": summary.get("delta"),
         "cost_of": json.dumps(summary["cost_of"], sort_keys=True) if "cost_of" in summary else None,
         "fedsim_version": __version__,
@@ -137,18 +138,29 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
     accuracies = dict(enumerate(summary.get("accuracy", []), start=1))
     states = {round: cell.state_before(round) for round in work.victims.rounds}
     settings = {round: json.dumps(cell.setting(round), sort_keys=True) for round in states}
+    lengths = {(one["round"], one["client"]): one["bytes"] for one in summary.get("lengths", [])}
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     return [
         *literals,
         _by_round("setting", settings),
         _by_round("model_state", states),
         _by_round("model_accuracy", {round: accuracies.get(round) for round in states}),
+        _by_victim("bytes", lengths),
     ]
 
 
 def _by_round(name: str, values: dict[int, Any]) -> pl.Expr:
     column = pl.col("round").replace_strict(list(values), list(values.values()), return_dtype=table.SCHEMA[name])
     return column.alias(name)
+
+
+def _by_victim(name: str, values: dict[tuple[int, int], Any]) -> pl.Expr:
+    """Of every client of every round; null where nothing is known."""
+    if not values:
+        return pl.lit(None, dtype=table.SCHEMA[name]).alias(name)
+    key = pl.concat_str("round", "client", separator=" ")
+    known = {f"{round} {client}": value for (round, client), value in values.items()}
+    return key.replace_strict(known, default=None, return_dtype=table.SCHEMA[name]).alias(name)
 
 
 def _model_params(cell: Cell) -> dict[str, Any]:

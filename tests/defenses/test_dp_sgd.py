@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.accountants import PRVAccountant, RDPAccountant
 from played_defenses import a_batch, played, private_model
 from torch import nn
 
 import defenses
+from defenses.base import Accounting
 from defenses.stochastic import set_stochastic, stochastic_layers
 
 SMALL_VIT = {"depth": 1, "width": 16, "heads": 2, "mlp": 16}
@@ -50,25 +52,67 @@ def test_dp_sgd_without_noise_and_bound_is_the_plain_gradient(name, mode):
     torch.testing.assert_close(list(private.values()), list(plain), rtol=1e-9, atol=1e-12)
 
 
+def accounting(**changes: float) -> Accounting:
+    taken = {"noise_multiplier": 1.0, "updates": 1, "steps": 20, "batch_size": 8, "examples": 400, **changes}
+    found = defenses.create("dp_sgd", noise_multiplier=taken.pop("noise_multiplier")).accounting(**taken)
+    assert found is not None
+    assert found.delta == 1e-5
+    assert found.note == "as if Poisson-sampled"
+    return found
+
+
 def epsilon(**changes: float) -> float:
-    parameters = {"noise_multiplier": 1.0, "updates": 1, "steps": 20, "batch_size": 8, "examples": 400, **changes}
-    accounting = defenses.create("dp_sgd", noise_multiplier=parameters.pop("noise_multiplier")).accounting(**parameters)
-    assert accounting is not None
-    assert accounting.delta == 1e-5
-    assert accounting.note == "as if Poisson-sampled"
-    return accounting.epsilon
+    return accounting(**changes).epsilon
 
 
-def test_epsilon_is_that_of_opacus_and_moves_the_right_way():
-    from opacus.accountants import RDPAccountant
+@pytest.mark.parametrize(("batch_size", "examples"), [(1, 1000), (8, 400), (32, 100), (50, 50)])
+@pytest.mark.parametrize("rounds", [1, 7])
+@pytest.mark.parametrize("local_steps", [1, 5])
+def test_epsilon_is_that_of_opacus_accountants_told_of_each_step(batch_size, examples, rounds, local_steps):
+    renyi, loss = RDPAccountant(), PRVAccountant()
+    for _ in range(rounds * local_steps):
+        for accountant in (renyi, loss):
+            accountant.step(noise_multiplier=1.0, sample_rate=batch_size / examples)
+    found = accounting(updates=rounds, steps=rounds * local_steps, batch_size=batch_size, examples=examples)
+    assert found.epsilon == pytest.approx(renyi.get_epsilon(delta=1e-5), rel=1e-9, abs=1e-9)
+    assert found.epsilon_prv == pytest.approx(loss.get_epsilon(delta=1e-5), rel=1e-9, abs=1e-9)
+    assert 0 < found.epsilon_prv < found.epsilon
 
-    accountant = RDPAccountant()
-    for _ in range(20):
-        accountant.step(noise_multiplier=1.0, sample_rate=8 / 400)
-    assert epsilon() == pytest.approx(accountant.get_epsilon(delta=1e-5))
-    assert epsilon(noise_multiplier=2.0) < epsilon() < epsilon(steps=40)
-    assert epsilon(batch_size=4) < epsilon() < epsilon(examples=8)
+
+def test_epsilon_moves_the_right_way():
+    for name in ("epsilon", "epsilon_prv"):
+        spent = {
+            change: getattr(accounting(**dict([change])), name)
+            for change in (("steps", 20), ("noise_multiplier", 2.0), ("steps", 40), ("batch_size", 4), ("examples", 8))
+        }
+        usual = spent.pop(("steps", 20))
+        assert spent["noise_multiplier", 2.0] < usual < spent["steps", 40]
+        assert spent["batch_size", 4] < usual < spent["examples", 8]
     assert epsilon(noise_multiplier=0.0) == math.inf
+    assert accounting(noise_multiplier=0.0).epsilon_prv is None
+
+
+def test_an_example_that_a_step_takes_several_times_weighs_as_much_in_the_sum():
+    """Of three examples a batch of eight takes one up to three times."""
+    crowded = accounting(batch_size=8, examples=3, noise_multiplier=3.0)
+    assert crowded == accounting(batch_size=8, examples=8, noise_multiplier=1.0)
+    assert crowded.epsilon > accounting(batch_size=3, examples=3, noise_multiplier=3.0).epsilon
+
+
+@pytest.mark.parametrize("changes", [{"noise_multiplier": 0.01}, {"steps": 100_000_000, "noise_multiplier": 1e4}])
+def test_the_tighter_accountant_is_not_asked_where_it_cannot_answer(changes):
+    """At noise 0.01 it states 703 for 10,960, out of overflows; a mesh of a hundred million steps fills memory."""
+    found = accounting(**changes)
+    assert found.epsilon > 0
+    assert found.epsilon_prv is None
+
+
+def test_of_examples_that_were_mixed_before_nothing_is_accounted_for():
+    private, mixing = {"name": "dp_sgd"}, {"name": "mixup"}
+    taken = {"updates": 1, "steps": 20, "batch_size": 8, "examples": 400}
+    assert defenses.compose([mixing, private]).accounting(**taken) is None
+    assert defenses.compose([{"name": "input_noise"}, private]).accounting(**taken) == accounting()
+    assert defenses.compose([mixing, {"name": "local_dp"}]).accounting(**taken) is not None
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "factory": work(model={"factory": "fed_net:make"}),
         "central": work(defense=CENTRAL),
         "sum": work(defense=[{"name": "secure_aggregation"}]),
+        "signs": work({"share": "weights", "steps": 2}, defense=[{"name": "sign"}]),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),
     }
     (directory.path / "fed_net.py").write_text(OWN_NET)

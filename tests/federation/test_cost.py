@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from federation_cells import BASE, UTILITY, work
+from opacus.accountants import PRVAccountant, RDPAccountant
 
+from defenses import create
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
@@ -72,21 +76,58 @@ def test_without_a_utility_block_the_costs_are_of_the_attacked_rounds():
 
 
 @pytest.mark.parametrize(
-    ("local", "utility", "steps", "batch_size"),
-    [({}, None, 2, 2), ({"share": "weights", "steps": 3}, None, 6, 2), ({}, _utility(steps=5), 200, 32)],
+    ("local", "utility", "per_round", "batch_size"),
+    [
+        ({}, None, lambda examples: 1, 2),
+        ({"share": "weights", "steps": 3}, None, lambda examples: 3, 2),
+        ({}, _utility(steps=5), lambda examples: 5, 32),
+        ({"share": "weights", "epochs": 2, "batch_size": 30}, None, lambda examples: 2 * -(-examples // 30), 30),
+    ],
 )
-def test_epsilon_is_of_the_training_that_is_described(local, utility, steps, batch_size):
-    from opacus.accountants import RDPAccountant
-
-    partition = {"kind": "dirichlet", "alpha": 1.0}
-    plan = Plan(work(local, defense=DP, utility=utility, data={**BASE["data"], "partition": partition}))
+def test_epsilon_is_that_of_the_client_that_spent_most_in_the_rounds_that_it_took_part_in(
+    local, utility, per_round, batch_size
+):
+    federation = {**BASE["federation"], "clients": 6, "clients_per_round": 2, "rounds": 5}
+    data = {**BASE["data"], "partition": {"kind": "dirichlet", "alpha": 0.5}}
+    plan = Plan(work(local, defense=DP, utility=utility, data=data, federation=federation))
+    rounds = range(1, (utility["rounds"] if utility else 5) + 1)
+    took = Counter(client for round in rounds for client in plan.drawn(round))
     sizes = [len(part) for part in plan.partition()]
-    assert max(sizes) > 1.2 * min(sizes)
+    renyi, loss, everybody_always = [], [], []
+    for client, times in took.items():
+        for accountants, updates in ((renyi, times), (everybody_always, len(rounds))):
+            accountant = RDPAccountant()
+            accountant.history = [(1.5, batch_size / sizes[client], updates * per_round(sizes[client]))]
+            accountants.append(accountant.get_epsilon(1e-5))
+        accountant = PRVAccountant()
+        accountant.history = [(1.5, batch_size / sizes[client], times * per_round(sizes[client]))]
+        loss.append(accountant.get_epsilon(1e-5))
+    spent = cost.privacy(plan)
+    assert spent["epsilon"] == pytest.approx(max(renyi), rel=1e-9, abs=1e-9)
+    assert spent["epsilon_prv"] == pytest.approx(max(loss), rel=1e-9, abs=1e-9)
+    assert min(renyi) < max(renyi) < max(everybody_always)
+
+
+def test_examples_of_epochs_are_no_fewer_for_being_chosen_anew():
+    """Epochs over 40 of a client's examples: each is in as many steps as if the client had no others."""
+    local = {"share": "weights", "epochs": 3, "examples": 40, "batch_size": 10}
     accountant = RDPAccountant()
-    accountant.history = [(1.5, batch_size / min(sizes), steps)]
-    assert cost.privacy(plan)["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
-    stated = cost.describe(plan)
-    assert (stated["rounds"] * stated["steps"], stated["batch_size"]) == (steps, batch_size)
+    accountant.history = [(1.5, 0.25, 2 * 3 * 4)]
+    assert cost.privacy(Plan(work(local, defense=DP)))["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5))
+
+
+def test_updates_are_what_local_dp_is_accounted_by():
+    federation = {**BASE["federation"], "clients": 1, "clients_per_round": 1}
+    parts = [{"name": "local_dp", "epsilon": 0.5}]
+    spent = cost.privacy(Plan(work({"share": "weights", "steps": 9}, defense=parts, federation=federation)))
+    single = create("local_dp", epsilon=0.5).accounting(updates=1, steps=1, batch_size=1, examples=1)
+    assert single.epsilon < spent["epsilon"] < 2 * single.epsilon  # two rounds
+    assert spent["epsilon_prv"] is None
+
+
+def test_a_defense_that_accounts_for_nothing_has_no_epsilon():
+    nothing = {"epsilon": None, "epsilon_prv": None, "delta": None, "accounting_note": ""}
+    assert cost.privacy(Plan(work(defense=[{"name": "clip"}]))) == nothing
 
 
 def test_a_cell_says_what_its_costs_are_of(simulated):

@@ -9,7 +9,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.federation import unattacked
 from fedsim.federation.applied import Applied
 from fedsim.federation.client import TRUTH
 from fedsim.federation.eavesdropper import Eavesdropper
@@ -93,7 +92,7 @@ def test_each_round_draws_its_own_clients_and_draws_them_again():
     assert all(len(set(clients)) == 3 for clients in rounds)
     assert len({tuple(clients) for clients in rounds}) > 3
     assert [drawn(round) for round in range(1, 9)] == rounds
-    assert [unattacked.drawn(Plan(described), round) for round in range(1, 9)] == rounds
+    assert [Plan(described).drawn(round) for round in range(1, 9)] == rounds
 
 
 def test_the_inner_strategy_never_sees_the_truth():

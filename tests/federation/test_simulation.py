@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from federation_cells import work
 
 from attacks import ThreatModel
 from fedsim import observations, truth
-from fedsim.federation import unattacked
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
+from fedsim.federation.unattacked import final_state
 from fedsim.files import read_json, read_tensors
 from fedsim.scenario.work import Work
 
@@ -121,7 +122,7 @@ def test_a_reply_that_is_not_finite_costs_its_own_rows(simulated):
     """Rounds 1 and 2 of two clients each: whoever was drawn is named, with what was wrong."""
     summary = read_json(simulated.cell("exploding") / "cell.json")
     plan = Plan(Work.from_dict(summary["work"]))
-    expected = [(round, client) for round in (1, 2) for client in unattacked.drawn(plan, round)]
+    expected = [(round, client) for round in (1, 2) for client in plan.drawn(round)]
     assert [(fault["round"], fault["client"]) for fault in summary["faults"]] == expected
     assert len(expected) == 4
     assert all(re.fullmatch(r"\S+ holds NaN or infinity", fault["reason"]) for fault in summary["faults"])
@@ -142,12 +143,31 @@ def test_a_users_model_is_found_by_clients_and_reads_what_lies_in_the_users_dire
         assert sorted(tuple(value.shape) for value in seen.update.values()) == [(10,), (10, 16), (16,), (16, 784)]
 
 
+def test_it_is_said_how_many_bytes_each_attacked_client_sent(simulated):
+    """Of signs, also where they are sent as changed weights, whose rounding shows more values than two."""
+    dense = 4 * sum(value.numel() for value in Plan(work()).model().parameters())
+    found = {}
+    for name in ("dp", "sum", "signs"):
+        summary = read_json(simulated.cell(name) / "cell.json")
+        lengths = summary["lengths"]
+        plan = Plan(Work.from_dict(summary["work"]))
+        drawn = [(round, client) for round in (1, 2) for client in plan.drawn(round)]
+        assert [(one["round"], one["client"]) for one in lengths] == drawn
+        found[name] = [one["bytes"] / dense for one in lengths]
+    assert found["dp"] == found["sum"] == [1.0] * 4
+    assert all(1 / 32 < share < 2.5 / 32 for share in found["signs"])  # dropped units have no sign
+    [seen, *_] = _seen(simulated, "signs")
+    assert len(seen.update["head.weight"].unique()) > 3
+
+
 def test_differential_privacy_is_accounted_for(simulated):
     from opacus.accountants import RDPAccountant
 
     summary = read_json(simulated.cell("dp") / "cell.json")
+    plan = Plan(Work.from_dict(summary["work"]))
+    times = Counter(client for round in (1, 2) for client in plan.drawn(round))
     accountant = RDPAccountant()
-    accountant.history = [(1.0, 2 / (4000 // 3), 2)]  # batches of 2 of a client's images, in two rounds
+    accountant.history = [(1.0, 2 / (4000 // 3), max(times.values()))]  # batches of 2 of a client's images
     assert summary["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
     assert summary["delta"] == 1e-5
     assert summary["accounting_note"] == "as if Poisson-sampled"
@@ -159,7 +179,7 @@ def test_accuracy_is_that_of_what_each_round_sends_and_of_the_end(simulated, nam
     summary = read_json(cell / "cell.json")
     plan = Plan(Work.from_dict(summary["work"]))
     states = [read_tensors(cell / f"observations/round_{round}.state.safetensors") for round in (1, 2)]
-    states.append(unattacked.final_state(plan, states[0], device=torch.device("cpu")))
+    states.append(final_state(plan, states[0], device=torch.device("cpu")))
     found = []
     for state in states:
         model = plan.model()

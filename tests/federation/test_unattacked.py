@@ -10,7 +10,7 @@ from federation_cells import BASE, CENTRAL, consistency_cells, work
 
 from fedsim.federation.plan import Plan
 from fedsim.federation.round import train_client
-from fedsim.federation.unattacked import drawn, final_state
+from fedsim.federation.unattacked import final_state
 from fedsim.files import read_tensors
 from fedsim.scenario.work import Work
 
@@ -56,7 +56,7 @@ def test_who_trained_on_more_images_weighs_more():
     plan = Plan(_one_round(work({"share": "weights", "epochs": 1, "batch_size": 400}, data=uneven)))
     start = plan.model().state_dict()
     found = final_state(plan, start, device=CPU)
-    trained = [train_client(plan, _loaded(plan, start), client=c, round=1, device=CPU) for c in drawn(plan, 1)]
+    trained = [train_client(plan, _loaded(plan, start), client=c, round=1, device=CPU) for c in plan.drawn(1)]
     counts = [len(one.labels) for one in trained]
     assert max(counts) > 1.5 * min(counts)
     for name in found:

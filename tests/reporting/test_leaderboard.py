@@ -161,6 +161,43 @@ def test_utility_is_the_mean_over_cells_whatever_their_number_of_rows():
     assert leaderboard.build(table.frame(rows))["utility"].to_list() == [pytest.approx(0.8)]
 
 
+def test_the_seeds_behind_a_utility_are_counted():
+    rows = [row(cell="x", client=c, utility=0.9) for c in range(3)] + [row(cell="y", seed=1, utility=0.7)]
+    assert leaderboard.build(table.frame(rows))["utility_seeds"].to_list() == [2]
+    assert leaderboard.build(table.frame([row()]))["utility_seeds"].to_list() == [0]
+
+
+def test_bytes_are_compared_with_those_of_the_undefended_client_of_the_same_setting():
+    def sent(count, defense="none", model="mlp"):
+        parts = [] if defense == "none" else [{"name": defense}]
+        return [
+            row(client=c, defense=defense, defense_params=json.dumps(parts), model=model, bytes=count + c)
+            for c in range(3)
+        ]
+
+    rows = [*sent(1000), *sent(100, "clip"), *sent(500, "clip", "vit"), *sent(49, "none", "vit"), *sent(7, "clip", "x")]
+    board = leaderboard.build(table.frame(rows))
+    found = {(one["model"], one["defense"]): (one["bytes"], one["bytes_relative"]) for one in board.to_dicts()}
+    assert found == {
+        ("mlp", "none"): (1001, 1),
+        ("mlp", "clip"): (101, 101 / 1001),
+        ("vit", "clip"): (501, 10.02),
+        ("vit", "none"): (50, 1),
+        ("x", "clip"): (8, None),
+    }
+
+
+def test_the_tighter_epsilon_is_known_only_if_it_is_for_every_seed():
+    def of(*tighter):
+        rows = [row(seed=seed, epsilon=9.0 - seed, epsilon_prv=prv, delta=1e-5) for seed, prv in enumerate(tighter)]
+        [found] = leaderboard.build(table.frame(rows)).to_dicts()
+        assert found["epsilon"] == 9.0
+        return found["epsilon_prv"]
+
+    assert of(3.0, 4.0) == 4.0
+    assert of(None, 4.0) is None
+
+
 def test_a_failed_client_stays_in_the_entry_of_its_attack():
     """Its row has no observation to read the client's mode off, so it carries the defaults."""
     rows = [row(client=c, threat_client_mode="eval", threat_batch_norm="running") for c in range(3)]

@@ -85,6 +85,34 @@ def test_the_strongest_attack_counts_where_a_weaker_one_leaks_more_often():
     assert (verdict.best["attack_label"], verdict.kind) == ("a", "partly")
 
 
+def test_a_guarantee_has_both_accountants_and_what_was_rebuilt_all_the_same(report_inputs, pictures):
+    def private(epsilon, attack="inverting_gradients", ssim=0, **values):
+        parts = json.dumps([{"name": "dp_sgd", "noise_multiplier": 8 / epsilon}])
+        return [
+            row(client=c, defense=f"dp {epsilon}", defense_params=parts, epsilon=epsilon, delta=1e-5, attack=attack,
+                psnr=12.0, leaked_ssim=c < ssim, **values)
+            for c in range(8)
+        ]  # fmt: skip
+
+    rows = [*private(8.0, epsilon_prv=7.25), *private(2.0, ssim=1), *private(2.0, "well_informed", ssim=3, oracle=True)]
+    page = report.html(table.frame([*rows, *private(2.0, "null_mean", ssim=8)]), pictures, **report_inputs)
+    held, leaked = (line.split("</tr>")[0] for line in page.split("ε, Rényi")[1].split("dp ")[1:3])
+    assert "<td>8</td>" in held
+    assert "<td>7.25</td>" in held
+    assert "none of 8 images" in held
+    assert "<td>–</td>" in leaked
+    assert "3 of 8 images, by well informed" in leaked
+
+
+def test_over_what_the_accuracys_interval_is_told(report_inputs, pictures):
+    def page(seeds):
+        rows = [row(client=c, seed=s, cell=f"{s}", utility=0.9 + s / 100) for s in range(seeds) for c in range(6)]
+        return report.html(table.frame(rows), pictures, **report_inputs)
+
+    assert "over test images alone: it was measured with one seed" in page(1)
+    assert "over seeds (3) and test images." in page(3)
+
+
 def test_the_answer_names_the_cost_in_accuracy():
     plain = board_rows(inverting_gradients=40.0).with_columns(utility=0.9)
     text = answer(pl.concat([plain, defended(12.0, utility=pl.lit(0.85))]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import polars as pl
 from made_up_run import board_rows
@@ -46,8 +47,8 @@ def test_whom_it_stops_and_whom_not():
 
 def test_an_attacker_that_knows_it_and_was_never_tried_is_missed():
     assert said(under(PRUNED, inverting_gradients=9.0)) == (
-        "Stops inverting gradients (9.0 dB); no attack that takes it into account was tried. What it costs was not "
-        "measured."
+        "Stops inverting gradients (9.0 dB); no attack that takes it into account was tried. What it costs in "
+        "accuracy was not measured."
     )
 
 
@@ -66,6 +67,22 @@ def test_both_stopped_and_neither():
 
 def test_images_that_were_rebuilt_all_the_same_are_counted():
     assert "(18.9 dB, 3 of 8 images rebuilt all the same)" in said(under(PRUNED, inverting_gradients=18.85))
+
+
+def test_bytes_and_epsilon_are_said_where_they_differ_from_an_undefended_client():
+    def of(rows, **columns):
+        return rows.with_columns(**{name: pl.lit(value, rows[name].dtype) for name, value in columns.items()})
+
+    def cost(epsilon=None, prv=None, plain=1000, sent=1000):
+        rows = of(under(PRUNED, inverting_gradients=9.0), epsilon=epsilon, epsilon_prv=prv, delta=1e-5, bytes=sent)
+        board = leaderboard.build(pl.concat([of(NONE, bytes=plain), rows]))
+        return sentences(board, verdicts(board))[0][2].partition("measured.")[2].strip()
+
+    assert cost() == cost(sent=1001) == cost(plain=None) == cost(sent=None) == ""
+    assert cost(sent=131) == "It sends 0.13 times the bytes."
+    assert cost(sent=34_700) == "It sends 35 times the bytes."
+    assert cost(epsilon=5.52, prv=4.861) == "Its ε is 5.52 (4.86 by PRV) at δ = 1e-05."
+    assert cost(epsilon=math.inf, sent=20) == "It sends 0.02 times the bytes. Its ε is ∞ at δ = 1e-05."
 
 
 def test_a_gain_is_called_one():
