@@ -15,7 +15,7 @@ import json
 import time
 from collections import Counter
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 import attacks
 from attacks import NotApplicable, Observation, ThreatModel
 from attacks.unknowns import Guess
-from defenses.stochastic import record
+from defenses.stochastic import Dropout, record
 from fedsim import data, models
 from fedsim.federation.start import train_centrally
 from fedsim.random import rng_for, seed_for
@@ -43,15 +43,21 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=20_000)
     parser.add_argument("--tolerance", type=float, help="instead of each attack's own; 0: none converges")
+    parser.add_argument("--hide-rate", action="store_true", help="from the attacks: the server does not know it")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     images, observations, model, std = clients(arguments)
+    if arguments.hide_rate:  # as fedsim builds the model for an attacker who is not told the rate
+        for layer in model.modules():
+            if isinstance(layer, Dropout):
+                layer.p = 0.0
+    granted = "unknown" if arguments.hide_rate else "known"
     limits: dict[str, Any] = {"iterations": arguments.iterations}
     if arguments.tolerance is not None:
         limits["tolerance"] = arguments.tolerance
-    rows = [measure(name, limits, images, observations, model, std) for name in arguments.attacks]
+    rows = [measure(name, limits, images, observations, model, std, granted) for name in arguments.attacks]
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
@@ -112,6 +118,7 @@ def measure(
     observations: list[Observation],
     model: torch.nn.Module,
     std: Tensor,
+    dropout_rate: Literal["known", "unknown"] = "known",
 ) -> dict[str, Any]:
     """One attack on all clients at once: a row of the table."""
     truth = torch.stack(images)
@@ -127,7 +134,7 @@ def measure(
 
     attack = attacks.create(name, **limits)
     attack.watch = watch  # type: ignore[attr-defined]
-    threat_model = ThreatModel(noise="known" if attack.oracle else "unknown")
+    threat_model = ThreatModel(noise="known" if attack.oracle else "unknown", dropout_rate=dropout_rate)
     begin = time.perf_counter()
     results = attack.run(observations, threat_model, model)
     seconds = time.perf_counter() - begin
