@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fedsim.reporting import formats as f
 from fedsim.reporting.leaderboard import DEFENSE, build, labelled, strongest
-from fedsim.reporting.naming import spoken
+from fedsim.reporting.naming import has_oracle, spoken
 from fedsim.reporting.verdicts import Verdict, verdicts
 
 GAP = 5.0
@@ -36,7 +36,8 @@ class Evidence:
 
     Args:
         naive, told, oracle: the board's rows of the strongest attack that does not take the defense into account,
-            of the strongest that does, and of the strongest oracle; None where none has answered.
+            of the strongest that does, and of the strongest oracle; None where none has answered, and no oracle where
+            nothing was drawn that it is told.
         guess: the best median PSNR of a guess that never looks at the update.
         most_alike: the SSIM of the image that came out best of any attack that is no oracle; None if not measured.
     """
@@ -75,7 +76,7 @@ def evidence(results: pl.DataFrame) -> list[Evidence]:
                 verdict=verdict,
                 naive=_best(answered, None if plain else ~pl.col("informed")),
                 told=None if plain else _best(answered, pl.col("informed")),
-                oracle=oracles.to_dicts()[-1] if len(oracles) else None,
+                oracle=next(filter(has_oracle, oracles.tail(1).to_dicts()), None),
                 guess=here.filter(pl.col("role") == "floor")["psnr"].max(),  # type: ignore[arg-type]
                 most_alike=rows.filter(same)["ssim"].max(),  # type: ignore[arg-type]
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import attacks
 import defenses
@@ -45,6 +45,23 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
     rate_alone = kind.model_overrides is not Defense.model_overrides
     random = kind.draws or (kind.on_model is not Defense.on_model and not kind.checks_model)
     return "defense" if algorithm.replays and not rate_alone and (algorithm.seeks_noise or not random) else False
+
+
+def has_oracle(row: Mapping[str, Any]) -> bool:
+    """Whether the client of a board's row drew anything that an oracle is told: masks and other structure.
+
+    Of noise that is one number an entry it is told nothing: whoever knew that would have the undefended client.
+    """
+    if row["dropout"]:
+        return True
+    for part in json.loads(row["defense_parts"]):
+        try:
+            kind = defenses.get(part["name"])
+        except UnknownName:
+            return True
+        if kind.draws or (kind.on_model is not Defense.on_model and not kind.checks_model):
+            return True
+    return False
 
 
 def distinguished(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -1,8 +1,8 @@
 """What is to be said of each defense, in one sentence: whom it stops, whom it does not, and what it costs.
 
 Four attackers are told apart: who does not take the defense into account, who does, the oracle that is told what the
-client drew, and the guess that never looks at the update. Each is named by its strongest attack, with the median PSNR
-over all images that were attacked.
+client drew (masks and the like: of noise that is one number an entry there is none), and the guess that never looks at
+the update. Each is named by its strongest attack, with the median PSNR over all images that were attacked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import polars as pl
 
 from fedsim.reporting import formats as f
 from fedsim.reporting.leaderboard import DEFENSE, strongest
-from fedsim.reporting.naming import spoken
+from fedsim.reporting.naming import has_oracle, spoken
 from fedsim.reporting.verdicts import Verdict
 
 MOST = 0.5
@@ -79,7 +79,7 @@ def _said(row: dict[str, Any]) -> str:
 
 def _oracle(here: pl.DataFrame) -> Iterator[str]:
     oracles = here.filter((pl.col("role") == "oracle") & (pl.col("answered") > 0)).sort("psnr", nulls_last=True)
-    for row in oracles.tail(1).to_dicts():
+    for row in filter(has_oracle, oracles.tail(1).to_dicts()):
         yield f"told what the client drew, {_said(row)}"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from test_sentences import NONE, PRUNED, under
+from test_sentences import DROPPED as MASKED
+from test_sentences import NONE, under
 
 from fedsim.files import write_json
 from fedsim.reporting.evidence import evidence, markdown
@@ -19,16 +20,16 @@ def of(*rows):
 
 
 def test_each_attacker_has_a_column():
-    naive = under(PRUNED, 0.88, inverting_gradients=9.0, null_mean=8.0)
-    known = under(PRUNED, 0.88, told="known", inverting_gradients=31.0)
-    [row] = of(naive, known, under(PRUNED, 0.88, told="known", well_informed=35.0))
+    naive = under(MASKED, 0.88, inverting_gradients=9.0, null_mean=8.0)
+    known = under(MASKED, 0.88, told="known", dropout_inversion=31.0)
+    [row] = of(naive, known, under(MASKED, 0.88, told="known", well_informed=35.0))
     assert (row.naive["psnr"], row.told["psnr"], row.oracle["psnr"], row.guess) == (9.0, 31.0, 35.0, 8.0)
     assert row.closed == pytest.approx(22 / 26)
     table = markdown(evidence(pl.concat([NONE, naive, known])))
-    [line] = [line for line in table.splitlines() if "`pruning`" in line]
+    [line] = [line for line in table.splitlines() if "`dropconnect`" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert [cell.partition(" (")[0] for cell in cells] == [
-        "`pruning`", "9.0", "31.0", "", "8 of 8", "88 %", "", "most images rebuilt"
+        "`dropconnect`", "9.0", "31.0", "", "8 of 8", "88 %", "", "most images rebuilt"
     ]  # fmt: skip
     assert cells[5] == "88 % (-2)"
 
@@ -69,3 +70,10 @@ def test_the_command_prints_and_writes(fedsim, results, tmp_path):
     code, *_ = fedsim("defenses", tmp_path / "run", "--markdown", tmp_path / "d.md")
     assert code == 0
     assert (tmp_path / "d.md").read_text().startswith("### ")
+
+
+def test_no_gap_is_claimed_where_only_noise_on_entries_was_drawn():
+    noised = [{"name": "gaussian_noise", "std": 0.01}]
+    rows = [under(noised, inverting_gradients=9.0), under(noised, told="known", inverting_gradients=10.0)]
+    [row] = of(*rows, under(noised, told="known", well_informed=35.0))
+    assert (row.oracle, row.closed) == (None, None)

@@ -27,22 +27,34 @@ def under(parts, utility=None, told="unknown", **medians):
 NONE, PRUNED = under([], 0.9, inverting_gradients=40.0), [{"name": "pruning", "keep": 0.1}]
 
 
-def said(*rows):
+DROPPED = [{"name": "dropconnect", "p": 0.3}]
+
+
+def said(*rows, of="pruning"):
     board = leaderboard.build(pl.concat([NONE, *rows]))
     [(_, defense, sentence)] = sentences(board, verdicts(board))
-    assert defense == "pruning"
+    assert defense == of
     return sentence
 
 
 def test_whom_it_stops_and_whom_not():
-    naive = under(PRUNED, 0.88, inverting_gradients=9.0, null_mean=8.0)
-    known = under(PRUNED, 0.88, told="known", inverting_gradients=31.0)
-    oracle = under(PRUNED, 0.88, told="known", well_informed=35.0)
-    assert said(naive, known, oracle) == (
-        "Stops inverting gradients (9.0 dB), not inverting gradients [knows the defense] (31.0 dB), which takes it "
-        "into account; told what the client drew, well informed [knows the defense] (35.0 dB); a guess that never "
+    naive = under(DROPPED, 0.88, inverting_gradients=9.0, null_mean=8.0)
+    known = under(DROPPED, 0.88, told="known", dropout_inversion=31.0)
+    oracle = under(DROPPED, 0.88, told="known", well_informed=35.0)
+    assert said(naive, known, oracle, of="dropconnect") == (
+        "Stops inverting gradients (9.0 dB), not dropout inversion (31.0 dB), which takes it "
+        "into account; told what the client drew, well informed (35.0 dB); a guess that never "
         "looks at the update has 8.0 dB. It costs 2 points of test accuracy."
     )
+
+
+def test_of_noise_on_entries_there_is_no_oracle():
+    """It is told no draw of it: its answer is that of whoever knows the defense."""
+    noised = [{"name": "gaussian_noise", "std": 0.01}, {"name": "gradient_dropout"}]
+    rows = [under(noised, inverting_gradients=9.0), under(noised, told="known", well_informed=35.0)]
+    assert "told what the client drew" not in said(*rows, of="gaussian_noise + gradient_dropout")
+    dropped = [row.with_columns(dropout=pl.lit(0.5)) for row in rows]
+    assert "told what the client drew" in said(*dropped, of="gaussian_noise + gradient_dropout, dropout 0.5")
 
 
 def test_an_attacker_that_knows_it_and_was_never_tried_is_missed():
