@@ -151,6 +151,8 @@ def _denoised(puzzle: Puzzle, layer: FirstLinear) -> Reconstruction:
     if not bool(said.any()):
         raise NotApplicable(f"no entry that is left of {layer.weight} says anything")
     error = math.sqrt(float(deviation[said].square().sum())) / float(vector[said].norm())
+    if error > 1:
+        raise NotApplicable(f"nothing in the gradient of {layer.weight} stands above the noise that is known of")
     low, high = (value.flatten() for value in ends(observation))
     if anchor is not None and abs(anchor[1]) <= _SCALED * abs(anchor[0]):
         image = in_range(layer.image((vector / anchor[0])[None], observation.input_shape), observation)
