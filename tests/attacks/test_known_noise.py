@@ -92,7 +92,7 @@ def test_of_noise_alone_nothing_agrees() -> None:
     result = attack(model, replace(observation, update=noise))
     assert result.details["certain"] == [False]
     model, _, observation = victim({"name": "gaussian_noise"})
-    with pytest.raises(NotApplicable, match="nothing in the gradient of hidden.* stands above the noise"):
+    with pytest.raises(NotApplicable, match=r"nothing in the gradient of hidden.* stands above the noise"):
         attack(model, replace(observation, update=noise))
 
 
