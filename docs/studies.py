@@ -1,0 +1,53 @@
+"""The pages of the two studies: runs a study, as far as it has not been run, and writes its tables into its page.
+
+    python docs/studies.py study-defenses               # docs/defenses.md
+    python docs/studies.py is-anything-stochastic       # docs/stochastic.md
+    python docs/studies.py study-defenses --victims 16  # the full size
+
+A study that was interrupted goes on where it was; `--written` writes what there is without running anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import fedsim
+from fedsim.reporting import evidence
+from fedsim.scenario import load
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"study-defenses": "defenses.md", "is-anything-stochastic": "stochastic.md"}
+BELOW = "<!-- below: written by docs/studies.py -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=list(PAGES))
+    parser.add_argument("--victims", type=int, help="clients of each cell; the study's own number if not given")
+    parser.add_argument("--out", type=Path, help="run directory; runs/<study> if not given")
+    parser.add_argument("--written", action="store_true", help="run nothing, write what there is")
+    arguments = parser.parse_args()
+    out = arguments.out or ROOT / "runs" / arguments.study
+    if arguments.written:
+        run = fedsim.Run(out)
+    else:
+        run = fedsim.run(load(arguments.study, sized(arguments.study, arguments.victims)), out=out)
+    page = ROOT / "docs" / PAGES[arguments.study]
+    head, marker, _ = page.read_text().partition(BELOW)
+    if not marker:
+        raise SystemExit(f"{page}: the line {BELOW} is not in it")
+    page.write_text(f"{head}{marker}\n\n{evidence.markdown(evidence.evidence(run.results))}")
+
+
+def sized(study: str, victims: int | None) -> list[str]:
+    """The options that give each cell of a study so many clients; settings have numbers of their own."""
+    if victims is None:
+        return []
+    settings = load(study, rehearsed=False).settings
+    places = ["", *(f"settings.{at}." for at, own in enumerate(settings) if "victims.clients" in own)]
+    return [f"{place}{key}.clients={victims}" for place in places for key in ("federation", "victims")]
+
+
+if __name__ == "__main__":
+    main()
