@@ -98,7 +98,7 @@ def markdown(found: list[Evidence]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_HEADINGS = ["defense", "ignores it", "takes it into account", "oracle", "rebuilt", "accuracy", "epsilon", "verdict"]
+_HEADINGS = ["defense", "ignores it", "takes it into account", "oracle", "rebuilt", "accuracy", "bytes", "epsilon", "verdict"]
 
 
 def terminal(found: list[Evidence]) -> Table:
@@ -133,6 +133,7 @@ def _cells(row: Evidence) -> list[str]:
         *(_scored(one) for one in (row.naive, row.told, row.oracle)),
         rebuilt,
         accuracy,
+        f.times(best["bytes_relative"]),
         "" if best["epsilon"] is None else f.epsilon(best["epsilon"]),
         _said(verdict),
     ]

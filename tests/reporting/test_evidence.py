@@ -29,7 +29,7 @@ def test_each_attacker_has_a_column():
     [line] = [line for line in table.splitlines() if "`dropconnect`" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert [cell.partition(" (")[0] for cell in cells] == [
-        "`dropconnect`", "9.0", "31.0", "", "8 of 8", "88 %", "", "most images rebuilt"
+        "`dropconnect`", "9.0", "31.0", "", "8 of 8", "88 %", "–", "", "most images rebuilt"
     ]  # fmt: skip
     assert cells[5] == "88 % (-2)"
 
