@@ -98,7 +98,9 @@ def markdown(found: list[Evidence]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_HEADINGS = ["defense", "ignores it", "takes it into account", "oracle", "rebuilt", "accuracy", "bytes", "epsilon", "verdict"]
+_HEADINGS = [
+    "defense", "ignores it", "takes it into account", "oracle", "rebuilt", "accuracy", "bytes", "epsilon", "verdict"
+]  # fmt: skip
 
 
 def terminal(found: list[Evidence]) -> Table:
