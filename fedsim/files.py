@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_bytes(path, save(_apart(tensors)))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -82,3 +82,14 @@ def key_of(content: Any) -> str:
     """A content hash of JSON-able content: equal content, equal key."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values, each in memory of its own: the format refuses tensors that share any, such as one draw of several."""
+    found, known = {}, set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in known else value
+        known.add(place)
+    return found
