@@ -71,7 +71,7 @@ def run_jobs(
                 if isinstance(answer, str):
                     _fail(directory, job, answer)
                 else:
-                    write(directory.job(job.key), job, answer.open())
+                    _write(directory, job, answer)
                 on_done(job)
             if time.monotonic() - told >= POLL_SECONDS and ray.wait([asked], timeout=0)[0]:
                 told, said, asked = time.monotonic(), ray.get(asked), board.said.remote()
@@ -98,6 +98,16 @@ def _submitter() -> Callable[[JobSpec, Any, Parcel], Any]:
         return task.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(job.key, board, parcel)
 
     return submit
+
+
+def _write(directory: RunDirectory, job: JobSpec, answer: Parcel) -> None:
+    """Write the answer; one that cannot be written costs the rows of this job, a full disk the whole run."""
+    try:
+        write(directory.job(job.key), job, answer.open())
+    except OSError:
+        raise
+    except Exception as fault:
+        _fail(directory, job, f"its answer cannot be written: {reason_of(fault)}")
 
 
 def _fail(directory: RunDirectory, job: JobSpec, reason: str) -> None:

@@ -91,6 +91,7 @@ def ran(tmp_path_factory):
         recorded_cell.record(directory.cell("damaged"), Plan(recorded_cell.work()))
         (directory.cell("damaged") / "observations" / "round_1_client_1.safetensors").write_bytes(b"no tensors")
         jobs["damaged"] = work({"name": "null_mean"}, cell="damaged")
+        jobs["unwritable"] = work({"name": "null_mean"}, cell="good", seed=99)
         prepared, done, signals, most = set(), set(), [], 0
         prepare = attacking.prepare
 
@@ -100,7 +101,15 @@ def ran(tmp_path_factory):
             most = max(most, len(prepared - done))
             return prepare(cell, spec)
 
+        write = attacking.write
+
+        def writing(to, job, answer):
+            if job is jobs["unwritable"]:
+                raise RuntimeError("tensors of no format")
+            write(to, job, answer)
+
         patch.setattr(attacking, "prepare", counted)
+        patch.setattr(attacking, "write", writing)
         with cluster():
             run_jobs(
                 directory,
@@ -153,6 +162,10 @@ def test_damaged_observations_cost_their_own_rows_only(ran):
     assert "SafetensorError" in _error(ran, "damaged")
 
 
+def test_an_answer_that_cannot_be_written_costs_its_own_rows_only(ran):
+    assert _error(ran, "unwritable") == "its answer cannot be written: RuntimeError: tensors of no format"
+
+
 def test_no_more_jobs_are_read_than_are_computed_and_a_few(ran):
     assert ran[3] <= os.cpu_count() + AHEAD < len(ran[1])
 
@@ -167,5 +180,5 @@ def test_jobs_under_way_say_how_far_they_are(ran):
 def test_nothing_but_answers_and_errors_is_left(ran):
     directory, jobs, *_ = ran
     left = {path.name for path in (directory.path / "jobs").iterdir()}
-    failed = {"die", "damaged"}
+    failed = {"die", "damaged", "unwritable"}
     assert left == {f"{job.key}.error.json" if name in failed else job.key for name, job in jobs.items()}
