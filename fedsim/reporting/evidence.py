@@ -1,7 +1,6 @@
 """All defenses beside one another: what each stops, of whom, and what it costs. One row for each, one table a setting.
 
-The attackers are those of `sentences`: who does not take the defense into account, who does, and the oracle, each by
-its strongest attack; chosen on the development victims or else on the victims themselves, as everywhere.
+The attackers are those of `attackers`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.leaderboard import DEFENSE, build, labelled, strongest
-from fedsim.reporting.naming import has_oracle, spoken
+from fedsim.reporting.attackers import Attackers, attackers, same_defense
+from fedsim.reporting.leaderboard import build, labelled
+from fedsim.reporting.naming import spoken
 from fedsim.reporting.verdicts import Verdict, verdicts
 
 GAP = 5.0
@@ -35,18 +35,11 @@ class Evidence:
     """What one setting has on one defense.
 
     Args:
-        naive, told, oracle: the board's rows of the strongest attack that does not take the defense into account,
-            of the strongest that does, and of the strongest oracle; None where none has answered, and no oracle where
-            nothing was drawn that it is told.
-        guess: the best median PSNR of a guess that never looks at the update.
         most_alike: the SSIM of the image that came out best of any attack that is no oracle; None if not measured.
     """
 
     verdict: Verdict
-    naive: dict[str, Any] | None
-    told: dict[str, Any] | None
-    oracle: dict[str, Any] | None
-    guess: float | None
+    by: Attackers
     most_alike: float | None
 
     @property
@@ -55,33 +48,25 @@ class Evidence:
 
         Where nobody was told anything, there is no share either.
         """
-        if self.oracle is None or self.told is None or self.naive is None:
+        naive, told, oracle = self.by.naive, self.by.told, self.by.oracle
+        if oracle is None or told is None or naive is None:
             return None
-        gap = self.oracle["psnr"] - self.naive["psnr"]
-        return (self.told["psnr"] - self.naive["psnr"]) / gap if gap > GAP else None
+        gap = oracle["psnr"] - naive["psnr"]
+        return (told["psnr"] - naive["psnr"]) / gap if gap > GAP else None
 
 
 def evidence(results: pl.DataFrame) -> list[Evidence]:
     """One for each defense in each setting that an attack has answered, in the order of the table."""
-    board, found = build(results), []
+    board = build(results)
     rows = labelled(results).filter((pl.col("role") == "attack") & ~pl.col("development"))
-    for verdict in verdicts(board):
-        same = pl.all_horizontal(pl.col(key).eq_missing(pl.lit(verdict.best[key])) for key in DEFENSE)
-        here = board.filter(same)
-        answered = here.filter(pl.col("answered") > 0)
-        oracles = answered.filter(pl.col("role") == "oracle").sort("psnr", nulls_last=True)
-        plain = verdict.baseline  # there is nothing to know
-        found.append(
-            Evidence(
-                verdict=verdict,
-                naive=_best(answered, None if plain else ~pl.col("informed")),
-                told=None if plain else _best(answered, pl.col("informed")),
-                oracle=next(filter(has_oracle, oracles.tail(1).to_dicts()), None),
-                guess=here.filter(pl.col("role") == "floor")["psnr"].max(),  # type: ignore[arg-type]
-                most_alike=rows.filter(same)["ssim"].max(),  # type: ignore[arg-type]
-            )
+    return [
+        Evidence(
+            verdict=verdict,
+            by=attackers(board, verdict),
+            most_alike=rows.filter(same_defense(verdict))["ssim"].max(),  # type: ignore[arg-type]
         )
-    return found
+        for verdict in verdicts(board)
+    ]
 
 
 def markdown(found: list[Evidence]) -> str:
@@ -89,18 +74,16 @@ def markdown(found: list[Evidence]) -> str:
     parts = []
     for setting, group in groupby(found, key=lambda one: one.verdict.setting):
         rows = list(group)
-        table = [f"| {' | '.join(_HEADINGS)} |", "|---" * len(_HEADINGS) + "|"]
-        table += [f"| {' | '.join(_cells(row))} |" for row in rows]
-        guess = f.decibel(max((row.guess for row in rows if row.guess is not None), default=None))
-        count = f.images(rows[0].verdict.best["n"])
-        about = f"{count} a defense; a guess that never looks at the update has {guess} dB."
+        headings, cells = _table(rows)
+        table = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        for name, *others in cells:
+            escaped = " | ".join(others).replace("*", "\\*")
+            table.append(f"| `{name}` | {escaped} |")
+        guesses = [row.by.guess for row in rows if row.by.guess is not None]
+        about = f"{f.images(rows[0].verdict.best['n'])} a defense"
+        about += f"; a guess that never looks at the update has {f.decibel(max(guesses))} dB." if guesses else "."
         parts.append("\n".join([f"### {setting}", "", about, "", *table, *_remarks(rows)]))
     return "\n\n".join(parts) + "\n"
-
-
-_HEADINGS = [
-    "defense", "ignores it", "takes it into account", "oracle", "rebuilt", "accuracy", "bytes", "epsilon", "verdict"
-]  # fmt: skip
 
 
 def terminal(found: list[Evidence]) -> Table:
@@ -108,51 +91,54 @@ def terminal(found: list[Evidence]) -> Table:
     page = Table.grid()
     for setting, group in groupby(found, key=lambda one: one.verdict.setting):
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in _HEADINGS:
+        headings, cells = _table(list(group))
+        for heading in headings:
             table.add_column(heading, overflow="fold")
-        for row in group:
-            table.add_row(*(Text(cell.strip("`").replace("\\*", "*")) for cell in _cells(row)))
+        for row in cells:
+            table.add_row(*map(Text, row))
         page.add_row(Text(setting, style="bold", overflow="fold"))
         page.add_row(table)
         page.add_row("")
     return page
 
 
-def _best(rows: pl.DataFrame, among: pl.Expr | None) -> dict[str, Any] | None:
-    found = strongest(rows, among=among).to_dicts()
-    return found[0] if found else None
+def _table(rows: list[Evidence]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, without the columns in which there is nothing."""
+    lines = [_cells(row) for row in rows]
+    shown = [heading for heading in lines[0] if any(line[heading] for line in lines)]
+    return shown, [[line[heading] for heading in shown] for line in lines]
 
 
-def _cells(row: Evidence) -> list[str]:
+def _cells(row: Evidence) -> dict[str, str]:
     verdict = row.verdict
     best = verdict.best
-    accuracy = f.accuracy(best["utility"], best["utility_low"], best["utility_high"])
+    accuracy = ""
+    if best["utility"] is not None:
+        accuracy = f.accuracy(best["utility"], best["utility_low"], best["utility_high"])
     if verdict.loss is not None and not verdict.baseline:
-        accuracy += f" (-{f.points(verdict.loss, verdict.slack)})".replace("--", "+")
-    rebuilt = f"{verdict.rebuilt} of {best['n']}"
-    return [
-        f"`{verdict.defense}`",
-        *(_scored(one) for one in (row.naive, row.told, row.oracle)),
-        rebuilt,
-        accuracy,
-        f.times(best["bytes_relative"]),
-        "" if best["epsilon"] is None else f.epsilon(best["epsilon"]),
-        _said(verdict),
-    ]
+        gain = f.points(-verdict.loss, verdict.slack)
+        accuracy += f" ({gain if gain.startswith('-') else f'+{gain}'})"
+    return {
+        "defense": verdict.defense,
+        "ignores it": _scored(row.by.naive),
+        "takes it into account": _scored(row.by.told),
+        "oracle": _scored(row.by.oracle),
+        "rebuilt": f"{verdict.rebuilt} of {best['n']}",
+        "accuracy": accuracy,
+        "bytes": "" if best["bytes_relative"] is None else f.times(best["bytes_relative"]),
+        "epsilon": "" if best["epsilon"] is None else f.epsilon(best["epsilon"]),
+        "verdict": "undefended" if verdict.baseline else verdict.in_words,
+    }
 
 
 def _scored(row: dict[str, Any] | None) -> str:
     """`62.2 (60.0–64.0) IG`, with a star where most answers stopped at their budget of iterations."""
     if row is None:
         return ""
-    star = "\\*" if (row["at_budget"] or 0.0) >= 0.5 else ""
+    star = "*" if (row["at_budget"] or 0.0) >= 0.5 else ""
     ends = f.interval(row["psnr_low"], row["psnr_high"], 1)
     name = spoken(row["attack"])
     return f"{f.decibel(row['psnr'])}{star} ({ends}) {name}" if ends else f"{f.decibel(row['psnr'])}{star} {name}"
-
-
-def _said(verdict: Verdict) -> str:
-    return "undefended" if verdict.baseline else verdict.in_words
 
 
 def _remarks(rows: list[Evidence]) -> Iterator[str]:
@@ -165,13 +151,14 @@ def _remarks(rows: list[Evidence]) -> Iterator[str]:
 def _gap(row: Evidence) -> Iterator[str]:
     if row.closed is None or row.closed >= CLOSED:
         return
-    assert row.told is not None
-    assert row.oracle is not None
-    why = f", which stopped at its budget in {f.percent(row.told['at_budget'])}," if row.told["at_budget"] else ""
+    told, oracle = row.by.told, row.by.oracle
+    assert told is not None
+    assert oracle is not None
+    why = f", which stopped at its budget in {f.percent(told['at_budget'])}," if told["at_budget"] else ""
     share = f.percent(max(row.closed, 0.0))
     yield (
-        f"`{row.verdict.defense}`: of what the oracle is ahead, {spoken(row.told['attack'])}{why} closes {share}"
-        f" ({f.decibel(row.told['psnr'])} dB of {f.decibel(row.oracle['psnr'])})."
+        f"`{row.verdict.defense}`: of what the oracle is ahead, {spoken(told['attack'])}{why} closes {share}"
+        f" ({f.decibel(told['psnr'])} dB of {f.decibel(oracle['psnr'])})."
     )
 
 

@@ -1,8 +1,6 @@
 """What is to be said of each defense, in one sentence: whom it stops, whom it does not, and what it costs.
 
-Four attackers are told apart: who does not take the defense into account, who does, the oracle that is told what the
-client drew (masks and the like: of noise that is one number an entry there is none), and the guess that never looks at
-the update. Each is named by its strongest attack, with the median PSNR over all images that were attacked.
+The attackers are those of `attackers`.
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.leaderboard import DEFENSE, strongest
-from fedsim.reporting.naming import has_oracle, spoken
+from fedsim.reporting.attackers import Attackers, attackers
+from fedsim.reporting.naming import spoken
 from fedsim.reporting.verdicts import Verdict
 
 MOST = 0.5
@@ -26,23 +24,18 @@ def sentences(board: pl.DataFrame, judged: Sequence[Verdict]) -> list[tuple[str,
     found = []
     for verdict in judged:
         if not verdict.baseline:
-            here = board.filter(
-                pl.all_horizontal(pl.col(key).eq_missing(pl.lit(verdict.best[key])) for key in DEFENSE)
-            )
-            found.append((verdict.setting, verdict.defense, _sentence(here, verdict)))
+            found.append((verdict.setting, verdict.defense, _sentence(attackers(board, verdict), verdict)))
     return found
 
 
-def _sentence(here: pl.DataFrame, verdict: Verdict) -> str:
-    naive, known = _best(here, ~pl.col("informed")), _best(here, pl.col("informed"))
-    parts = [_attackers(naive, known), *_oracle(here), *_guess(here)]
+def _sentence(by: Attackers, verdict: Verdict) -> str:
+    parts = [_attackers(by.naive, by.told)]
+    if by.oracle is not None:
+        parts.append(f"told what the client drew, {_said(by.oracle)}")
+    if by.guess is not None:
+        parts.append(f"a guess that never looks at the update has {f.decibel(by.guess)} dB")
     said = "; ".join(parts)
     return f"{said[0].upper()}{said[1:]}. {_cost(verdict)}"
-
-
-def _best(here: pl.DataFrame, among: pl.Expr) -> dict[str, Any] | None:
-    rows = strongest(here.filter(pl.col("answered") > 0), among=among).to_dicts()
-    return rows[0] if rows else None
 
 
 def _attackers(naive: dict[str, Any] | None, known: dict[str, Any] | None) -> str:
@@ -75,18 +68,6 @@ def _said(row: dict[str, Any]) -> str:
     if row["at_budget"]:
         words.append("at its budget")
     return f"{spoken(row['attack_label'])} ({', '.join(words)})"
-
-
-def _oracle(here: pl.DataFrame) -> Iterator[str]:
-    oracles = here.filter((pl.col("role") == "oracle") & (pl.col("answered") > 0)).sort("psnr", nulls_last=True)
-    for row in filter(has_oracle, oracles.tail(1).to_dicts()):
-        yield f"told what the client drew, {_said(row)}"
-
-
-def _guess(here: pl.DataFrame) -> Iterator[str]:
-    guess = here.filter(pl.col("role") == "floor")["psnr"].max()
-    if isinstance(guess, float):
-        yield f"a guess that never looks at the update has {f.decibel(guess)} dB"
 
 
 def _cost(verdict: Verdict) -> str:

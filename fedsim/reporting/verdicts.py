@@ -180,7 +180,7 @@ def _objections(
 def _weaknesses(board: pl.DataFrame, informed: dict[str, Any], best: dict[str, Any]) -> Iterator[str]:
     """Why the strongest attack that knows the defense may be no measure of it."""
     name = spoken(informed["attack_label"])
-    if informed["psnr"] < best["psnr"]:
+    if float(f.decibel(informed["psnr"])) < float(f.decibel(best["psnr"])):  # to the digits that are printed
         yield (
             f"{name}, which takes it into account, is weaker ({f.decibel(informed['psnr'])} dB) than "
             f"{spoken(best['attack_label'])}, which does not ({f.decibel(best['psnr'])} dB)"

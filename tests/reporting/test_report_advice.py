@@ -99,6 +99,13 @@ def test_an_informed_attack_that_is_weaker_than_a_naive_one_is_no_evidence():
     assert "dropout inversion, which takes it into account, is weaker (9.0 dB) than inverting gradients" in said.use[0]
 
 
+def test_an_informed_attack_that_is_weaker_by_less_than_is_printed_is_not_called_so():
+    dropout = {"name": "dropout", "p": 0.5}
+    plain = [under("none", 40.0), under("none", 40.0, attack="inverting_gradients")]
+    said = advice(*plain, under(dropout, 9.0), under(dropout, 9.01, attack="inverting_gradients"))
+    assert "is weaker" not in said.use[0]
+
+
 def test_an_informed_attack_that_stopped_at_its_budget_is_no_evidence():
     said = advice(under("none", 40.0), under("clip", 9.0, stopped=pl.lit("budget")))
     assert "dropout inversion stopped at its budget of iterations before it converged" in said.use[0]

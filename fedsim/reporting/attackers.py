@@ -1,0 +1,56 @@
+"""The four attackers by whom a defense is judged, each by its strongest attack: the median over all images attacked.
+
+Who does not take the defense into account, who does, the oracle that is told what the client drew (masks and the like:
+of noise that is one number an entry there is none), and the guess that never looks at the update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from fedsim.reporting.leaderboard import DEFENSE, strongest
+from fedsim.reporting.naming import has_oracle
+from fedsim.reporting.verdicts import Verdict
+
+
+@dataclass(frozen=True)
+class Attackers:
+    """Rows of the board, None where nobody has answered.
+
+    Args:
+        naive: the strongest that does not take the defense into account; of the undefended client, of all.
+        told: the strongest that does; None of the undefended client, of which there is nothing to know.
+        guess: the best median PSNR of a guess.
+    """
+
+    naive: dict[str, Any] | None
+    told: dict[str, Any] | None
+    oracle: dict[str, Any] | None
+    guess: float | None
+
+
+def same_defense(verdict: Verdict) -> pl.Expr:
+    """The rows of a board, or of labelled results, that a verdict is about."""
+    return pl.all_horizontal(pl.col(key).eq_missing(pl.lit(verdict.best[key])) for key in DEFENSE)
+
+
+def attackers(board: pl.DataFrame, verdict: Verdict) -> Attackers:
+    """Of one defense in one setting of the board."""
+    here = board.filter(same_defense(verdict))
+    answered = here.filter(pl.col("answered") > 0)
+    oracles = answered.filter(pl.col("role") == "oracle").sort("psnr", nulls_last=True)
+    guess = here.filter(pl.col("role") == "floor")["psnr"].max()
+    return Attackers(
+        naive=_best(answered, None if verdict.baseline else ~pl.col("informed")),
+        told=None if verdict.baseline else _best(answered, pl.col("informed")),
+        oracle=next(filter(has_oracle, oracles.tail(1).to_dicts()), None),
+        guess=guess if isinstance(guess, float) else None,
+    )
+
+
+def _best(answered: pl.DataFrame, among: pl.Expr | None) -> dict[str, Any] | None:
+    rows = strongest(answered, among=among).to_dicts()
+    return rows[0] if rows else None
