@@ -18,11 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Composition, Defense, Memory, Turn
+from defenses.base import Defense, Memory, Turn
 from defenses.client.compute import Backward, Computation, Functional, Inputs
 from defenses.client.own import Own
 from defenses.client.site import Fixed, Generators, Given, Sampling, Site, Source
 from defenses.client.training import LocalTraining
+from defenses.composition import Composition
 from defenses.stochastic.layer import stochastic_layers
 
 Tensors = Mapping[str, Tensor]

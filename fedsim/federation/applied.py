@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defenses import Defense
-from defenses.base import Composition, Turn
+from defenses import Composition, Defense
+from defenses.base import Turn
 from defenses.client.site import Sampling
 from fedsim.federation.plan import Plan
 from fedsim.models import entries
