@@ -7,6 +7,7 @@ import math
 import pytest
 import relatives
 import torch
+from told_attacks import error, observed, run
 
 import attacks
 import defenses
@@ -32,30 +33,8 @@ def victim(specs: list[dict], *, depth: int = 1, batch: int = 1, seed: int = 0, 
     state = {name: value.clone() for name, value in own.state_dict().items()}
     client = ClientRound(model=own, defense=defenses.compose(specs), classes=4)
     played = play(client, state, images, labels, lambda site, step: torch.Generator().manual_seed(seed), memory)
-    seen = Observation(
-        state=state,
-        update=played.update,
-        input_shape=(1, 8, 8),
-        classes=4,
-        mean=(0.0,),
-        std=(1.0,),
-        labels=labels,
-        defense=tuple(specs),
-        noise=played.drawn,
-        round=round,
-    )
+    seen = observed(state, played, labels, specs, round=round)
     return make(), seen, images, played
-
-
-def run(name: str, twin: torch.nn.Module, seen: Observation, **keys: object) -> attacks.Reconstruction:
-    attack = attacks.create(name, **keys)
-    [found] = attack.run([seen], ThreatModel(defense="known", **attack.given), twin)
-    assert isinstance(found, attacks.Reconstruction), found
-    return found
-
-
-def error(found: attacks.Reconstruction, images: torch.Tensor) -> float:
-    return float((found.images - images).square().mean())
 
 
 EXPERTS = [{"name": "smoe_dropout", "experts": 4, "least": 2}]

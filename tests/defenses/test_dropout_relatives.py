@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import pytest
 import relatives
 import torch
+from told_attacks import observed, run
 
 import attacks
 import defenses
-from attacks import Observation, ThreatModel
+from attacks import ThreatModel
 from attacks.updates import attacker_copy
 from defenses.client.round import ClientRound, replay
 from defenses.client.site import STEP
@@ -140,25 +141,8 @@ def victim(specs: list[dict], model: str, *, batch: int = 1):
     labels = torch.arange(batch) % 4
     each = (relatives.step(composed, own, images, labels, seed=seed) for seed in range(20))
     played = next(one for one in each if any((value != 1).any() for value in one.drawn.values()))
-    seen = Observation(
-        state=make().state_dict(),
-        update=played.update,
-        input_shape=(1, 8, 8),
-        classes=4,
-        mean=(0.0,),
-        std=(1.0,),
-        labels=labels,
-        defense=tuple(specs),
-        noise=played.drawn,
-    )
+    seen = observed(make().state_dict(), played, labels, specs)
     return make(), seen, images
-
-
-def run(name: str, twin: torch.nn.Module, seen: Observation, **keys: object) -> attacks.Reconstruction:
-    attack = attacks.create(name, **keys)
-    [found] = attack.run([seen], ThreatModel(defense="known", **attack.given), twin)
-    assert isinstance(found, attacks.Reconstruction), found
-    return found
 
 
 @names
