@@ -81,8 +81,9 @@ def markdown(found: list[Evidence]) -> str:
             table.append(f"| `{name}` | {escaped} |")
         guesses = [row.by.guess for row in rows if row.by.guess is not None]
         about = f"{f.images(rows[0].verdict.best['n'])} a defense"
-        about += f"; a guess that never looks at the update has at most {f.decibel(max(guesses))} dB." if guesses else "."
-        parts.append("\n".join([f"### {setting}", "", about, "", *table, *_remarks(rows)]))
+        if guesses:
+            about += f"; a guess that never looks at the update has at most {f.decibel(max(guesses))} dB"
+        parts.append("\n".join([f"### {setting}", "", f"{about}.", "", *table, *_remarks(rows)]))
     return "\n\n".join(parts) + "\n"
 
 
