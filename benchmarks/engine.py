@@ -47,6 +47,7 @@ import attacks
 from attacks import LocalTraining, Observation, ThreatModel
 from attacks.unknowns import Guess
 from attacks.updates import attacker_copy, client_round
+from defenses.client.kept import remains
 from defenses.client.round import replay
 from fedsim import models
 
@@ -370,7 +371,7 @@ def _plain_replay(model: nn.Module, observation: Observation, *, steps: int) -> 
     )
 
     def flat(update: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([(update[n] if kept is None else update[n] * kept[n]).flatten() for n in names])
+        return torch.cat([(update[n] if kept is None else remains(kept[n], update[n])).flatten() for n in names])
 
     target = flat(observation.update)
     optimiser = torch.optim.Adam([images], lr=0.1)

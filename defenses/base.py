@@ -23,7 +23,7 @@ also look at the client itself, `turn.client`: its weights, its examples, its lo
 are the attacker's picture of the defense, as far as the threat model grants it to know the defense:
 
     surrogate              in place of `on_update`, where its own derivative is zero
-    selection              which entries of the observed update still say anything
+    selection              what of the observed update still says anything: entries, or spaces of a matrix
     spread                 how much noise lies on each of them, whatever was drawn
     keeps_direction        that `on_update` does no more, on average, than scale the update
 
@@ -55,6 +55,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from defenses.client.kept import Kept
 from defenses.client.own import Own
 from defenses.client.site import Site
 from defenses.client.spread import Spread
@@ -219,8 +220,9 @@ class Defense:
         """A differentiable picture of `on_update`, for attacks that know the defense: the function itself."""
         return self.on_update(update, turn=turn)
 
-    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Which entries of an observed update still say anything, as masks (bool); None: all of them."""
+    def selection(self, observed: Mapping[str, Tensor]) -> Mapping[str, Kept] | None:
+        """What of an observed update still says anything, by parameter name: a mask (bool) of entries, or the spaces of
+        a matrix (`defenses.client.kept`); None: all of it."""
         return None
 
     def spread(self, observed: Mapping[str, Tensor], *, examples: int, rate: float) -> Spread | None:
@@ -323,7 +325,7 @@ class Defense:
 
     @property
     def selects(self) -> bool:
-        """Whether it says which entries of an update to look at."""
+        """Whether it says what of an update to look at."""
         return type(self).selection is not Defense.selection
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from defenses.base import Accounting, Defense, Deployment, PerExample, Tensors, Turn, create
+from defenses.client.kept import Kept, both
 from defenses.client.spread import Spread
 
 
@@ -91,17 +92,17 @@ class Composition(Defense):
                 update = part.surrogate(update, turn=turn.of(key))
         return update
 
-    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    def selection(self, observed: Mapping[str, Tensor]) -> Mapping[str, Kept] | None:
         """What all say that select: the last part that changes the update, and those that leave it as it is.
 
         One that would leave nothing of what those before it leave is not heard.
         """
-        found: dict[str, Tensor] | None = None
+        found: Mapping[str, Kept] | None = None
         for part in self.parts.values():
             if part is self._selecting or (part.selects and not part.changes_update):
                 own = part.selection(observed)
                 if own is not None and found is not None:
-                    own = {name: kept & own[name] for name, kept in found.items()}
+                    own = {name: both(kept, own[name]) for name, kept in found.items()}
                 if own is not None and any(bool(kept.any()) for kept in own.values()):
                     found = own
         return found
@@ -176,7 +177,7 @@ class Composition(Defense):
 
     @property
     def _selecting(self) -> Defense | None:
-        """The last part that changes the update, if it says which entries to look at; others are replayed."""
+        """The last part that changes the update, if it says what to look at; others are replayed."""
         changing = [part for part in self.parts.values() if part.changes_update]
         return changing[-1] if changing and changing[-1].selects else None
 

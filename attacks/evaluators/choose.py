@@ -15,6 +15,7 @@ from attacks.evaluators.rules import Unfit
 from attacks.objectives import Objective
 from attacks.unknowns import Guess
 from attacks.updates import replayed
+from defenses.client.kept import Kept, Spaces, stacked
 from defenses.client.round import ClientRound
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def choose(
     on factors of the gradients, in the model's precision, so that it cannot serve an exact objective.
 
     Args:
-        selects: whether entries that a known defense leaves nothing to say of are left out.
+        selects: whether what a known defense leaves nothing to say of is left out.
 
     Raises:
         NotApplicable: the general evaluator cannot serve the model either.
@@ -48,7 +49,7 @@ def choose(
     kept, beliefs = _kept(round, observed) if selects else None, beliefs or Beliefs()
     general = General(round, objective, observed, kept=kept, beliefs=beliefs)
     few = General(
-        round, objective, _first(observed), kept=None if kept is None else _first(kept), beliefs=beliefs.of(FEW)
+        round, objective, _first(observed), kept=None if kept is None else _few(kept), beliefs=beliefs.of(FEW)
     )
     with replayed("replayed"):
         true = _judged(few, _first(example), unknowns)
@@ -66,8 +67,8 @@ def choose(
     return ghost
 
 
-def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Which entries of the observed updates, (N, *shape) each, say anything, as far as the defense is known."""
+def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Kept] | None:
+    """What of the observed updates, (N, *shape) each, says anything, as far as the defense is known."""
     if not round.defense.selects:
         return None
     each = [
@@ -76,12 +77,16 @@ def _kept(round: ClientRound, observed: Mapping[str, Tensor]) -> dict[str, Tenso
     ]
     if all(one is None for one in each):
         return None
-    everything = {name: torch.ones_like(value[0], dtype=torch.bool) for name, value in observed.items()}
-    return {name: torch.stack([(one or everything)[name] for one in each]) for name in observed}
+    everything: Mapping[str, Kept] = {n: torch.ones_like(v[0], dtype=torch.bool) for n, v in observed.items()}
+    return {name: stacked([(one or everything)[name] for one in each]) for name in observed}
 
 
 def _first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value[FEW] for name, value in values.items()}
+
+
+def _few(kept: Mapping[str, Kept]) -> dict[str, Kept]:
+    return {name: one.of_problems(FEW) if isinstance(one, Spaces) else one[FEW] for name, one in kept.items()}
 
 
 Answer = tuple[Tensor, Tensor, dict[str, Tensor]]

@@ -19,12 +19,10 @@ from attacks.evaluators.base import Beliefs, Evaluator
 from attacks.facts import FACT
 from attacks.objectives import Objective, OfEntries
 from attacks.unknowns import Guess, noise_of
+from defenses.client.kept import Kept, as_tensors, from_tensors, remains
 from defenses.client.round import ClientRound, Played, replay
 
 Tensors = Mapping[str, Tensor]
-
-KEPT = ":kept"
-"""Which entries of a parameter's update are compared, after its name."""
 
 
 class General(Evaluator):
@@ -34,7 +32,7 @@ class General(Evaluator):
         round: as far as it is known; its model's state is what the clients received.
         objective: how updates are compared.
         observed: the observed updates by parameter name, (N, *shape); parameters that are not in it are not matched.
-        kept: for each of them which entries are compared, as masks; None: all.
+        kept: what of each of them is compared, (N, ...); None: all.
         beliefs: the priors that ask for what enters layers.
 
     Raises:
@@ -47,7 +45,7 @@ class General(Evaluator):
         objective: Objective,
         observed: Tensors,
         *,
-        kept: Tensors | None = None,
+        kept: Mapping[str, Kept] | None = None,
         beliefs: Beliefs | None = None,
     ) -> None:
         self._round, self._objective, self._beliefs = round, objective, beliefs or Beliefs()
@@ -57,8 +55,8 @@ class General(Evaluator):
         self._state = {**trained, **dict(round.model.named_buffers())}
         self._names, self._selects = list(trained), kept is not None
         self.data = {name: observed[name] for name in trained}
-        if kept is not None:
-            self.data |= {name + KEPT: kept[name] for name in trained}
+        for name, one in (kept or {}).items():
+            self.data |= as_tensors(name, one) if name in trained else {}
         self.data |= self._beliefs.data()
 
     def compare(self, data: Tensors, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,7 +100,10 @@ class General(Evaluator):
         observed = {name: data[name] for name in self._names}
         ours = {name: simulated[name] for name in observed}
         if self._selects:
-            ours, observed = ({n: v * data[n + KEPT] for n, v in each.items()} for each in (ours, observed))
+            ours, observed = (
+                {name: remains(from_tensors(name, data), value) for name, value in each.items()}
+                for each in (ours, observed)
+            )
         if self._objective.needs == "entries":
             return cast(OfEntries, self._objective).of_entries(ours, observed)
         inner, norms, theirs = (

@@ -25,19 +25,18 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from attacks.evaluators.base import Beliefs, Evaluator
-from attacks.evaluators.rules import Apart, Outer, Unfit, rule_for
+from attacks.evaluators.forms import Form, Part, prepare, rows_of
+from attacks.evaluators.rules import Apart, Unfit, rule_for
 from attacks.facts import FACT
 from attacks.objectives import Objective
 from attacks.unknowns import Guess, noise_of
 from defenses.client.compute import Inputs, watching
+from defenses.client.kept import Kept, remains
 from defenses.client.kernels import by_formula
 from defenses.client.round import ClientRound
 from defenses.stochastic import StochasticLayer, stochastic_layers
 
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
-Part = Tensor | Outer
-Form = Callable[..., tuple[Tensor, Tensor]]
-"""From a parameter's simulated gradient to its inner product with the observed one and its squared norm, (N,) each."""
 
 NORMS = "norms"
 
@@ -49,7 +48,7 @@ class Ghost(Evaluator):
         round: as far as it is known; its model's weights are what the clients received.
         observed: the observed gradients by parameter name, (N, *shape); parameters that are not in it are not matched.
         example: any guess of the N problems; it shows how many rows each layer sees.
-        kept: for each parameter which entries are compared, as masks (N, *shape); None: all.
+        kept: what of each parameter is compared, (N, ...); None: all.
         beliefs: the priors that ask for what enters layers.
 
     Raises:
@@ -63,7 +62,7 @@ class Ghost(Evaluator):
         observed: Mapping[str, Tensor],
         example: Guess,
         *,
-        kept: Mapping[str, Tensor] | None = None,
+        kept: Mapping[str, Kept] | None = None,
         beliefs: Beliefs | None = None,
     ) -> None:
         _refuse(round)
@@ -90,10 +89,10 @@ class Ghost(Evaluator):
         with torch.enable_grad():
             parts, _ = self._gradients(example)
         self._forms: dict[str, Form] = {}
-        seen = observed if kept is None else {name: observed[name] * kept[name] for name in self._names}
-        self.data = {NORMS: torch.stack([_rows(seen[n]).double().square().sum(1) for n in self._names], dim=1)}
+        seen = observed if kept is None else {n: remains(kept[n], observed[n].double()) for n in self._names}
+        self.data = {NORMS: torch.stack([rows_of(seen[n]).double().square().sum(1) for n in self._names], dim=1)}
         for name in self._names:
-            self._forms[name], held = _prepare(parts[name], observed[name], None if kept is None else kept[name])
+            self._forms[name], held = prepare(parts[name], observed[name], None if kept is None else kept[name])
             self.data |= {f"{name}:{key}": value for key, value in held.items()}
         self.data |= self._beliefs.data()
 
@@ -244,112 +243,3 @@ def _spread(indices: Tensor, output: Tensor, examples: int) -> tuple[Tensor, Ten
     if indices.shape[:1] == (1,):
         return indices.expand(examples, *indices.shape[1:]), output.expand(examples, *output.shape[1:])
     return indices.expand(examples, *indices.shape), output.expand(examples, *output.shape)
-
-
-def _rows(value: Tensor) -> Tensor:
-    """(N, *shape) as (N, entries), also where a parameter is a single number."""
-    return value.reshape(len(value), -1)
-
-
-def _formed(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """A small parameter: its simulated gradient is formed. observed: (N, size)."""
-    formed = _rows(part.formed() if isinstance(part, Outer) else part).double()
-    return (formed * observed).sum(1), formed.square().sum(1)
-
-
-def _dense(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """A large weight whose observed gradient has full rank. observed: (N, out, in)."""
-    assert isinstance(part, Outer)
-    inner = (part.left * (part.right @ observed.transpose(1, 2))).double().sum((1, 2))
-    return inner, _gram_norm(part.left.double(), part.right.double())
-
-
-def _factored(part: Part, *, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """A large weight whose observed gradient is `left right^T`. left: (N, out, r); right: (N, in, r)."""
-    assert isinstance(part, Outer)
-    ours, theirs = part.left.double(), part.right.double()
-    inner = ((ours @ left) * (theirs @ right)).sum((1, 2))
-    return inner, _gram_norm(ours, theirs)
-
-
-def _gram_norm(left: Tensor, right: Tensor) -> Tensor:
-    if left.shape[1] == 1:
-        return left.square().sum((1, 2)) * right.square().sum((1, 2))
-    return ((left @ left.transpose(1, 2)) * (right @ right.transpose(1, 2))).sum((1, 2))
-
-
-def _gathered(part: Part, *, places: Tensor, counted: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight of which few entries are compared: these alone are formed.
-
-    places: (N, 2, k) rows and columns; counted: (N, k), 0 for what only fills up; observed: (N, k).
-    """
-    assert isinstance(part, Outer)
-    rows, columns = (place[:, None, :].expand(-1, part.left.shape[1], -1) for place in places.unbind(1))
-    formed = (part.left.gather(2, rows) * part.right.gather(2, columns)).sum(1).double() * counted
-    return (formed * observed).sum(1), formed.square().sum(1)
-
-
-def _chosen(part: Part, *, observed: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """A parameter of which some entries are compared, its simulated gradient formed. observed, counted: (N, size)."""
-    formed = _rows(part.formed() if isinstance(part, Outer) else part).double() * counted
-    return (formed * observed).sum(1), formed.square().sum(1)
-
-
-def _nothing(part: Part, *, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """A parameter of which nothing is compared. observed: (N, 1)."""
-    zero = observed.new_zeros(len(observed))
-    return zero, zero
-
-
-def _select(part: Part, observed: Tensor, kept: Tensor) -> tuple[Form, dict[str, Tensor]]:
-    """The cheapest way to compare some entries of this parameter's gradient: kept (N, *shape)."""
-    flat, mask = _rows(observed), _rows(kept)
-    most = max(1, int(mask.sum(1).max()))
-    if isinstance(part, Outer) and most * part.left.shape[1] < flat.shape[1]:
-        order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        width = part.right.shape[2]
-        places = torch.stack([order // width, order % width], dim=1)
-        counted = mask.gather(1, order).double()
-        return _gathered, {"places": places, "counted": counted, "observed": flat.gather(1, order).double() * counted}
-    return _chosen, {"observed": flat.double() * mask, "counted": mask.double()}
-
-
-def _prepare(part: Part, observed: Tensor, kept: Tensor | None) -> tuple[Form, dict[str, Tensor]]:
-    """The cheapest way to compare this parameter's gradient, formed or by its factors, and what it needs to hold."""
-    if kept is not None and not kept.any():
-        return _nothing, {"observed": _rows(observed)[:, :1].double()}
-    if kept is not None and not kept.all():
-        return _select(part, observed, kept)
-    if not isinstance(part, Outer):
-        return _formed, {"observed": _rows(observed).double()}
-    problems, rows, out = part.left.shape
-    width = part.right.shape[2]
-    if rows * (out + width) >= out * width:
-        return _formed, {"observed": _rows(observed).double()}
-    matrix = observed.reshape(problems, out, width)
-    factors = low_rank(matrix, rows)
-    if factors is None or factors[0].shape[2] * (out + width) >= out * width:
-        return _dense, {"observed": matrix}
-    return _factored, {"left": factors[0], "right": factors[1]}
-
-
-def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
-    """Factors left (N, out, r) and right (N, in, r), r <= rank, with `left right^T = matrix`; None if it has more rank.
-
-    A randomised range finder (Halko, Martinsson and Tropp, SIAM Review 2011), accepted only if what it leaves out is
-    rounding error.
-    """
-    _, out, width = matrix.shape
-    exact = matrix.double()
-    columns = min(rank + 8, out, width)
-    probe = torch.randn(width, columns, generator=torch.Generator().manual_seed(0)).to(exact)
-    basis, _ = torch.linalg.qr(exact @ probe)
-    small = basis.transpose(1, 2) @ exact
-    left, values, right = torch.linalg.svd(small, full_matrices=False)
-    rounding = torch.finfo(matrix.dtype).eps
-    kept = int((values > rounding * values[:, :1]).sum(1).max().clamp(max=rank, min=1))
-    left, right = basis @ left[..., :kept] * values[:, None, :kept], right[:, :kept].transpose(1, 2)
-    residual = (exact - left @ right.transpose(1, 2)).flatten(1).norm(dim=1)
-    if (residual > 32 * rounding * exact.flatten(1).norm(dim=1)).any():
-        return None
-    return left, right.contiguous()

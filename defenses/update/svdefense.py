@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from defenses.base import Defense, Tensors, Turn, register
+from defenses.client.kept import Kept, Spaces
 from defenses.coding import bits_of
 
 
@@ -17,7 +20,9 @@ class SVDefense(Defense):
     Luo, Yau, Song, *SVDefense: Effective Defense against Gradient Inversion Attacks via Singular Value Decomposition*,
     NDSS 2026 (arXiv 2510.03319), after its abstract: its threshold adapts to the client, and it weighs channels and
     layers besides; this is the truncation alone, at one threshold that is ours. The gradient of a linear layer for one
-    image has rank 1, and passes as it is.
+    image has rank 1, and passes as it is. What was sent shows the singular vectors U and V that are left, and an
+    attacker who knows the defense compares what lies in these spaces, `U^T G` and `G V`: no decomposition of what it
+    simulates is needed.
 
     Args:
         energy: in (0, 1].
@@ -30,6 +35,13 @@ class SVDefense(Defense):
 
     def on_update(self, update: Tensors, *, turn: Turn) -> Tensors:
         return {name: self._truncated(value) if value.dim() > 1 else value for name, value in update.items()}
+
+    def selection(self, observed: Mapping[str, Tensor]) -> dict[str, Kept]:
+        """The spaces of each weight that was truncated, and all of what was not."""
+        return {
+            name: Spaces.of(value) if value.dim() > 1 else torch.ones_like(value, dtype=torch.bool)
+            for name, value in observed.items()
+        }
 
     def bits(self, update: Tensors) -> int:
         """Of each weight the singular vectors that are left, times their values, where that is less."""

@@ -2,17 +2,19 @@
 
 import pytest
 import torch
-from evaluator_problems import assert_ghost_equals_general, problem, unknowns
+from evaluator_problems import assert_ghost_equals_general, assert_same, problem, unknowns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attacks.evaluators import choose
+from attacks.evaluators.forms import low_rank
 from attacks.evaluators.general import General
-from attacks.evaluators.ghost import Ghost, low_rank
+from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit, rule
 from attacks.objectives import Cosine, Euclidean
 from attacks.unknowns import noise_inputs
+from defenses.client.kept import Kept, Spaces, stacked
 from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout, stochastic_layers
 
@@ -201,3 +203,29 @@ def test_noise_shapes_are_those_of_the_layers_that_draw() -> None:
     model = nn.Sequential(nn.Flatten(), Dropout(0.0), nn.Linear(32, 4), Dropout(0.5), nn.Linear(4, 3))
     assert noise_inputs(model.double(), 2, (2, 4, 4)) == {"3": torch.Size([2, 4])}
     assert not any(layer.training for layer in stochastic_layers(model).values())
+
+
+@pytest.mark.parametrize("make", [mlp, convolutional, tokens_linear])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_spaces_of_a_matrix_are_compared_alike(make, batch) -> None:
+    """Problems have spaces of their own, of other sizes; one is compared whole, and of one nothing of the head is."""
+    torch.manual_seed(4)
+    model, observed, guess = problem(make(6).double(), 4, batch, 2)
+
+    def kept(name: str, number: int) -> Kept:
+        value = observed[name][number]
+        if value.dim() < 2 or number == 2:
+            return torch.ones_like(value, dtype=torch.bool)
+        if number == 3 and len(value) == 3:
+            return torch.zeros_like(value, dtype=torch.bool)
+        left, sizes, right = torch.linalg.svd(value.flatten(1), full_matrices=False)
+        few = 1 + number
+        return Spaces.of(((left[:, :few] * sizes[:few]) @ right[:few]).view_as(value))
+
+    all_kept = {name: stacked([kept(name, number) for number in range(4)]) for name in observed}
+    assert any(isinstance(one, Spaces) for one in all_kept.values())
+    ghost, general = (
+        evaluator(ClientRound(model=model), Cosine(), observed, *more, kept=all_kept)
+        for evaluator, more in ((Ghost, [guess]), (General, []))
+    )
+    assert_same(ghost(guess, unknowns(guess)), general(guess, unknowns(guess)))
