@@ -17,7 +17,7 @@ from defenses import compose
 from defenses.registry import parameters as _constructor_parameters
 from defenses.stochastic import Dropout, check_explicit, convert, stochastic_layers
 from fedsim.errors import BadInput
-from fedsim.models import factory
+from fedsim.models import factory, foreign
 from fedsim.models.lenet import LeNet
 from fedsim.models.mlp import MLP
 from fedsim.models.resnet18 import ResNet18
@@ -25,7 +25,7 @@ from fedsim.models.vit import ViT
 from fedsim.models.vit_b16 import ViTB16
 from fedsim.random import seed_for
 
-_OURS = ("dropout", "defenses", "resting")
+_OURS = ("dropout", "defenses", "resting", "foreign")
 """Keys of a specification that no constructor is given."""
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
@@ -52,7 +52,8 @@ def build(
         spec: `{"name": "mlp", **keys}` or `{"factory": "package.module:function", **keys}`; the keys go to the
             constructor or to the factory, which is called with `input_shape` and `classes` besides. The key `dropout`
             sets the rate of all dropout layers; None or absent leaves the model's own. The key `defenses` lists
-            specifications of defenses, whose `on_model` is applied; with `resting` what they draw is at rest.
+            specifications of defenses, whose `on_model` is applied; with `resting` what they draw is at rest. The key
+            `foreign` (see `fedsim.models.foreign`) says that the factory is a class that was not written for fedsim.
         input_shape: (C, H, W).
         seed: of the initial weights; the global random state is left alone. None draws them from it.
 
@@ -64,13 +65,19 @@ def build(
     keys = {key: value for key, value in spec.items() if key not in _OURS and key not in ("name", "factory")}
     explained = partial(_located, make) if "factory" in spec else _explained
     with explained(label, ValueError, TypeError, RuntimeError), _seeded(seed):  # torch: no memory for such a width
-        model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
+        if "foreign" in spec:
+            model = foreign.make(make, keys, input_shape=input_shape, classes=classes)
+        else:
+            model = _call(make, {"input_shape": input_shape, "classes": classes, **keys})
     if not isinstance(model, nn.Module):
         raise BadInput(f"{label}: returned {type(model).__name__}, not a torch.nn.Module")
     model.train()
     example = _example(model, input_shape)
     tried = f"{label}, tried on images of shape {tuple(example.shape)}"
     with explained(tried, Exception):
+        if "foreign" in spec:
+            model = foreign.taking(model, str(spec["foreign"].get("output", "")))
+            foreign.check_input(model, example)
         model = convert(model)
     if spec.get("dropout") is not None:
         _set_dropout(label, model, spec["dropout"])

@@ -35,13 +35,13 @@ def cell_key(cell: Cell) -> str:
 
 def attack_specs(scenario: Scenario) -> list[Spec]:
     """The scenario's attacks with their parameters filled in, and the null attacks, which stand in every comparison."""
-    named = [_filled(spec) for spec in scenario.attack_specs()]
+    named = [filled(spec) for spec in scenario.attack_specs()]
     present = {spec["name"] for spec in named}
     floors = [{"name": name} for name in attacks.names() if attacks.get(name).floor and name not in present]
-    return [*named, *(_filled(spec) for spec in floors)]
+    return [*named, *(filled(spec) for spec in floors)]
 
 
-def _filled(spec: Spec) -> Spec:
+def filled(spec: Spec) -> Spec:
     """With every parameter; those that came later than others say nothing where they are as by default, so that the
     keys of older runs stay what they were."""
     attack = attacks.get(spec["name"])

@@ -1,0 +1,163 @@
+"""The verdict as one page that holds everything and asks the network for nothing; in the report's style."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from fedsim.audit.outcome import Audit
+from fedsim.audit.told import Told
+from fedsim.audit.verdict import Tried, Verdict, spoken
+from fedsim.audit.working import Subject, certain_of
+from fedsim.reporting.gallery import Tile
+from fedsim.reporting.pages import environment
+from fedsim.reporting.strips import strip
+from fedsim.runs.directory import RunDirectory
+from fedsim.table import LEAKED_PSNR
+from fedsim.version import versions
+
+MOST = 8
+"""Images of a reply that are shown, at most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attempt's pictures, or why there are none."""
+
+    label: str
+    role: str
+    tiles: list[Tile]
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One reply: its originals, if they are known, and a row for each attempt that answered."""
+
+    name: str
+    note: str
+    originals: list[Tile]
+    rows: list[Row]
+    names: list[str]
+
+    @property
+    def width(self) -> int:
+        return max([len(row.tiles) for row in self.rows] + [len(self.originals), 1])
+
+
+def html(audit: Audit) -> str:
+    """The page of an audit."""
+    directory = RunDirectory(audit.path)
+    panels = [_panel(directory, audit.rows, subject, outcomes) for subject, outcomes in audit.subjects]
+    return environment().get_template("audit.html.j2").render(
+        told=audit.told,
+        verdict=audit.verdict,
+        replies=_replies(audit.subjects),
+        answers=list(_answers(audit.verdict)),
+        threshold=LEAKED_PSNR,
+        panels=panels,
+        most=MOST,
+        scored=any(subject.truth is not None for subject, _ in audit.subjects),
+        sweep=None,
+        defended=None,
+        findings=audit.verdict.findings,
+        said=list(_said(audit.told)),
+        faults=audit.faults,
+        strip=strip,
+        command=audit.command,
+        versions=versions(),
+    )  # fmt: skip
+
+
+def _answers(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    leaking = [row for row in verdict.rows if row.kind == "leaks"]
+    if leaking:
+        yield "Is it leaking?", f"Yes: {leaking[0].says}."
+        letters = ", ".join(row.letter for row in leaking)
+        yield "To whom?", f"To the adversaries {letters}; the first of them needs {leaking[0].has}."
+    elif verdict.kind == "undecided":
+        yield "Is it leaking?", (
+            "This cannot be said for certain from what was recorded: look at the pictures below. To know, let a client "
+            "train on images of yours (--app and --canary): then every reconstruction is scored."
+        )
+    elif verdict.kind == "not shown":
+        yield "Is it leaking?", "It was not shown to: what was tried rebuilt no image. What was not tried stands below."
+    else:
+        yield "Is it leaking?", "Nothing could be attacked, so nothing is known; the reasons stand below."
+
+
+def _panel(directory: RunDirectory, rows: pl.DataFrame, subject: Subject, outcomes: Sequence[Tried]) -> Panel:
+    shown = [_row(directory, rows, one) for one in outcomes if one.images]
+    silent = [one for one in outcomes if not one.images]
+    spoken_for = {one.letter for one in outcomes if one.images}
+    for letter in dict.fromkeys(one.letter for one in silent if one.letter not in spoken_for):
+        names = ", ".join(dict.fromkeys(spoken(one) for one in silent if one.letter == letter))
+        shown.append(Row(f"{letter} · {names}", "", [], "no answer; the reasons are in verdict.json"))
+    originals: list[Tile] = []
+    if subject.truth is not None:
+        images = subject.truth.images[:MOST].permute(0, 2, 3, 1).numpy()
+        originals = [Tile(image) for image in images]
+    count = max([len(row.tiles) for row in shown] + [len(originals), 1])
+    images_of = subject.reply.examples
+    note = "" if images_of is None else f"{images_of:,} image{'' if images_of == 1 else 's'}, as the client says"
+    return Panel(subject.name, note, originals, shown, [f"image {place + 1}" for place in range(count)])
+
+
+def _row(directory: RunDirectory, rows: pl.DataFrame, one: Tried) -> Row:
+    own = rows.filter((pl.col("job") == one.job) & (pl.col("status") == "ok")).head(MOST).to_dicts()
+    stack = _stack(directory, str(one.job))
+    tiles = []
+    for row in own:
+        place = row["picture"]
+        image = stack[place] if stack is not None and place is not None and place < len(stack) else None
+        tiles.append(Tile(image, row["psnr"], "" if image is not None else "no picture"))
+    certain = certain_of(own[0]["details"]) if own else []
+    role = f"certain of {sum(certain)} of {len(certain)}" if any(certain) else ""
+    if one.stopped == "budget":
+        role = f"{role}, at its budget" if role else "at its budget"
+    return Row(f"{one.letter} · {spoken(one)}", role, tiles)
+
+
+def _stack(directory: RunDirectory, job: str) -> np.ndarray | None:
+    try:
+        with np.load(directory.score(job) / "pictures.npz", allow_pickle=False) as stack:
+            found: np.ndarray = stack["reconstruction"]
+            return found
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _replies(subjects: Sequence[tuple[Subject, Sequence[Tried]]]) -> str:
+    recorded = sum(subject.truth is None for subject, _ in subjects)
+    canaries = len(subjects) - recorded
+    parts = [f"{recorded} recorded repl{'y' if recorded == 1 else 'ies'}"] if recorded else []
+    parts += [f"{canaries} canar{'y' if canaries == 1 else 'ies'}"] if canaries else []
+    return " and ".join(parts) + " attacked"
+
+
+def _said(told: Told) -> Iterator[tuple[str, str]]:
+    yield "model", told.model
+    yield "images", f"{' × '.join(map(str, told.shape))}, {told.classes} classes"
+    yield "normalisation", f"mean {_numbers(told.mean)}, std {_numbers(told.std)}"
+    yield "clients send", told.shared
+    yield "mode", told.mode
+    yield "batch size", str(told.batch_size or "not said")
+    if told.local is None:
+        yield "local training", "not said"
+    else:
+        local = told.local
+        spec = dict(local.optimizer.spec())
+        keys = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name" and value)
+        yield "optimizer", f"{spec['name']}, learning rate {local.learning_rate:g}" + (f", {keys}" if keys else "")
+        yield "length", f"{local.epochs} epoch(s)" if local.epochs is not None else f"{local.steps} step(s)"
+    if told.defense:
+        yield "defense", ", ".join(str(part["name"]) for part in told.defense)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

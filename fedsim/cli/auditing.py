@@ -1,0 +1,158 @@
+"""`fedsim audit`: what can be rebuilt from what a server recorded of an app that nobody here wrote."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from fedsim.cli.shell import app, err, out
+from fedsim.errors import BadInput
+
+LEAKS = 3
+"""The exit code under `--fail-on-leak`."""
+
+
+@app.command()
+def audit(
+    store: Annotated[Path, typer.Argument(help="What fedsim.Eavesdropper or fedsim.observe recorded.")],
+    model: Annotated[str, typer.Option("--model", metavar="MODULE:CLASS", help="Your model: my_app.task:Net.")],
+    data_shape: Annotated[str, typer.Option("--data-shape", metavar="C,H,W", help="Of one image, e.g. 3,32,32.")],
+    classes: Annotated[int, typer.Option("--classes", metavar="K", help="How many classes there are.")],
+    mean: Annotated[str, typer.Option(help="What pixels in [0, 1] are normalised by: their mean, by channel.")] = "0.5",
+    std: Annotated[str, typer.Option(help="Their standard deviation, likewise.")] = "0.5",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Images of a local step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="The clients' learning rate.")] = None,
+    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd",
+    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of the optimizer.")] = 0.0,
+    epochs: Annotated[int | None, typer.Option(help="Passes over a client's images in a round.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Local steps in a round, in place of epochs.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Images of a client, where its reply does not say it.")] = None,
+    mode: Annotated[str, typer.Option(help="train or eval: the mode that clients train in.")] = "train",
+    shared: Annotated[str, typer.Option(help="weights or gradient: what clients send.")] = "weights",
+    output: Annotated[str, typer.Option(help="The field of the model's output that holds the logits.")] = "",
+    model_args: Annotated[
+        list[str] | None, typer.Option("--model-arg", metavar="NAME=VALUE", help="What the model is called with.")
+    ] = None,
+    app_directory: Annotated[
+        Path | None, typer.Option("--app", metavar="DIR", help="Your app's folder: your model is looked for there.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Of an attack that optimises, at most.")] = 1000,
+    rounds: Annotated[list[int] | None, typer.Option("--round", help="Only this round; may be repeated.")] = None,
+    nodes: Annotated[list[str] | None, typer.Option("--node", help="Only this node; may be repeated.")] = None,
+    replies: Annotated[int, typer.Option(min=1, help="Recorded replies to attack, the first.")] = 4,
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the verdict.")] = Path("audit"),
+    fail_on_leak: Annotated[bool, typer.Option("--fail-on-leak", help="Exit with code 3 if it leaks.")] = False,
+) -> None:
+    """Say what a server can rebuild from what your clients send: a verdict, as a page and as JSON."""
+    from fedsim.audit import auditing
+    from fedsim.audit.adversaries import Budget
+    from fedsim.audit.told import Told
+    from fedsim.audit.verdict import lines
+    from fedsim.paths import look_beside
+
+    look_beside(app_directory)
+    shape = _numbers("--data-shape", data_shape, whole=True)
+    if len(shape) != 3:
+        raise BadInput(f"--data-shape {data_shape}: takes channels, height, width, as 3,32,32")
+    channels, height, width = (int(side) for side in shape)
+    told = Told(
+        model=model,
+        model_keys=_keys(model_args or []),
+        output=output,
+        shape=(channels, height, width),
+        classes=classes,
+        mean=_each("--mean", mean, channels),
+        std=_each("--std", std, channels),
+        shared=_one_of("--shared", shared, "weights", "gradient"),
+        mode=_one_of("--mode", mode, "train", "eval"),
+        local=_local(lr, optimizer, momentum, weight_decay, epochs, steps),
+        batch_size=batch_size,
+        examples=examples,
+    )
+    done = auditing.audit_store(
+        store,
+        told,
+        to,
+        budget=Budget(iterations=iterations),
+        rounds=rounds or (),
+        nodes=nodes or (),
+        replies=replies,
+        command=shlex.join(["fedsim", *sys.argv[1:]]),
+        say=lambda line: err.print(line, style="dim", highlight=False, soft_wrap=True),
+    )
+    for line in lines(done.verdict):
+        out.print(line, highlight=False, soft_wrap=True)
+    for fault in done.faults:
+        where = f"round {fault.round}, node {fault.node}"
+        err.print(f"not audited: {where}: {fault.reason}", style="yellow", highlight=False, soft_wrap=True)
+    out.print(f"page     {done.path / 'audit.html'}", highlight=False, soft_wrap=True)
+    out.print(f"verdict  {done.path / 'verdict.json'}", highlight=False, soft_wrap=True)
+    if fail_on_leak and done.verdict.leaks:
+        raise typer.Exit(LEAKS)
+
+
+def _local(
+    lr: float | None, optimizer: str, momentum: float, weight_decay: float, epochs: int | None, steps: int | None
+) -> Any:
+    """The local training, or None where the learning rate is not said."""
+    from defenses.client import optimizers
+    from defenses.client.training import LocalTraining
+    from defenses.registry import UnknownName
+
+    if epochs is not None and steps is not None:
+        raise BadInput("--epochs and --steps: give one of the two")
+    for option, value in (("--epochs", epochs), ("--steps", steps)):
+        if value is not None and value < 1:
+            raise BadInput(f"{option} {value}: at least 1")
+    if lr is None:
+        return None
+    if not lr > 0:
+        raise BadInput(f"--lr {lr}: above 0")
+    keys: dict[str, Any] = {"momentum": momentum} if momentum else {}
+    keys |= {"weight_decay": weight_decay} if weight_decay else {}
+    try:
+        made = optimizers.create(optimizer, **keys)
+    except UnknownName as error:
+        raise BadInput(f"--optimizer: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"--optimizer {optimizer}: {error}") from None
+    return LocalTraining(steps=steps or 1, epochs=epochs, learning_rate=lr, optimizer=made)
+
+
+def _keys(given: list[str]) -> dict[str, Any]:
+    found = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        if not sign or not name.isidentifier():
+            raise BadInput(f"--model-arg {one}: takes NAME=VALUE")
+        try:
+            found[name] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise BadInput(f"--model-arg {one}: {value!r} is not a YAML value") from None
+    return found
+
+
+def _one_of(option: str, value: str, *accepted: str) -> Any:
+    if value not in accepted:
+        raise BadInput(f"{option} {value}: {' or '.join(accepted)}")
+    return value
+
+
+def _each(option: str, text: str, channels: int) -> tuple[float, ...]:
+    values = _numbers(option, text)
+    return values * channels if len(values) == 1 else values
+
+
+def _numbers(option: str, text: str, *, whole: bool = False) -> tuple[float, ...]:
+    try:
+        values = tuple((int if whole else float)(part) for part in text.replace(" ", "").split(","))
+    except ValueError:
+        raise BadInput(f"{option} {text}: {'whole numbers' if whole else 'numbers'} with commas between") from None
+    return values
