@@ -92,6 +92,8 @@ class Attack:
         adapts: the defenses that this attack takes into account, each with the field of the threat model that must be
             `known` for it, or None where the attack is the same with and without the defense, e.g. `{"clip": None}` of
             an attack that looks at the update's direction alone. Only such an attack is evidence for a defense.
+        reads_first: whether all that it needs of an update is that of the model's first layer with parameters, so that
+            it is the same whatever a defense does behind that layer (`Defense.behind`), known or not.
         replays: whether it replays every other defense that it is granted to know, what that draws left at rest.
         seeks_noise: whether it looks for what such a defense draws, too.
         weighs_noise: whether it weighs entries of an update by the noise that a known defense says lies on them
@@ -108,6 +110,7 @@ class Attack:
     solves: ClassVar[bool] = False
     floor: ClassVar[bool] = False
     adapts: ClassVar[Mapping[str, str | None]] = {}
+    reads_first: ClassVar[bool] = False
     replays: ClassVar[bool] = False
     seeks_noise: ClassVar[bool] = False
     weighs_noise: ClassVar[bool] = False

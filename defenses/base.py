@@ -155,6 +155,9 @@ class Defense:
         shows: whether what `on_batch` makes of an image still shows that image (turned, shifted), so that whoever
             rebuilds it has rebuilt the image.
         one_to_one: `on_batch` makes each of its images of one example, and of each example one image.
+        behind: of a client's round it changes no more than the model (and the loss) behind the first layer that has
+            parameters: what that layer sees stays, and so does how its gradient follows from this and from what comes
+            back to it. Who reads nothing else need not know of it (`attacks.Attack.reads_first`).
         draws: whether any hook but `on_model` draws at a structural site: what an attacker may look for.
         keeps_direction: on average over its additive noise `on_update` multiplies the update by a positive number, and
             does nothing else; an attacker then compares directions, and need not replay it.
@@ -167,6 +170,7 @@ class Defense:
     told_by: ClassVar[str] = "defense"
     shows: ClassVar[bool] = False
     one_to_one: ClassVar[bool] = False
+    behind: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False
 

@@ -13,7 +13,7 @@ vision transformers are declined; `patch_embedding` needs none of this and is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,6 +41,8 @@ UNEXPLAINED = 0.3
 class April(ClosedForm):
     """The one image of an update of a ViT whose positions are directly followed by self-attention."""
 
+    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "dropout": None, "attention_drop": None}
+    reads_first: ClassVar[bool] = False  # but also the layers of the attention
     strength: ClassVar[int] = 10
 
     def solve(self, puzzle: Puzzle, *, seed: int) -> Reconstruction:

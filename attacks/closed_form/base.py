@@ -126,7 +126,8 @@ class ClosedForm(Attack):
     """
 
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual",)}
-    adapts: ClassVar[Mapping[str, str | None]] = {"dropout": None, "clip": None}  # linear, whatever was dropped
+    adapts: ClassVar[Mapping[str, str | None]] = {"clip": None}
+    reads_first: ClassVar[bool] = True  # linear, whatever was dropped behind it
     ignores: ClassVar[tuple[str, ...]] = ("labels", "noise", "auxiliary_data")
     solves: ClassVar[bool] = True
     strength: ClassVar[int] = 0

@@ -16,7 +16,6 @@ completes it, where the attack is told of the pruning, or of the optimizer. Of a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,7 +58,6 @@ class FirstLinearInversion(ClosedForm):
     only if the noise that is left on the image is known to be as small.
     """
 
-    adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "precode": None}
     weighs_noise = True
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")  # labels tell an image's length
     strength = 30

@@ -29,6 +29,8 @@ class AttentionDropDefense(Defense):
             where heads are dropped.
     """
 
+    behind = True
+
     def __init__(
         self,
         *,

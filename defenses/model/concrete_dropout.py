@@ -28,6 +28,7 @@ class ConcreteDropoutDefense(Defense):
     """
 
     adds_parameters = True
+    behind = True
 
     def __init__(
         self, *, p: float = 0.1, temperature: float = 0.1, decay: float = 1e-6, entropy: float = 1e-5

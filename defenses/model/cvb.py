@@ -35,6 +35,7 @@ class ConvolutionalVariationalBottleneck(Defense):
     """
 
     adds_parameters = True
+    behind = True
 
     def __init__(self, *, size: int | None = None, kernel: int = 5, beta: float = 0.1) -> None:
         if size is not None and size < 1:

@@ -19,6 +19,8 @@ class DropBlockDefense(Defense):
         rising: rounds over which the rate rises in equal steps from 0 to p, as in the paper; 0: it is p in all.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.1, block: int = 7, rising: int = 0) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"dropblock: p = {p} is not in [0, 1)")

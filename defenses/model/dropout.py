@@ -18,6 +18,8 @@ class DropoutDefense(Defense):
         p: the rate at which units are dropped, in [0, 1).
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"dropout: p = {p} is not in [0, 1)")

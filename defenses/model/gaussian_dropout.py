@@ -19,6 +19,8 @@ class GaussianDropoutDefense(Defense):
         p: the rate of the dropout of equal variance, in [0, 1).
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"gaussian_dropout: p = {p} is not in [0, 1)")

@@ -24,6 +24,8 @@ class LayerDropDefense(Defense):
         per: `batch`, one draw a block for all examples of a step, or `example`, one for each.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.2, per: Literal["batch", "example"] = "batch") -> None:
         if not 0 <= p < 1:
             raise ValueError(f"layerdrop: p = {p} is not in [0, 1)")

@@ -27,6 +27,8 @@ class MultiSampleDropoutDefense(Defense):
         samples: copies, at least 2; one is plain dropout before the last layer.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5, samples: int = 8) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"multi_sample_dropout: p = {p} is not in [0, 1)")

@@ -17,6 +17,8 @@ class NestedDropoutDefense(Defense):
         p: the chance that the vector ends behind each unit, in [0, 1); about 1 / p units stay.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.01) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"nested_dropout: p = {p} is not in [0, 1)")

@@ -27,6 +27,7 @@ class Precode(Defense):
     """
 
     adds_parameters = True
+    behind = True
 
     def __init__(self, *, size: int = 256, beta: float = 0.001) -> None:
         if size < 1:

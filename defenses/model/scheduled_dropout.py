@@ -23,6 +23,8 @@ class ScheduledDropoutDefense(Defense):
         until: the last of the first rounds, at least 1.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5, when: Literal["early", "late", "linear"] = "early", until: int = 1) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"scheduled_dropout: p = {p} is not in [0, 1)")

@@ -30,6 +30,7 @@ class SensitiveNeuronDropout(Defense):
     """
 
     keeps_direction = True
+    behind = True
 
     def __init__(self, *, share: float = 0.2, window: int = 3) -> None:
         if not 0 <= share < 1:

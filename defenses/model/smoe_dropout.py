@@ -30,6 +30,8 @@ class SMoEDropout(Defense):
         rising: rounds over which k rises in equal steps to `experts`; 0: it is `least` in all.
     """
 
+    behind = True
+
     def __init__(self, *, experts: int = 16, least: int = 8, rising: int = 0) -> None:
         for key, value, low in (("experts", experts, 2), ("least", least, 1), ("rising", rising, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:

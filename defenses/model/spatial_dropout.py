@@ -18,6 +18,8 @@ class SpatialDropoutDefense(Defense):
         p: the rate at which channels are dropped, in [0, 1); the others are divided by 1 - p.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"spatial_dropout: p = {p} is not in [0, 1)")

@@ -24,6 +24,8 @@ class StochasticDepthDefense(Defense):
         per: `batch`, one draw a branch for all examples of a step, or `example`, one for each.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5, per: Literal["batch", "example"] = "batch") -> None:
         if not 0 <= p < 1:
             raise ValueError(f"stochastic_depth: p = {p} is not in [0, 1)")

@@ -22,6 +22,8 @@ class TokenDropoutDefense(Defense):
         first: how many tokens at the front stay, such as a class token; at least 0.
     """
 
+    behind = True
+
     def __init__(self, *, p: float = 0.5, first: int = 1) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"token_dropout: p = {p} is not in [0, 1)")

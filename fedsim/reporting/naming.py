@@ -26,7 +26,8 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
     any rate; False: it does not, or one of the two is not known here.
 
     An attack that replays what it is granted does so with every defense (`attacks.Attack.replays`); but where a defense
-    draws something structural, or changes the model, only one that looks for what was drawn. Of what a server does only
+    draws something structural, or changes the model, only one that looks for what was drawn, or one that reads nothing
+    but a layer before it (`attacks.Attack.reads_first`). Of what a server does only
     once it has seen all there is nothing to take into account.
     Another weighs what was sent by the noise on it (`attacks.Attack.weighs_noise`), where the defense can say how much.
     """
@@ -36,7 +37,7 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
         return False
     if defense in algorithm.adapts:
         return algorithm.adapts[defense]
-    if kind().server_alone:
+    if kind().server_alone or (algorithm.reads_first and kind.behind):
         return None
     if kind.told_by != Defense.told_by:
         return kind.told_by
