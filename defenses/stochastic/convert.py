@@ -209,7 +209,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         path, module = self.stack[-1]
-        if _draws(func, args, kwargs or {}) and not isinstance(module, StochasticLayer):
+        if draws(func, args, kwargs or {}) and not isinstance(module, StochasticLayer):
             raise Inexplicit(
                 f"{_named(path, module)} draws random numbers in its forward pass ({func}); use a layer of "
                 "defenses.stochastic, or nn.Dropout, in its place"
@@ -217,7 +217,7 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     for index, argument in enumerate(func._schema.arguments):  # fused attention carries the tag at any rate

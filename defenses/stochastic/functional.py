@@ -1,0 +1,154 @@
+"""Dropout that a model calls as a function, `F.dropout(x, 0.5, self.training)`, made a layer of the module that calls.
+
+The k-th call within a module's `forward` becomes the child `functional_dropout_<k>` of that module: a site with a name,
+that can be recorded, replayed and optimised like any other. The module's class is replaced by one of its own that
+diverts these calls, so that copies and `functional_call` keep what was made.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureAlphaDropout, FeatureDropout
+
+FUNCTIONS: Mapping[Any, Callable[[float], Dropout]] = {
+    F.dropout: Dropout,
+    F.dropout1d: partial(FeatureDropout, batched=3),
+    F.dropout2d: FeatureDropout,
+    F.dropout3d: partial(FeatureDropout, batched=5),
+    F.alpha_dropout: AlphaDropout,
+    F.feature_alpha_dropout: FeatureAlphaDropout,
+}
+"""The functions of torch, and our layer of the same meaning."""
+
+
+class Unmade(RuntimeError):
+    """A module calls dropout as a function where it did not before."""
+
+
+def child(number: int) -> str:
+    """The name of the layer that stands for the call of this number within one `forward`."""
+    return f"functional_dropout_{number}"
+
+
+def called(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Tensor, float, bool] | None:
+    """The input of a call of functional dropout, its rate, whether it is in place; None where nothing is dropped."""
+    if function not in FUNCTIONS:
+        return None
+    bound = inspect.signature(function).bind(*arguments, **keywords)
+    bound.apply_defaults()
+    given = bound.arguments
+    if not given["training"] or not given["p"]:
+        return None
+    return given["input"], float(given["p"]), bool(given["inplace"])
+
+
+def made_explicit(model: nn.Module, example: Tensor) -> list[str]:
+    """Give each module that calls dropout as a function layers of its own to call instead, in place.
+
+    Args:
+        example: an input (B, ...); one forward pass of it in training mode shows the calls.
+
+    Returns:
+        the paths of the layers that were made.
+    """
+    found: dict[str, list[tuple[Any, float]]] = {}
+    counts: dict[str, int] = {}
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    device = [example.device] if example.device.type == "cuda" else []
+    model.train()
+    try:
+        with torch.random.fork_rng(device), torch.no_grad(), _running(model) as stack, _Listen(stack, found, counts):
+            torch.func.functional_call(model, buffers, (example,))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    made = []
+    for path, calls in found.items():
+        module = model.get_submodule(path)
+        for number, (function, rate) in enumerate(calls):
+            module.add_module(child(number), FUNCTIONS[function](rate).train(module.training))
+            made.append(f"{path}.{child(number)}".lstrip("."))
+        if not isinstance(module, _Diverting):
+            module.__class__ = type(type(module).__name__, (_Diverting, type(module)), {})
+    return made
+
+
+class _Diverting(nn.Module):
+    """A module whose calls of functional dropout go to its own layers."""
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        with _Divert(self):
+            return super().forward(*arguments, **keywords)
+
+
+class _Divert(TorchFunctionMode):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module, self._calls = module, 0
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        call = called(function, arguments, keywords)
+        if call is None:
+            return function(*arguments, **keywords)
+        x, rate, in_place = call
+        layer = getattr(self._module, child(self._calls), None)
+        self._calls += 1
+        if not isinstance(layer, Dropout) or layer.p != rate:
+            name = type(self._module).__name__
+            raise Unmade(f"{name} calls {function.__name__} at the rate {rate:g} where it did not before")
+        dropped = layer(x)
+        return x.copy_(dropped) if in_place else dropped
+
+
+class _Listen(TorchFunctionMode):
+    """Notes which modules call functional dropout; those whose layers torch has made are passed over."""
+
+    def __init__(
+        self, stack: list[tuple[str, nn.Module]], found: dict[str, list[tuple[Any, float]]], counts: dict[str, int]
+    ) -> None:
+        super().__init__()
+        self._stack, self._found, self._counts = stack, found, counts
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        call = called(function, arguments, keywords or {})
+        if call is not None:
+            path, module = self._stack[-1]
+            if not isinstance(module, nn.modules.dropout._DropoutNd):
+                self._found.setdefault(path, []).append((function, call[1]))
+        return function(*arguments, **(keywords or {}))
+
+
+@contextmanager
+def _running(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
+    """The stack of running modules, the innermost last."""
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    handles = []
+    for path, module in model.named_modules():
+        enter = partial(_enter, stack, path)
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(partial(_leave, stack), always_call=True))
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _enter(stack: list[tuple[str, nn.Module]], path: str, module: nn.Module, inputs: Any) -> None:
+    stack.append((path, module))
+
+
+def _leave(stack: list[tuple[str, nn.Module]], module: nn.Module, inputs: Any, output: Any) -> None:
+    stack.pop()

@@ -1,0 +1,180 @@
+"""From what was seen of a client's training to the facts about it: which images each step took, and what is odd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.audit.canary_items import Images, Loaders, Refusal
+from fedsim.audit.canary_watch import Call, Step, Watch
+from fedsim.audit.facts import Facts, LossSeen
+
+CLOSE = {torch.float32: 1e-5, torch.float64: 1e-5}
+"""How far an image may be from the canary's and still be it; coarser types round more."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The facts, the images of each step, the masks of all steps by site, and the gradient of the first step."""
+
+    facts: Facts
+    order: tuple[tuple[int, ...], ...]
+    noise: dict[str, Tensor]
+    gradient: dict[str, Tensor]
+
+
+def judged(watch: Watch, loaders: Loaders, received: Mapping[str, Tensor]) -> Judged:
+    """What a client did.
+
+    Args:
+        received: the arrays of its reply, under the names that were sent.
+
+    Raises:
+        Refusal: it did not train, or not in a way that can be seen.
+    """
+    model = watch.model()
+    if not loaders.made:
+        raise Refusal("the client makes no torch.utils.data.DataLoader: nothing takes known images to it")
+    if not watch.taken:
+        raise Refusal("the client takes no step of a torch optimizer")
+    if model is None:
+        raise Refusal("no optimizer step of the client trains a called module with the arrays that were sent")
+    images = loaders.images
+    order = tuple(tuple(index for call in step.calls for index in _indices(call, images)) for step in watch.steps)
+    calls = [call for step in watch.steps for call in step.calls]
+    names = watch.names(model)
+    gradients = set().union(*(step.gradients for step in watch.steps))
+    resting = calls[0].resting
+    modules = [path for path, _ in model.named_modules()]
+    mode: Literal["train", "eval", "mixed"] = (
+        "train" if not resting else "eval" if len(resting) == len(modules) else "mixed"
+    )
+    first = watch.steps[0]
+    options = dict(first.options[0])
+    options.pop("initial_lr", None)
+    facts = Facts(
+        optimizer=_named(first.optimizer),
+        options={name: value for name, value in options.items() if name != "lr"},
+        learning_rates=tuple(float(step.options[0]["lr"]) for step in watch.steps),
+        steps=len(watch.steps),
+        backwards=tuple(step.backwards for step in watch.steps),
+        mode=mode,
+        resting=resting if mode == "mixed" else (),
+        frozen=tuple(names[name] for name, _ in model.named_parameters() if name not in gradients),
+        dropout={site: rate for call in calls for site, rate in call.rates.items()},
+        dtype=watch.dtype,
+        losses=tuple(
+            LossSeen(name=name, reduction=reduction, label_smoothing=smoothing, weighted=weighted)
+            for name, reduction, smoothing, weighted in watch.losses
+        ),
+        loss_values=tuple(watch.values),
+        clip_norm=next((bound for name, bound, _ in first.clipped if name == "clip_grad_norm_"), None),
+        clip_value=next((bound for name, bound, _ in first.clipped if name == "clip_grad_value_"), None),
+        batch_size=loaders.sizes[0] if loaders.sizes else None,
+        unexplained=tuple(dict.fromkeys(_unexplained(watch, model, images, order, received))),
+        notes=tuple(loaders.notes),
+    )
+    return Judged(facts, order, _noise(calls), {names[name]: value for name, value in watch.first.items()})
+
+
+def _unexplained(
+    watch: Watch,
+    model: nn.Module,
+    images: Images,
+    order: tuple[tuple[int, ...], ...],
+    received: Mapping[str, Tensor],
+) -> Iterator[str]:
+    """What a replay does not know of, one line each."""
+    first, names = watch.steps[0], watch.names(model)
+    for number, step in enumerate(watch.steps, 1):
+        yield from _of_step(number, step, first, images, bool(order[number - 1]))
+        if step.altered is not None:
+            since = "what was sent" if number == 1 else f"what step {number - 1} left"
+            yield f"step {number} does not start at {since}: {names[step.altered]} was changed in between"
+    if watch.taken > len(watch.steps):
+        yield f"{watch.taken - len(watch.steps)} of {watch.taken} optimizer steps were not of the model that was sent"
+    if any(len(step.calls) > 1 for step in watch.steps) and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        yield "batches are added up over several forward passes of a model with batch norm"
+    if foreign := received.keys() ^ watch.sent.keys():
+        yield f"the reply's arrays are not those that were sent: {', '.join(sorted(foreign)[:4])}"
+        return
+    for name, value in watch.last.items():
+        sent = received[names[name]]
+        if not torch.equal(value.to(sent.dtype), sent):
+            yield f"what was sent is not what the last step left: {names[name]} was changed after it"
+            return
+
+
+def _of_step(number: int, step: Step, first: Step, images: Images, known: bool) -> Iterator[str]:
+    if step.optimizer is not first.optimizer:
+        yield f"step {number} is of another optimizer: its state started anew"
+    if len(step.options) > 1:
+        keys = [key for key, value in step.options[0].items() if any(o.get(key) != value for o in step.options[1:])]
+        yield f"the optimizer treats groups of parameters differently ({', '.join(keys)})"
+    if step.gradients != first.gradients:
+        missing = sorted(step.gradients ^ first.gradients)[0]
+        yield f"{missing} has a gradient in some steps only"
+    same = [{key: value for key, value in one.options[0].items() if key != "lr"} for one in (step, first)]
+    if same[0] != same[1]:
+        yield "the optimizer's hyper-parameters change between steps"
+    if step.clipped != first.clipped:
+        yield "gradients are clipped in some steps only, or by another bound"
+    if len(step.clipped) > 1:
+        yield f"gradients are clipped {len(step.clipped)} times in a step"
+    for name, _, norm in step.clipped:
+        if name == "clip_grad_norm_" and norm != 2.0:
+            yield f"gradients are clipped by their norm of order {norm:g}"
+    for call in step.calls:
+        if call.resting != first.calls[0].resting:
+            yield "modules change between training and evaluation mode from step to step"
+        if call.autocast is not None:
+            yield f"the client trains under autocast ({call.autocast})"
+        if call.hidden:
+            yield f"random numbers are drawn in {call.hidden[0]}"
+        if any(len(masks) > 1 for masks in call.masks.values()):
+            site = next(site for site, masks in call.masks.items() if len(masks) > 1)
+            yield f"{site} drops several times in one forward pass"
+        if not known:
+            yield "the model is given other images than its DataLoader gave: they are changed in between, by the client"
+        elif call.target is not None and (odd := _odd_labels(call, images)):
+            yield odd
+
+
+def _indices(call: Call, images: Images) -> list[int]:
+    """Which images of the canary a forward pass was given; none where any of them is another."""
+    shape = tuple(images.pixels.shape[1:])
+    batch = next((one for one in call.inputs if tuple(one.shape[1:]) == shape), None)
+    if batch is None:
+        return []
+    tolerance = CLOSE.get(batch.dtype, 2e-2)
+    known = images.normalised().flatten(1)
+    distance = torch.cdist(batch.float().flatten(1), known, p=torch.inf)
+    nearest, index = distance.min(dim=1)
+    return index.tolist() if bool((nearest <= tolerance * known.abs().max()).all()) else []
+
+
+def _odd_labels(call: Call, images: Images) -> str | None:
+    target, index = call.target, _indices(call, images)
+    assert target is not None
+    if target.is_floating_point():
+        return "labels are turned into probabilities, as mixing or distillation does"
+    if target.shape != (len(index),) or not torch.equal(target.cpu().long(), images.labels[index]):
+        return "labels are changed between the DataLoader and the loss"
+    return None
+
+
+def _noise(calls: list[Call]) -> dict[str, Tensor]:
+    """The masks of all forward passes, (examples of all steps, ...), of the sites that drew in each of them."""
+    sites = {site for call in calls for site in call.masks}
+    return {site: torch.cat([mask for call in calls for mask in call.masks.get(site, [])]) for site in sorted(sites)}
+
+
+def _named(optimizer: Any) -> str:
+    kind = type(optimizer)
+    place = "torch.optim" if kind.__module__.startswith("torch.optim") else kind.__module__
+    return f"{place}.{kind.__qualname__}"
