@@ -280,10 +280,14 @@ def examples(observation: Observation) -> int:
 def order_of(observation: Observation) -> dict[str, Tensor]:
     """The order in which epochs took the examples, under its name among what is drawn; nothing of fresh batches.
 
+    Nor of a single epoch whose labels are not granted: there the order is only which image is called the first.
+
     Raises:
         NotApplicable: there is one, and it is not granted.
     """
     if observation.kind == "gradient" or observation.local is None or observation.local.epochs is None:
+        return {}
+    if observation.order is None and observation.local.epochs == 1 and observation.labels is None:
         return {}
     if observation.order is None:
         raise NotApplicable("the order in which the client's epochs took its examples is not known")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from fedsim import table
 from fedsim.audit.adversaries import Attempt, Budget, Plan, plan
+from fedsim.audit.consistency import Finding, findings, from_message
 from fedsim.audit.matching import Unusable
-from fedsim.audit.observing import Reply
+from fedsim.audit.observing import Reply, completed
 from fedsim.audit.outcome import Audit
 from fedsim.audit.page import html
 from fedsim.audit.told import Told
@@ -88,7 +89,7 @@ def audit_store(
             untried,
             limits=list(dict.fromkeys(limits)),
             more=_more(left),
-            findings=[],
+            findings=_said(subjects),
         )
         audit = Audit(out, told, found, tuple(outcomes), tuple(faults), together, command)
         _write(audit)
@@ -137,11 +138,14 @@ def _subjects(
             left += 1
             continue
         try:
-            reply = Reply.of(store.read(round, node), told, model)
+            recorded = store.read(round, node)
+            reply = Reply.of(recorded, told, model)
         except (Unusable, BadInput) as reason:
             faults.append(Fault(round, node, str(reason)))
             continue
-        subjects.append(Subject(f"round {round}, node {node}", reply, names.index(node), replace(told)))
+        own = completed(told, recorded)
+        seen = (*from_message(recorded.config, told), *findings(reply, own, model))
+        subjects.append(Subject(f"round {round}, node {node}", reply, names.index(node), own, findings=seen))
     return subjects, faults, left
 
 
@@ -159,6 +163,16 @@ def _known(store: Store) -> str:
     rounds = ", ".join(str(r) for r in sorted({r for r, _ in listed}))
     nodes = sorted({node for _, node in listed})
     return f"rounds {rounds} and nodes {', '.join(nodes[:6])}" + (f" and {len(nodes) - 6} more" if nodes[6:] else "")
+
+
+def _said(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
+    """What the replies say, each sentence once, with those that say it."""
+    whose: dict[Finding, list[str]] = {}
+    for subject in subjects:
+        for finding in subject.findings:
+            whose.setdefault(finding, []).append(subject.name)
+    ordered = sorted(whose, key=lambda finding: not finding.wrong)
+    return [{**finding.to_dict(), "of": whose[finding]} for finding in ordered]
 
 
 def _more(left: int) -> list[str]:

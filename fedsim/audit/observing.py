@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from attacks import LocalTraining, Observation
@@ -37,6 +38,7 @@ class Reply:
         update: weights after training minus weights sent, or the gradient, by parameter that the model trains.
         buffers: those that came back.
         absent: entries of the state that were not sent.
+        fixed_moved: parameters that the model does not train, and that changed.
         examples: images of the client's round, as it or the user says; None: nobody does.
         precision: the floating-point type that the reply travelled in.
     """
@@ -47,6 +49,7 @@ class Reply:
     update: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     absent: tuple[str, ...]
+    fixed_moved: tuple[str, ...]
     examples: int | None
     precision: str
 
@@ -69,6 +72,7 @@ class Reply:
             raise Unusable("the reply is what was sent: nothing was trained")
         buffers = entries.buffers(model)
         state = {**model.state_dict(), **sent}
+        fixed = [name for name in entries.frozen(model) if name in received and name in sent]
         return cls(
             round=recorded.round,
             node=recorded.node,
@@ -76,9 +80,54 @@ class Reply:
             update=update,
             buffers={name: value for name, value in received.items() if name in buffers},
             absent=tuple(missing(sent, model)),
+            fixed_moved=tuple(name for name in fixed if not torch.equal(received[name], sent[name])),
             examples=told.examples or _examples(recorded.metrics),
             precision=precision_of(recorded.received),
         )
+
+
+@dataclass(frozen=True)
+class MessageSays:
+    """What the message of a round told the client of its training."""
+
+    rate: float | None
+    epochs: int | None
+    batch_size: int | None
+
+
+RATES = ("lr", "learning-rate", "learning_rate")
+EPOCHS = ("local-epochs", "local_epochs", "epochs")
+BATCHES = ("batch-size", "batch_size")
+
+
+def message_says(config: Mapping[str, Any]) -> MessageSays:
+    """Read a message's config by the names that apps give such values."""
+
+    def number(names: tuple[str, ...]) -> float | None:
+        found = next((config[name] for name in names if name in config), None)
+        return found if isinstance(found, int | float) and not isinstance(found, bool) and found > 0 else None
+
+    rate, epochs, size = number(RATES), number(EPOCHS), number(BATCHES)
+    return MessageSays(rate, None if epochs is None else int(epochs), None if size is None else int(size))
+
+
+def completed(told: Told, recorded: Recorded) -> Told:
+    """What the user says, what he leaves open taken from the message and from the client's own number of examples.
+
+    Of a client that has more images than a batch holds, and of whose length nothing is said, one epoch is assumed.
+    """
+    said = message_says(recorded.config)
+    batch_size = told.batch_size or said.batch_size
+    local = told.local
+    if local is None and told.unrated is not None and said.rate is not None:
+        local = replace(told.unrated, learning_rate=said.rate)
+    if local is not None and not told.length_said:
+        examples = told.examples or _examples(recorded.metrics)
+        if said.epochs is not None:
+            local = replace(local, epochs=said.epochs)
+        elif examples is not None and batch_size is not None and examples > batch_size:
+            local = replace(local, epochs=1)
+    return replace(told, local=local, batch_size=batch_size)
 
 
 def images_of(reply: Reply, told: Told) -> int | None:

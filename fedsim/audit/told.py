@@ -28,6 +28,8 @@ class Told:
         shared: what clients send: their weights after training, or a gradient.
         mode: that clients train in: `train`, dropout active and batch norm on batch statistics; or `eval`.
         local: how they train; None: not known.
+        unrated: the same but for the learning rate, where only a message may say that.
+        length_said: whether steps or epochs are the user's word.
         batch_size: images of a step.
         examples: images of a client, where a reply does not say it.
         defense: what clients do to their update, as `{"name": ..., **parameters}`; told to the attacks of the letter C.
@@ -43,6 +45,8 @@ class Told:
     shared: Literal["weights", "gradient"] = "weights"
     mode: Literal["train", "eval"] = "train"
     local: LocalTraining | None = None
+    unrated: LocalTraining | None = None
+    length_said: bool = True
     batch_size: int | None = None
     examples: int | None = None
     defense: tuple[Mapping[str, Any], ...] = ()
@@ -79,7 +83,7 @@ class Told:
     def to_dict(self) -> dict[str, Any]:
         """All of it, JSON-able."""
         return {
-            **{name: value for name, value in vars(self).items() if name != "local"},
+            **{name: value for name, value in vars(self).items() if name not in ("local", "unrated")},
             "model_keys": dict(self.model_keys),
             "defense": [dict(part) for part in self.defense],
             "local": None if self.local is None else self.local.to_dict(),

@@ -25,6 +25,7 @@ from torch import Tensor
 from fedsim import answers, observations, table
 from fedsim.answers import JobSpec
 from fedsim.audit.adversaries import Attempt
+from fedsim.audit.consistency import Finding
 from fedsim.audit.observing import Form, Reply, derived, observation
 from fedsim.audit.told import Told
 from fedsim.files import key_of, read_json, read_tensors, whole_directory, write_bytes
@@ -49,6 +50,7 @@ class Subject:
         client: a number that stands for its node.
         told: what is true of its training: of a canary its own batch size and steps.
         truth: what it was computed from; None where nobody knows.
+        findings: what it says of its training.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Subject:
     client: int
     told: Told
     truth: Truth | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def lay_out(directory: RunDirectory, subject: Subject, form: Form, *, source: str) -> str:

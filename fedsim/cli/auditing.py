@@ -62,6 +62,7 @@ def audit(
     if len(shape) != 3:
         raise BadInput(f"--data-shape {data_shape}: takes channels, height, width, as 3,32,32")
     channels, height, width = (int(side) for side in shape)
+    training = _local(lr, optimizer, momentum, weight_decay, epochs, steps)
     told = Told(
         model=model,
         model_keys=_keys(model_args or []),
@@ -72,7 +73,9 @@ def audit(
         std=_each("--std", std, channels),
         shared=_one_of("--shared", shared, "weights", "gradient"),
         mode=_one_of("--mode", mode, "train", "eval"),
-        local=_local(lr, optimizer, momentum, weight_decay, epochs, steps),
+        local=training if lr is not None else None,
+        unrated=training,
+        length_said=epochs is not None or steps is not None,
         batch_size=batch_size,
         examples=examples,
     )
@@ -101,7 +104,7 @@ def audit(
 def _local(
     lr: float | None, optimizer: str, momentum: float, weight_decay: float, epochs: int | None, steps: int | None
 ) -> Any:
-    """The local training, or None where the learning rate is not said."""
+    """The local training; where no learning rate is said, at any."""
     from defenses.client import optimizers
     from defenses.client.training import LocalTraining
     from defenses.registry import UnknownName
@@ -111,9 +114,7 @@ def _local(
     for option, value in (("--epochs", epochs), ("--steps", steps)):
         if value is not None and value < 1:
             raise BadInput(f"{option} {value}: at least 1")
-    if lr is None:
-        return None
-    if not lr > 0:
+    if lr is not None and not lr > 0:
         raise BadInput(f"--lr {lr}: above 0")
     keys: dict[str, Any] = {"momentum": momentum} if momentum else {}
     keys |= {"weight_decay": weight_decay} if weight_decay else {}
@@ -123,7 +124,7 @@ def _local(
         raise BadInput(f"--optimizer: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadInput(f"--optimizer {optimizer}: {error}") from None
-    return LocalTraining(steps=steps or 1, epochs=epochs, learning_rate=lr, optimizer=made)
+    return LocalTraining(steps=steps or 1, epochs=epochs, learning_rate=lr or 1.0, optimizer=made)
 
 
 def _keys(given: list[str]) -> dict[str, Any]:
