@@ -143,8 +143,8 @@ def _head(reply: Reply, told: Told, local: LocalTraining, model: nn.Module) -> I
     lost = 4 * torch.finfo(torch.float32).eps * float(reply.state[name].double().abs().sum() + length)
     if total > max(0.01 * length, lost):
         says = (
-            "the changes of the head's bias do not add up to zero, as they do under cross-entropy and SGD: another loss, "
-            "weight decay, another optimizer, or noise"
+            "the changes of the head's bias do not add up to zero, as they do under cross-entropy and SGD: another "
+            "loss, weight decay, another optimizer, or noise"
         )
         yield Finding("Loss", says, True)
         return
@@ -152,8 +152,8 @@ def _head(reply: Reply, told: Told, local: LocalTraining, model: nn.Module) -> I
     if length > 1.01 * most + lost:
         says = (
             f"the head's bias moved by {length:.3g} in all, and by at most {most:.3g} in {_steps(steps)} of a mean "
-            f"cross-entropy at the learning rate {local.learning_rate:g}: the rate, the steps or the momentum is larger, "
-            "or the loss is summed over the batch"
+            f"cross-entropy at the learning rate {local.learning_rate:g}: the rate, the steps or the momentum is "
+            "larger, or the loss is summed over the batch"
         )
         yield Finding("Learning rate, steps or reduction", says, True)
 
@@ -187,7 +187,7 @@ def _steps_sizes(reply: Reply, told: Told, local: LocalTraining) -> Iterator[Fin
         says = f"entries moved by differing amounts, where the first step of {local.optimizer.name} moves all alike"
         yield Finding("Optimizer", f"{says}: another optimizer, or more steps", True)
     elif steps is not None and most > 1.01 * ADAM * local.learning_rate * steps and local.optimizer.name == "adam":
-        says = f"an entry moved by {most:.3g}, more than {_steps(steps)} of adam at the rate {local.learning_rate:g} can"
+        says = f"an entry moved by {most:.3g}, more than {_steps(steps)} of adam at {local.learning_rate:g} can"
         yield Finding("Learning rate or steps", says, True)
     elif steps == 1 and alike > ALIKE and not 0.98 < middle / local.learning_rate < 1.02:
         says = f"most entries moved by {middle:.3g}: that is the learning rate of one step, not {local.learning_rate:g}"
