@@ -6,10 +6,14 @@ run = fedsim.run("scenarios/quickstart.yaml")
 run.results           # a polars data frame, one row per reconstructed image
 run.leaderboard()     # attacks ranked, per model and defense
 run.report()          # writes report.html and returns its path
+
+strategy = fedsim.Eavesdropper(FedAvg(...), store="observations/")   # in a Flower app of your own
+fedsim.observe(sent, received, store="observations/")                # without Flower
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +22,19 @@ from fedsim.version import __version__
 
 if TYPE_CHECKING:
     from fedsim.api import Run, results, run, verify
+    from fedsim.recording.eavesdropper import Eavesdropper
+    from fedsim.recording.observe import observe
 
-__all__ = ["Run", "__version__", "results", "run", "verify"]
+__all__ = ["Eavesdropper", "Run", "__version__", "observe", "results", "run", "verify"]
+
+_HOMES = {
+    "Run": "fedsim.api",
+    "results": "fedsim.api",
+    "run": "fedsim.api",
+    "verify": "fedsim.api",
+    "Eavesdropper": "fedsim.recording.eavesdropper",
+    "observe": "fedsim.recording.observe",
+}
 
 
 def _check_neighbours() -> None:
@@ -39,9 +54,7 @@ _check_neighbours()
 
 
 def __getattr__(name: str) -> Any:
-    """What runs and reads runs is loaded when it is asked for: `import fedsim` stays light."""
-    if name in ("run", "results", "verify", "Run"):
-        from fedsim import api
-
-        return getattr(api, name)
+    """What runs, records and reads is loaded when it is asked for: `import fedsim` stays light."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedsim' has no attribute {name!r}")

@@ -44,8 +44,12 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_bytes(path, as_json(content))
 
 
 def read_json(path: Path) -> Any:
@@ -53,8 +57,12 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def as_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    return save(_apart(tensors))
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_bytes(path, save(_apart(tensors)))
+    write_bytes(path, as_safetensors(tensors))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The sealed envelope: what a client really trained on. Only scoring opens it (an import contract holds that).
 
-Truth travels from the client as the bytes of one safetensors file in one config record of its reply; the eavesdropper
-takes it out before any strategy sees the reply, and seals it under the cell's `truth/` folder.
+Truth travels from the client as the bytes of one safetensors file in one config record of its reply; the server's
+grid takes it out before any strategy sees the reply, and it is sealed under the cell's `truth/` folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A Flower grid that shows its nodes in the order of their partitions, and asks once more where no good reply came.
+"""A Flower grid that shows its nodes in the order of their partitions, asks once more where no good reply came, and
+takes out of each reply the envelope that holds the client's truth.
 
 Node ids are random. A strategy that samples from nodes in partition order, and gets its replies in that order, gives
-the same table for the same seed.
+the same table for the same seed. Neither the strategy nor the eavesdropper around it ever sees an envelope.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim.federation.client import TRUTH
+
 
 class OrderedGrid(Grid):
-    """Wraps a grid; `partition_of` maps its node ids to partitions (the first query asks for it).
+    """Wraps a grid; `partition_of` maps its node ids to partitions (the first query asks for it), `envelopes` to the
+    truth that each node's last reply held, as bytes.
 
     Args:
         grid: Flower's own.
@@ -27,6 +31,7 @@ class OrderedGrid(Grid):
         self._grid = grid
         self._deadline = deadline
         self.partition_of: dict[int, int] = {}
+        self.envelopes: dict[int, bytes] = {}
         while len(ids := list(grid.get_node_ids())) < nodes:
             time.sleep(0.05)
         queries = [
@@ -44,6 +49,7 @@ class OrderedGrid(Grid):
         view = object.__new__(OrderedGrid)
         view._grid, view._deadline = self._grid, self._deadline
         view.partition_of = {node: part for node, part in self.partition_of.items() if part < clients}
+        view.envelopes = {}
         return view
 
     def get_node_ids(self) -> list[int]:
@@ -64,6 +70,11 @@ class OrderedGrid(Grid):
                 if not reply.has_error():
                     again.pop(node, None)
             pending = again
+        self.envelopes.clear()
+        for node, reply in replies.items():
+            envelope = reply.content.pop(TRUTH, None) if reply.has_content() else None
+            if envelope is not None:
+                self.envelopes[node] = envelope["safetensors"]  # type: ignore[assignment]
         return [replies[node] for node in self.get_node_ids() if node in replies]
 
     def set_run(self, run: Any) -> None:

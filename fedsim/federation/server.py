@@ -20,15 +20,17 @@ from fedsim import observations, truth
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.applied import Applied
-from fedsim.federation.eavesdropper import Capture, Eavesdropper
 from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.listener import Capture, Listener
 from fedsim.federation.plan import Plan
+from fedsim.federation.served import Served
 from fedsim.federation.start import initial_state
 from fedsim.federation.workers import Measurement
 from fedsim.files import whole_directory, write_json
 from fedsim.local import observed
 from fedsim.models import effective_dropout, entries
 from fedsim.paths import USER_PATH, told
+from fedsim.recording.eavesdropper import Eavesdropper
 from fedsim.truth import Truth
 
 PUBLIC_IMAGES = 256
@@ -182,16 +184,22 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
     """
     model = plan.model()
     view = grid.first(plan.federation.clients)
-    strategy = Eavesdropper(
+    listener = Listener(
+        partition_of=view.partition_of,
+        envelopes=view.envelopes,
+        on_capture=writer.capture,
+        on_fault=writer.fault,
+        on_end=writer.end,
+    )
+    served = Served(
         _strategy(plan),
         partition_of=view.partition_of,
         applied=Applied.of(plan),
         seed=plan.seed,
         salt=plan.salt,
-        on_capture=writer.capture,
-        on_fault=writer.fault,
-        on_end=writer.end,
+        unusable=listener.unusable,
     )
+    strategy = Eavesdropper(served, store=listener)
     accuracies: list[float | None] = []
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:

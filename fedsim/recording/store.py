@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedsim.errors import BadInput
-from fedsim.files import read_json, write_json, write_tensors
+from fedsim.files import as_json, as_safetensors, read_json, write_bytes, write_json
 from fedsim.recording.entry import Arrays, Entry
 from fedsim.recording.recorded import Fault, Recorded, fault_of
 from fedsim.version import __version__
@@ -40,25 +40,30 @@ UNREADABLE = (ValueError, OSError, SafetensorError, BadInput)
 class Store:
     """Recorded replies in a directory; made by `create` or `open`.
 
-    Attributes:
+    Args:
         path: of the directory.
+        max_bytes: the most that its entries may take; None for no limit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
+        if max_bytes is not None and max_bytes < 1:
+            raise BadInput(f"max_bytes = {max_bytes}: a number of at least 1 is accepted")
         self.path = path
+        self._max_bytes = max_bytes
+        self._bytes: int | None = None  # known once it is needed
         self._last_sent: tuple[Mapping[str, Tensor], str] | None = None
 
     @classmethod
-    def create(cls, path: str | Path) -> Store:
+    def create(cls, path: str | Path, *, max_bytes: int | None = None) -> Store:
         """A new store.
 
         Raises:
             BadInput: something is there that is not an empty folder or an empty store.
         """
-        path = Path(path).absolute()
+        made = cls(path := Path(path).absolute(), max_bytes)
         if path.exists():
             if (path / MARKER).exists() and not any(cls.open(path).path.glob("round_*")):
-                return cls.open(path)
+                return made
             if not path.is_dir() or any(path.iterdir()):
                 what = "records of an earlier run" if (path / MARKER).exists() else "something else"
                 raise BadInput(f"{path} holds {what}: name a new folder for what is recorded, or remove that one")
@@ -66,7 +71,7 @@ class Store:
             write_json(path / MARKER, {"format": FORMAT, "version": VERSION, "written_by": f"fedsim {__version__}"})
         except OSError as error:
             raise BadInput(f"{path}: nothing can be recorded there ({error.strerror})") from error
-        return cls(path)
+        return made
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -94,7 +99,9 @@ class Store:
         """Write one entry.
 
         Raises:
-            BadInput: it is there already, or its arrays do not fit together, or something in it cannot be written.
+            BadInput: it is there already, or its arrays do not fit together, or something in it cannot be written,
+                or it would exceed `max_bytes`. Nothing is written then.
+            OSError: the disk is full, or the folder is gone.
         """
         folder, name = self._folder(recorded.round), _name(recorded.node)
         where = f"round {recorded.round}, node {recorded.node}"
@@ -114,10 +121,12 @@ class Store:
             plain = entry.to_plain()
         except TypeError as error:
             raise BadInput(f"{where}: {error}") from error
+        files = {f"{name}.safetensors": as_safetensors(recorded.received), f"{name}.json": as_json(plain)}
         if not (folder / entry.sent.file).exists():
-            write_tensors(folder / entry.sent.file, recorded.sent)
-        write_tensors(folder / entry.received.file, recorded.received)
-        write_json(folder / f"{name}.json", plain)
+            files = {entry.sent.file: as_safetensors(recorded.sent), **files}
+        self._make_room(sum(len(content) for content in files.values()))
+        for file, content in files.items():
+            write_bytes(folder / file, content)
 
     def fault(self, round: int, node: str, reason: str) -> None:
         """Write why there is no entry of a node in a round."""
@@ -159,6 +168,14 @@ class Store:
     def bytes(self) -> int:
         """The size of all its files."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def _make_room(self, more: int) -> None:
+        if self._max_bytes is None:
+            return
+        there = self.bytes() if self._bytes is None else self._bytes
+        if there + more > self._max_bytes:
+            raise BadInput(f"{more} bytes more than {there} would exceed max_bytes = {self._max_bytes}")
+        self._bytes = there + more
 
     def _folder(self, round: int) -> Path:
         return self.path / f"round_{round}"

@@ -14,7 +14,7 @@ from attacks.observation import SUM
 from attacks.statistics import of_batches
 from fedsim import models, observations, truth
 from fedsim.answers import JobSpec
-from fedsim.federation.eavesdropper import Capture
+from fedsim.federation.listener import Capture
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import CaptureWriter
 from fedsim.local import train

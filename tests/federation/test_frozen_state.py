@@ -13,8 +13,9 @@ import defenses
 from attacks import LocalTraining, ThreatModel
 from fedsim import observations
 from fedsim.federation.applied import Applied
-from fedsim.federation.eavesdropper import Capture, Eavesdropper
+from fedsim.federation.listener import Capture
 from fedsim.federation.plan import Plan
+from fedsim.federation.served import Served
 from fedsim.federation.server import CaptureWriter
 from fedsim.local import Local, LocalResult, train
 from fedsim.models import entries
@@ -99,7 +100,7 @@ def test_an_aggregate_keeps_frozen_entries_to_the_last_bit(monkeypatch) -> None:
         monkeypatch.setattr(TaskIdentity, part, 1)
     frozen = torch.rand(1000, generator=torch.Generator().manual_seed(0))
     state = {"head": frozen, "body": torch.zeros(2), "tied": torch.zeros(2)}
-    eavesdropper = Eavesdropper(
+    served = Served(
         FedAvg(),
         partition_of={10: 0, 20: 1, 30: 2},
         applied=Applied(
@@ -109,17 +110,16 @@ def test_an_aggregate_keeps_frozen_entries_to_the_last_bit(monkeypatch) -> None:
             frozen=frozenset({"head"}),
         ),
         seed=0,
-        on_capture=lambda capture, truth: None,
-        on_fault=lambda *fault: pytest.fail(str(fault)),
+        unusable=lambda round, node: False,
     )
-    eavesdropper._sent = state
+    served._sent = state
     replies = []
     for node in (10, 20, 30):
         request = Message(RecordDict(), dst_node_id=node, message_type="train")
         arrays = ArrayRecord({"head": frozen, "body": torch.ones(2), "tied": torch.ones(2)})
         records = {"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}
         replies.append(Message(RecordDict(records), reply_to=request))
-    aggregate, _ = eavesdropper.aggregate_train(1, replies)
+    aggregate, _ = served.aggregate_train(1, replies)
     assert aggregate is not None
     after = aggregate.to_torch_state_dict()
     assert torch.equal(after["head"], frozen)

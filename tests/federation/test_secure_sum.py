@@ -14,7 +14,7 @@ from attacks import ThreatModel
 from attacks.observation import SUM
 from fedsim import observations, truth
 from fedsim.answers import JobSpec
-from fedsim.federation.eavesdropper import Capture
+from fedsim.federation.listener import Capture
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import CaptureWriter
 from fedsim.files import read_json, read_tensors

@@ -20,12 +20,12 @@ from fedsim.cli import app
 from fedsim.errors import BadInput
 from fedsim.federation import client as flower_client
 from fedsim.federation import server
-from fedsim.federation.eavesdropper import Eavesdropper
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json, write_json
 from fedsim.local import train
 from fedsim.paths import USER_PATH
 from fedsim.random import generator_for, rng_for, salted, seed_for, seed_torch
+from fedsim.recording.eavesdropper import Eavesdropper
 from fedsim.runs import execute as executing
 from fedsim.runs.directory import MARKER
 from fedsim.runs.execute import execute
@@ -246,10 +246,10 @@ def test_the_salt_is_not_among_what_flower_writes_into_its_log(monkeypatch):
 
     monkeypatch.setattr(server, "Eavesdropper", eavesdropper)
     plan = Plan(recorded_cell.work(), SALT)
-    grid = SimpleNamespace(first=lambda clients: SimpleNamespace(partition_of={}))
+    grid = SimpleNamespace(first=lambda clients: SimpleNamespace(partition_of={}, envelopes={}))
     server._run_rounds(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict())
     assert SALT not in str(dict(started["train_config"]))
-    monkeypatch.setattr(strategies[0].strategy, "configure_train", lambda round, arrays, config, grid: [])
+    monkeypatch.setattr(strategies[0].strategy.strategy, "configure_train", lambda round, arrays, config, grid: [])
     strategies[0].configure_train(1, ArrayRecord({}), started["train_config"], grid)
     assert started["train_config"]["salt"] == SALT
 

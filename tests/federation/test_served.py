@@ -1,4 +1,4 @@
-"""The eavesdropper wraps any strategy: it takes the truth out, drops what cannot be aggregated, restores dtypes."""
+"""Fedsim's own server listens as anybody's would, drops what cannot be aggregated, and restores dtypes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import pytest
 import torch
 from federation_cells import BASE, work
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid as FlowerGrid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.federation.applied import Applied
 from fedsim.federation.client import TRUTH
-from fedsim.federation.eavesdropper import Eavesdropper
+from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.listener import Listener
 from fedsim.federation.plan import Plan
+from fedsim.federation.served import Served
+from fedsim.recording.eavesdropper import Eavesdropper
 from fedsim.truth import Truth, pack
 
 
@@ -35,8 +39,7 @@ def _reply(node: int, arrays: dict | None, *, error: str | None = None) -> Messa
     request = Message(RecordDict(), dst_node_id=node, message_type="train")
     if error:
         return Message(Error(code=1, reason=error), reply_to=request)
-    envelope = pack(Truth(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), {}, 1.0))
-    records = {"metrics": MetricRecord({"num-examples": 1}), TRUTH: ConfigRecord({"safetensors": envelope})}
+    records = {"metrics": MetricRecord({"num-examples": 1})}
     if arrays is not None:
         records["arrays"] = ArrayRecord(arrays)
     return Message(RecordDict(records), reply_to=request)
@@ -44,14 +47,21 @@ def _reply(node: int, arrays: dict | None, *, error: str | None = None) -> Messa
 
 def _eavesdropper(strategy, share="weights", **how):
     seen, faults = [], []
-    wrapped = Eavesdropper(
-        strategy,
-        partition_of={10: 0, 20: 1, 30: 2},
-        applied=Applied(share=share, learning_rate=0.5, trained={"weight": "weight", "bias": "bias"}, **how),
-        seed=0,
+    partition_of = {10: 0, 20: 1, 30: 2}
+    listener = Listener(
+        partition_of=partition_of,
+        envelopes={},
         on_capture=lambda capture, truth: seen.append((capture, truth)),
         on_fault=lambda *fault: faults.append(fault),
     )
+    served = Served(
+        strategy,
+        partition_of=partition_of,
+        applied=Applied(share=share, learning_rate=0.5, trained={"weight": "weight", "bias": "bias"}, **how),
+        seed=0,
+        unusable=listener.unusable,
+    )
+    wrapped = Eavesdropper(served, store=listener)
     messages = wrapped.configure_train(1, ArrayRecord(STATE), ConfigRecord(), Grid())
     return wrapped, seen, faults, list(messages)
 
@@ -64,11 +74,10 @@ def _filled(value: float) -> dict:
 def test_it_wraps_any_strategy(strategy):
     wrapped, seen, faults, messages = _eavesdropper(strategy(fraction_evaluate=0.0))
     if strategy is FedAdam:
-        wrapped.strategy.current_arrays = {key: value.numpy() for key, value in STATE.items()}
+        wrapped.strategy.strategy.current_arrays = {key: value.numpy() for key, value in STATE.items()}
     assert len(messages) == 3
     arrays, _ = wrapped.aggregate_train(1, [_reply(node, _filled(float(node))) for node in (30, 10, 20)])
     assert [capture.client for capture, _ in seen] == [0, 1, 2]
-    assert all(truth is not None for _, truth in seen)
     assert not faults
     assert arrays is not None
     assert arrays.to_torch_state_dict()["weight"].dtype == torch.float32
@@ -81,7 +90,7 @@ def test_each_round_draws_its_own_clients_and_draws_them_again():
             return list(range(100, 106))
 
     wrapped, _, _, _ = _eavesdropper(FedAvg(fraction_train=0.5, min_train_nodes=3, fraction_evaluate=0.0))
-    wrapped._partition_of = {100 + part: part for part in range(6)}
+    wrapped.strategy._partition_of = {100 + part: part for part in range(6)}
     described = work(federation={**BASE["federation"], "clients": 6, "clients_per_round": 3})
 
     def drawn(round):
@@ -95,15 +104,57 @@ def test_each_round_draws_its_own_clients_and_draws_them_again():
     assert [Plan(described).drawn(round) for round in range(1, 9)] == rounds
 
 
-def test_the_inner_strategy_never_sees_the_truth():
+class Answering(FlowerGrid):
+    """A grid of three nodes that reply with arrays and an envelope; the image in it is the node's number."""
+
+    run = set_run = create_message = push_messages = pull_messages = None
+
+    def get_node_ids(self):
+        return [30, 10, 20]
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            if message.metadata.message_type == "query":
+                content = RecordDict({"node": MetricRecord({"partition": node // 10 - 1})})
+            else:
+                pixels = torch.full((1, 1, 2, 2), node, dtype=torch.uint8)
+                envelope = pack(Truth(pixels, torch.zeros(1, dtype=torch.int64), {}, 1.0))
+                content = _reply(node, _filled(float(node))).content
+                content[TRUTH] = ConfigRecord({"safetensors": envelope})
+            replies.append(Message(content, reply_to=message))
+        return replies
+
+
+def test_a_truth_reaches_who_seals_it_and_no_strategy():
     class Curious(FedAvg):
         def aggregate_train(self, server_round, replies):
             replies = list(replies)
+            assert len(replies) == 3
             assert all(TRUTH not in reply.content for reply in replies)
             return super().aggregate_train(server_round, replies)
 
-    wrapped, _, _, _ = _eavesdropper(Curious(fraction_evaluate=0.0))
-    wrapped.aggregate_train(1, [_reply(10, _filled(1.0))])
+    grid = OrderedGrid(Answering(), nodes=3, deadline=1.0).first(3)
+    seen = []
+    listener = Listener(
+        partition_of=grid.partition_of,
+        envelopes=grid.envelopes,
+        on_capture=lambda capture, truth: seen.append((capture, truth)),
+        on_fault=lambda *fault: pytest.fail(str(fault)),
+    )
+    served = Served(
+        Curious(fraction_evaluate=0.0),
+        partition_of=grid.partition_of,
+        applied=Applied(share="weights", learning_rate=0.5, trained={"weight": "weight", "bias": "bias"}),
+        seed=0,
+        unusable=listener.unusable,
+    )
+    result = Eavesdropper(served, store=listener).start(grid, ArrayRecord(STATE), num_rounds=2)
+    order = [(capture.round, capture.client, int(truth.images.max())) for capture, truth in seen]
+    assert order == [(round, client, 10 * client + 10) for round in (1, 2) for client in range(3)]
+    assert torch.equal(result.arrays.to_torch_state_dict()["weight"], torch.full((2, 3), 20.0))
+    assert torch.equal(seen[3][0].sent["weight"], torch.full((2, 3), 20.0))
 
 
 def test_a_gradient_becomes_the_weights_it_implies():

@@ -1,0 +1,85 @@
+"""What fedsim's own server does beside listening: it draws its clients by the seed, and applies its defense."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedsim.federation.applied import Applied
+from fedsim.random import seed_for
+
+
+class Served(Strategy):
+    """Hand a strategy that averages weights what it expects, and of its mean make the next global state.
+
+    Args:
+        strategy: any Flower strategy; it aggregates weights.
+        partition_of: the partition of each node; clients are asked in this order.
+        applied: what the server applies: the inner strategy is handed each reply as weights (of FedSGD those that the
+            gradient implies), and what it makes of them becomes the next global state.
+        seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
+        salt: what the clients are told to salt their own seed with, in hexadecimal digits; empty for none.
+        unusable: whether a node's reply in a round cannot be used; such a reply goes no further, since one NaN would
+            spread to the global model.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        partition_of: dict[int, int],
+        applied: Applied,
+        seed: int,
+        salt: str = "",
+        unusable: Callable[[int, str], bool],
+    ) -> None:
+        self.strategy = strategy
+        self._partition_of = partition_of
+        self._applied = applied
+        self._seed = seed
+        self._salt = salt
+        self._unusable = unusable
+        self._sent: dict[str, Tensor] = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._sent = dict(arrays.to_torch_state_dict())
+        random.seed(seed_for(self._seed, "sampling", round=server_round))
+        config["salt"] = self._salt  # here, since Flower writes what a strategy is started with into its log
+        messages = self.strategy.configure_train(server_round, arrays, config, grid)
+        return sorted(messages, key=lambda message: self._partition_of[message.metadata.dst_node_id])
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        usable: list[Message] = []
+        weights: list[float] = []
+        for reply in sorted(replies, key=lambda reply: self._partition_of[reply.metadata.src_node_id]):
+            if self._unusable(server_round, str(reply.metadata.src_node_id)):
+                continue
+            received = reply.content.array_records["arrays"].to_torch_state_dict()
+            reply.content["arrays"] = ArrayRecord(self._applied.weights(self._sent, received))
+            usable.append(reply)
+            weights.append(int(reply.content.metric_records["metrics"]["num-examples"]))  # type: ignore[arg-type]
+        arrays, metrics = self.strategy.aggregate_train(server_round, usable)
+        if arrays is None:
+            return None, metrics
+        state = self._applied.state(self._sent, arrays.to_torch_state_dict(), weights, server_round)
+        return ArrayRecord(state), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.strategy.summary()
