@@ -127,7 +127,7 @@ def _cells(row: Evidence) -> dict[str, str]:
         "rebuilt": f"{verdict.rebuilt} of {best['n']}",
         "accuracy": accuracy,
         "bytes": "" if best["bytes_relative"] is None else f.times(best["bytes_relative"]),
-        "epsilon": "" if best["epsilon"] is None else f.epsilon(best["epsilon"]),
+        "epsilon": "" if best["epsilon"] is None else f.spent(best["epsilon"], best["epsilon_prv"]),
         "verdict": "undefended" if verdict.baseline else verdict.in_words,
     }
 

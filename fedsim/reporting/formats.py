@@ -46,6 +46,11 @@ def epsilon(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}" if math.isfinite(value) else "∞"
 
 
+def spent(renyi: float, prv: float | None) -> str:
+    """An epsilon with the tighter one of the same mechanism beside it, `1.88 (1.52 by PRV)`, where there is one."""
+    return epsilon(renyi) if prv is None else f"{epsilon(renyi)} ({epsilon(prv)} by PRV)"
+
+
 def times(value: float | None) -> str:
     """A ratio, `0.13`, with the digits that tell it from others; and 1 of what is hardly more or less."""
     if value is None:

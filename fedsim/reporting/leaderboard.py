@@ -23,7 +23,7 @@ from fedsim.reporting.naming import defense_label, distinguished, is_floor, need
 from fedsim.reporting.ranking import ranks
 from fedsim.reporting.settings import setting_labels
 from fedsim.scoring import intervals
-from fedsim.scoring.summary import RATES, answered, summarise
+from fedsim.scoring.summary import BESIDE, RATES, answered, summarise
 from fedsim.table import SCHEMA
 
 THREAT = [name for name in SCHEMA if name.startswith("threat_")]
@@ -51,6 +51,7 @@ COLUMNS: dict[str, type[pl.DataType]] = {
     "rank": pl.Int64,
     "tied": pl.Boolean,
     **dict.fromkeys(_INTERVALS, pl.Float64),  # medians and rates, with the ends of their intervals
+    **dict.fromkeys(BESIDE, pl.Float64),  # medians: to the image itself and to what was made of it, where that differs
     "level": pl.Float64,  # of the medians' intervals: 0.95, or less where there are fewer than 6 clients
     "chosen_psnr": pl.Float64,  # median PSNR on development victims, by which the strongest attack is chosen
     "label_accuracy": pl.Float64,  # of the labels that the attack inferred, each matched to its image
@@ -92,6 +93,7 @@ def build(results: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema=COLUMNS)
     rows = labelled(results)
     reported = rows.filter(~pl.col("development"))
+    summary = summarise(reported, by=ROW, values=[*_MEDIANS, *BESIDE])
     answers = pl.col("answered")
     cells = pl.col("cell").is_first_distinct()
     board = (
@@ -116,7 +118,7 @@ def build(results: pl.DataFrame) -> pl.DataFrame:
             pl.col("stage").filter(answers).drop_nulls().alias("stages"),
         )
         .with_columns(pl.col("stages").map_elements(_counted, return_dtype=pl.String))
-        .join(summarise(reported, by=ROW, values=_MEDIANS), on=ROW, how="left", nulls_equal=True, maintain_order="left")
+        .join(summary, on=ROW, how="left", nulls_equal=True, maintain_order="left")
         .join(_chosen(rows), on=ROW, how="left", nulls_equal=True, maintain_order="left")
     )
     spans = [

@@ -82,8 +82,8 @@ def _bytes(best: dict[str, Any]) -> Iterator[str]:
 
 def _privacy(best: dict[str, Any]) -> Iterator[str]:
     if best["epsilon"] is not None:
-        tighter = "" if best["epsilon_prv"] is None else f" ({f.epsilon(best['epsilon_prv'])} by PRV)"
-        yield f"Its ε is {f.epsilon(best['epsilon'])}{tighter} at δ = {f.epsilon(best['delta'])}."
+        spent = f.spent(best["epsilon"], best["epsilon_prv"])
+        yield f"Its ε is {spent} at δ = {f.epsilon(best['delta'])}."
 
 
 def _accuracy(verdict: Verdict) -> str:

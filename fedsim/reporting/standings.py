@@ -128,6 +128,7 @@ class DefenseRow:
     verdict: Verdict
     utility: dict[str, float | None]  # value, low and high
     epsilon: float | str | None
+    bytes_relative: float | None  # over an undefended client's
     tried: int  # attacks
     rank: int | None = None
     tied: bool = False
@@ -164,6 +165,7 @@ class DefenseRow:
             row.attack_label,
             self.utility["value"],
             1e300 if self.epsilon == "infinite" else self.epsilon,
+            self.bytes_relative,
             self.tried,
         ]
 
@@ -255,6 +257,7 @@ def _defense(verdict: Verdict, strongest: AttackRow, group: list[AttackRow]) -> 
         verdict,
         utility={"value": cost.utility, "low": cost.utility_low, "high": cost.utility_high},
         epsilon=next((cost.epsilon for cost in costs if cost.epsilon is not None), None),
+        bytes_relative=next((cost.bytes_relative for cost in costs if cost.bytes_relative is not None), None),
         tried=len({row.attack_label for row in attacks if row.entry.scores.psnr is not None}),
     )
 

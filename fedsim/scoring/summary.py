@@ -22,6 +22,9 @@ WORST = {"mse": 1.0, "psnr": 0.0, "ssim": 0.0, "lpips": 1.0}
 """The scores of an image that nobody, not even the floor, has an answer for."""
 SCORES = tuple(WORST)
 
+BESIDE = ("psnr_original", "psnr_trained")
+"""Scores against other pictures of an image, of defenses that make some; an image without an answer has the floor's."""
+
 _FLOOR = "null_mean"
 _VICTIM = ["cell", "seed", "round", "client", "sample"]
 _UNIT = ["seed", "client"]
@@ -44,17 +47,20 @@ def counted(results: pl.DataFrame) -> pl.DataFrame:
     """
     rows = results.filter(pl.col("observed").fill_null(value=True)).with_columns(answered().alias("answered"))
     floors = rows.filter((pl.col("attack") == _FLOOR) & pl.col("answered")).unique(_VICTIM, keep="first")
-    floors = floors.select(*_VICTIM, *(pl.col(name).alias(f"_floor_{name}") for name in SCORES))
+    floors = floors.select(*_VICTIM, *(pl.col(name).alias(f"_floor_{name}") for name in (*SCORES, *BESIDE)))
     rows = rows.join(floors, on=_VICTIM, how="left", nulls_equal=True, maintain_order="left")
     measured = [name for name in SCORES if results[name].is_not_null().any()]
     missing = ~pl.col("answered")
-    return rows.with_columns(
+    scored = rows.with_columns(
         *(
             pl.when(missing).then(pl.coalesce(f"_floor_{name}", pl.lit(WORST[name]))).otherwise(name).alias(name)
             for name in measured
         ),
+        *(pl.when(missing).then(f"_floor_{name}").otherwise(name).alias(name) for name in BESIDE),
         *(pl.when(missing).then(pl.lit(value=False)).otherwise(name).alias(name) for name in RATES),
-    ).with_columns(pl.col("psnr").clip(upper_bound=PSNR_CAP_SUMMARY)).select(*results.columns, "answered")  # fmt: skip
+    )
+    capped = pl.col("psnr", *BESIDE).clip(upper_bound=PSNR_CAP_SUMMARY)
+    return scored.with_columns(capped).select(*results.columns, "answered")
 
 
 def summarise(results: pl.DataFrame, by: Sequence[str], values: Sequence[str] = SCORES) -> pl.DataFrame:

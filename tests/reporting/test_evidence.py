@@ -44,6 +44,13 @@ def test_a_gain_in_accuracy_has_its_sign():
     assert "93 % (+3)" in shown
 
 
+@pytest.mark.parametrize(("prv", "shown"), [(None, "| 5.52 |"), (4.861, "| 5.52 (4.86 by PRV) |")])
+def test_an_epsilon_has_the_tighter_one_beside_it(prv, shown):
+    rows = under([{"name": "dp_sgd"}], 0.9, inverting_gradients=9.0)
+    spent = rows.with_columns(epsilon=pl.lit(5.52), epsilon_prv=pl.lit(prv, pl.Float64), delta=pl.lit(1e-5))
+    assert shown in markdown(of(spent))
+
+
 def test_a_gap_that_is_not_closed_is_remarked_on_and_a_closed_one_is_not():
     def remarks(told):
         rows = [

@@ -284,3 +284,36 @@ def test_gradients_and_weights_are_told_apart():
     rows = [row(update_kind="gradient", psnr=30.0), row(update_kind="delta", psnr=20.0, cell="other")]
     board = leaderboard.build(table.frame(rows))
     assert board["setting_label"].to_list() == ["mnist · mlp · gradients", "mnist · mlp · weights"]
+
+
+def test_of_a_defense_that_changes_images_the_score_to_the_image_itself_and_to_what_was_made_of_it_stand_beside():
+    """An image without an answer counts with the floor's, as it does in the score."""
+
+    def shown(defense, attack, psnr, original, trained, **values):
+        parts = [] if defense == "none" else [{"name": defense}]
+        return [
+            row(client=c, attack=attack, defense=defense, defense_params=json.dumps(parts), psnr=psnr,
+                psnr_original=original, psnr_trained=trained, **values)
+            for c in range(3)
+        ]  # fmt: skip
+
+    answered = shown("oasis", "inverting_gradients", 30.0, 12.0, 130.0)
+    declined = [
+        unscored(status="not_applicable", reason="no", client=c, attack="first_linear", defense="oasis")
+        for c in range(3)
+    ]
+    declined[0] = shown("oasis", "first_linear", 31.0, 13.0, 31.0)[0]
+    rows = [*answered, *declined, *shown("oasis", "null_mean", 10.0, 9.0, 11.0)]
+    others = [*shown("none", "dlg", 40.0, None, None), *shown("cutmix", "dlg", 20.0, None, 25.0)]
+    board = leaderboard.build(table.frame([*rows, *others]))
+    found = {
+        one["attack"] + " " + one["defense"]: (one["psnr"], one["psnr_original"], one["psnr_trained"])
+        for one in board.to_dicts()
+    }
+    assert found == {
+        "inverting_gradients oasis": (30.0, 12.0, 100.0),
+        "first_linear oasis": (10.0, 9.0, 11.0),
+        "null_mean oasis": (10.0, 9.0, 11.0),
+        "dlg none": (40.0, None, None),
+        "dlg cutmix": (20.0, None, 25.0),
+    }

@@ -104,6 +104,21 @@ def test_a_guarantee_has_both_accountants_and_what_was_rebuilt_all_the_same(repo
     assert "3 of 8 images, by well informed" in leaked
 
 
+def test_what_a_defense_made_of_the_images_has_scores_beside_the_score(report_inputs, pictures):
+    def page(**values):
+        parts = json.dumps([{"name": "oasis"}])
+        rows = [row(client=c, defense="oasis", defense_params=parts, psnr=30.0, **values) for c in range(6)]
+        return report.html(table.frame(rows), pictures, **report_inputs)
+
+    turned = page(psnr_original=9.25, psnr_trained=30.5)
+    assert turned.count(">original 9.2</span>") == 2  # at a glance, and on the board
+    assert turned.count(">trained on 30.5</span>") == 2
+    mixed = page(psnr_trained=30.5)
+    assert "original 9.2" not in mixed
+    assert mixed.count(">trained on 30.5</span>") == 2
+    assert "trained on 30" not in page()
+
+
 def test_over_what_the_accuracys_interval_is_told(report_inputs, pictures):
     def page(seeds):
         rows = [row(client=c, seed=s, cell=f"{s}", utility=0.9 + s / 100) for s in range(seeds) for c in range(6)]

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from made_up_run import HOSTILE, SCENARIO, board_rows, make_pictures, make_results
+from made_up_run import HOSTILE, SCENARIO, board_rows, make_pictures, make_results, row
 
+from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.reporting import entries, site
 from fedsim.reporting.ranking import ranks
@@ -318,3 +319,20 @@ def test_the_stage_of_a_cascade_that_answered_is_shown_as_text(tmp_path):
     assert (
         shown == [f"answered by cut {HOSTILE} (8 images)"] * 2
     )  # of the defense's strongest attack, and of the attack
+
+
+def test_the_bytes_of_a_defense_stand_beside_what_else_it_costs(tmp_path):
+    def sent(parts, count):
+        name = parts[0]["name"]
+        return [
+            row(client=c, defense=name, defense_params=json.dumps(parts), bytes=count, epsilon=5.5, delta=1e-5)
+            for c in range(6)
+        ]
+
+    rows = [*sent([{"name": "none"}], 1000), *sent([{"name": "clip", "norm": 1.0}], 130)]
+    entries.submit(tmp_path / "entries", table.frame(rows), make_pictures, MARKER)
+    site.write(tmp_path / "site", entries.read(tmp_path / "entries").entries, tmp_path / "entries")
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "bytes sent, ×" in page
+    defended = next(part for part in page.split("<tr") if ">clip<" in part and "<td>5.5</td>" in part)
+    assert "<td>5.5</td>\n<td>0.13</td>" in defended
