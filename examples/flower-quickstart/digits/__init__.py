@@ -1,0 +1,1 @@
+"""Handwritten digits, learnt together by clients that keep their images to themselves."""
