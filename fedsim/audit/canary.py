@@ -14,6 +14,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,10 @@ def play(
             "std": list(std),
             "batch_size": batch_size,
             "seed": seed,
-            "seconds": max(0.5, timeout - min(5.0, timeout / 4)),
         }
         write_json(folder / "request.json", request)
-        answer = _answer(folder, app, timeout)
+        _run(folder, app, timeout)
+        answer = _answer(folder)
         received = read_tensors(folder / "received.safetensors")
         noise = read_tensors(folder / "noise.safetensors")
         gradient = read_tensors(folder / "gradient.safetensors")
@@ -116,8 +117,12 @@ def play(
     )
 
 
-def _answer(folder: Path, app: Path, timeout: float) -> dict[str, Any]:
-    """Run the process; what it answered."""
+def _run(folder: Path, app: Path, timeout: float) -> None:
+    """Run the process; it leaves `answer.json` in the folder.
+
+    Raises:
+        NoCanary: it does not.
+    """
     home = str(Path(__file__).resolve().parents[2])
     paths = [home, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {
@@ -143,13 +148,17 @@ def _answer(folder: Path, app: Path, timeout: float) -> dict[str, Any]:
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise NoCanary(f"the client app does not end within {timeout:g} s{_hanging(folder, app)}") from None
+            where = _hanging(process, folder, app)
+            raise NoCanary(f"the client app does not end within {timeout:g} s{where}") from None
         finally:
             _end(process)
     if not (folder / "answer.json").exists():
         lines = (folder / "output").read_text(errors="replace").strip().splitlines()
         said = f": {lines[-1].strip()[:300]}" if lines else ""
         raise NoCanary(f"the client app's process ended without an answer (exit code {process.returncode}){said}")
+
+
+def _answer(folder: Path) -> dict[str, Any]:
     answer: dict[str, Any] = read_json(folder / "answer.json")
     if "refused" in answer:
         raise NoCanary(f"no canary: {answer['refused']}")
@@ -168,8 +177,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _hanging(folder: Path, app: Path) -> str:
-    """Where in the client's own code it was shortly before its time was over."""
+def _hanging(process: subprocess.Popen[bytes], folder: Path, app: Path) -> str:
+    """Where in the client's own code it is."""
+    process.send_signal(signal.SIGUSR1)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)  # by which time it has said so
     hangs = folder / "hangs"
     for line in hangs.read_text(errors="replace").splitlines() if hangs.exists() else ():
         if line.strip().startswith(f'File "{app}'):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.audit.canary_items import Images, Loaders, Refusal
-from fedsim.audit.canary_watch import Call, Step, Watch
+from fedsim.audit.canary_form import Images, Refusal, numbers
+from fedsim.audit.canary_items import Loaders
+from fedsim.audit.canary_seen import Call, Step
+from fedsim.audit.canary_watch import Watch
 from fedsim.audit.facts import Facts, LossSeen
 
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-5}
@@ -45,7 +47,7 @@ def judged(watch: Watch, loaders: Loaders, received: Mapping[str, Tensor]) -> Ju
     if model is None:
         raise Refusal("no optimizer step of the client trains a called module with the arrays that were sent")
     images = loaders.images
-    order = tuple(tuple(index for call in step.calls for index in _indices(call, images)) for step in watch.steps)
+    order = tuple(tuple(at for call in step.calls for at in _entered(call, images).places) for step in watch.steps)
     calls = [call for step in watch.steps for call in step.calls]
     names = watch.names(model)
     gradients = set().union(*(step.gradients for step in watch.steps))
@@ -73,8 +75,9 @@ def judged(watch: Watch, loaders: Loaders, received: Mapping[str, Tensor]) -> Ju
             for name, reduction, smoothing, weighted in watch.losses
         ),
         loss_values=tuple(watch.values),
-        clip_norm=next((bound for name, bound, _ in first.clipped if name == "clip_grad_norm_"), None),
-        clip_value=next((bound for name, bound, _ in first.clipped if name == "clip_grad_value_"), None),
+        clip_norm=next((c.bound for c in first.clipped if c.function == "clip_grad_norm_"), None),
+        clip_value=next((c.bound for c in first.clipped if c.function == "clip_grad_value_"), None),
+        input_shape=tuple(calls[0].inputs[0].shape[1:]),
         batch_size=loaders.sizes[0] if loaders.sizes else None,
         unexplained=tuple(dict.fromkeys(_unexplained(watch, model, images, order, received))),
         notes=tuple(loaders.notes),
@@ -126,9 +129,11 @@ def _of_step(number: int, step: Step, first: Step, images: Images, known: bool) 
         yield "gradients are clipped in some steps only, or by another bound"
     if len(step.clipped) > 1:
         yield f"gradients are clipped {len(step.clipped)} times in a step"
-    for name, _, norm in step.clipped:
-        if name == "clip_grad_norm_" and norm != 2.0:
-            yield f"gradients are clipped by their norm of order {norm:g}"
+    for clipped in step.clipped:
+        if clipped.order != 2.0:
+            yield f"gradients are clipped by their norm of order {clipped.order:g}"
+        if clipped.parameters < len(step.gradients):
+            yield f"gradients of {clipped.parameters} of {len(step.gradients)} parameters are clipped"
     for call in step.calls:
         if call.resting != first.calls[0].resting:
             yield "modules change between training and evaluation mode from step to step"
@@ -139,31 +144,62 @@ def _of_step(number: int, step: Step, first: Step, images: Images, known: bool) 
         if any(len(masks) > 1 for masks in call.masks.values()):
             site = next(site for site, masks in call.masks.items() if len(masks) > 1)
             yield f"{site} drops several times in one forward pass"
+        entered = _entered(call, images)
+        if call.masks.keys() != first.calls[0].masks.keys():
+            site = sorted(call.masks.keys() ^ first.calls[0].masks.keys())[0]
+            yield f"{site} drops in some forward passes only"
         if not known:
             yield "the model is given other images than its DataLoader gave: they are changed in between, by the client"
-        elif call.target is not None and (odd := _odd_labels(call, images)):
+        elif call.target is not None and (odd := _odd_labels(call.target, images.labels[list(entered.places)])):
             yield odd
+        if entered.mean is not None and entered.std is not None:
+            seen = f"mean {numbers(entered.mean)} and std {numbers(entered.std)}"
+            yield f"the model is given images of {seen}, not {numbers(images.mean)} and {numbers(images.std)} as stated"
 
 
-def _indices(call: Call, images: Images) -> list[int]:
-    """Which images of the canary a forward pass was given; none where any of them is another."""
-    shape = tuple(images.pixels.shape[1:])
-    batch = next((one for one in call.inputs if tuple(one.shape[1:]) == shape), None)
+@dataclass(frozen=True)
+class Entered:
+    """Which images of the canary a forward pass was given, and normalised by what; of none of them no places."""
+
+    places: tuple[int, ...] = ()
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+
+def _entered(call: Call, images: Images) -> Entered:
+    shape = images.pixels.shape[1:]
+    batch = next((one for one in call.inputs if len(one) and one.numel() == len(one) * shape.numel()), None)
     if batch is None:
-        return []
-    tolerance = CLOSE.get(batch.dtype, 2e-2)
-    known = images.normalised().flatten(1)
-    distance = torch.cdist(batch.float().flatten(1), known, p=torch.inf)
-    nearest, index = distance.min(dim=1)
-    return index.tolist() if bool((nearest <= tolerance * known.abs().max()).all()) else []
+        return Entered()
+    close = CLOSE.get(batch.dtype, 2e-2)
+    given, known = batch.detach().float().flatten(1), images.normalised().flatten(1)
+    nearest, index = torch.cdist(given, known, p=torch.inf).min(dim=1)
+    if bool((nearest <= close * known.abs().max()).all()):
+        return Entered(tuple(index.tolist()))
+    return _otherwise(given.view(-1, *shape).double(), images, close)
 
 
-def _odd_labels(call: Call, images: Images) -> str | None:
-    target, index = call.target, _indices(call, images)
-    assert target is not None
+def _otherwise(given: Tensor, images: Images, close: float) -> Entered:
+    """The same of images that are normalised by another mean and deviation than stated: a line in each channel."""
+    pixels = images.scaled().double()
+    shapes = [(value - value.mean((2, 3), keepdim=True)).flatten(1) for value in (given, pixels)]
+    units = [value / value.norm(dim=1, keepdim=True).clamp_min(1e-12) for value in shapes]
+    index = (units[0] @ units[1].T).argmax(dim=1)
+    found = pixels[index].transpose(0, 1).flatten(1)
+    seen = given.transpose(0, 1).flatten(1)
+    centred = found - found.mean(1, keepdim=True)
+    slope = (centred * seen).sum(1) / centred.square().sum(1).clamp_min(1e-12)
+    start = seen.mean(1) - slope * found.mean(1)
+    away = (seen - slope[:, None] * found - start[:, None]).abs().max()
+    if away > 10 * close * seen.abs().max() or bool((slope <= 0).any()):
+        return Entered()
+    return Entered(tuple(index.tolist()), -start / slope, 1 / slope)
+
+
+def _odd_labels(target: Tensor, labels: Tensor) -> str | None:
     if target.is_floating_point():
         return "labels are turned into probabilities, as mixing or distillation does"
-    if target.shape != (len(index),) or not torch.equal(target.cpu().long(), images.labels[index]):
+    if target.shape != labels.shape or not torch.equal(target.cpu().long(), labels):
         return "labels are changed between the DataLoader and the loss"
     return None
 

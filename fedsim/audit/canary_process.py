@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import random
+import signal
 import sys
 import time
 import traceback
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fedsim.audit.canary_facts import judged
-from fedsim.audit.canary_items import Images, Loaders, Refusal
+from fedsim.audit.canary_form import Images, Refusal
+from fedsim.audit.canary_items import Loaders
 from fedsim.audit.canary_watch import Watch
 from fedsim.files import read_json, read_tensors, write_json, write_tensors
 
@@ -34,7 +36,7 @@ def main(folder: Path) -> None:
     """Answer the request in a folder: `answer.json` with `facts`, or with `refused`, or with `raised`."""
     request = read_json(folder / "request.json")
     hangs = (folder / "hangs").open("w")
-    faulthandler.dump_traceback_later(request["seconds"], file=hangs)
+    faulthandler.register(signal.SIGUSR1, file=hangs)  # sent when its time is over
     try:
         answer = answered(folder, request)
     except Refusal as refusal:

@@ -7,7 +7,8 @@ draws the dropout masks itself, explicitly, where the client asked torch for the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,55 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from defenses.stochastic.convert import draws
 from defenses.stochastic.functional import FUNCTIONS, called, child
-
-Option = Any
-
-
-@dataclass
-class Call:
-    """One forward pass of the client's model.
-
-    Args:
-        model: the module whose arrays the server sent.
-        resting: the paths of its modules that were in evaluation mode.
-        inputs: the tensors that it was given.
-        masks: by site, in the order of the module's calls.
-        rates: of these sites.
-        hidden: what else drew random numbers.
-        target: what its output was compared with, if a function of torch did.
-        backward: whether a backward pass went through its output.
-    """
-
-    model: nn.Module
-    resting: tuple[str, ...]
-    inputs: list[Tensor] = field(default_factory=list)
-    masks: dict[str, list[Tensor]] = field(default_factory=dict)
-    rates: dict[str, float] = field(default_factory=dict)
-    hidden: list[str] = field(default_factory=list)
-    autocast: str | None = None
-    target: Tensor | None = None
-    backward: bool = False
-
-
-@dataclass
-class Step:
-    """One step of an optimizer.
-
-    Args:
-        calls: forward passes whose gradients went into it.
-        options: hyper-parameters of its groups of parameters, without duplicates.
-        gradients: the names of the parameters that it was given a gradient for.
-        clipped: by what, of `clip_grad_norm_` (maximum and order of the norm) and `clip_grad_value_`.
-        altered: a parameter that was changed since the step before, by something else.
-    """
-
-    optimizer: Optimizer
-    calls: list[Call]
-    options: list[dict[str, Option]]
-    gradients: frozenset[str]
-    clipped: list[tuple[str, float, float]]
-    backwards: int
-    altered: str | None
+from fedsim.audit.canary_seen import Call, Clipped, Option, Step, autocast, plain, tensors
 
 
 @dataclass
@@ -103,7 +56,7 @@ class Watch:
     _calls: list[Call] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
     _paths: dict[int, str] = field(default_factory=dict)
-    _clipped: list[tuple[str, float, float]] = field(default_factory=list)
+    _clipped: list[Clipped] = field(default_factory=list)
     _backwards: int = 0
     _altered: str | None = None
 
@@ -146,7 +99,7 @@ class Watch:
             self._paths = {id(one): name for name, one in root.named_modules()}
         if not self._open and self._paths.get(id(module)) == "":
             resting = tuple(name for name, one in module.named_modules() if not one.training)
-            self._open.append(Call(module, resting, autocast=_autocast()))
+            self._open.append(Call(module, resting, autocast=autocast()))
         if self._open:
             path = self._paths.get(id(module))
         self._stack.append((path, module))
@@ -228,7 +181,7 @@ class Watch:
             self.dtype = str(next(iter(found.values())).dtype).removeprefix("torch.")
         options: list[dict[str, Option]] = []
         for group in optimizer.param_groups:
-            own = {name: _plain(value) for name, value in group.items() if name not in ("params", "param_names")}
+            own = {name: plain(value) for name, value in group.items() if name not in ("params", "param_names")}
             if any(id(value) in names for value in group["params"]) and own not in options:
                 options.append(own)
         self.steps.append(
@@ -238,20 +191,22 @@ class Watch:
         self._calls, self._clipped, self._backwards = [], [], 0
 
     def _watch_clipping(self, opened: ExitStack) -> None:
-        def watched(name: str, order: Callable[[tuple[Any, ...], dict[str, Any]], float]) -> None:
+        for name, bound in (("clip_grad_norm_", "max_norm"), ("clip_grad_value_", "clip_value")):
             original = getattr(clip_grad, name)
 
-            def clipping(parameters: Any, maximum: Any, *more: Any, **named: Any) -> Any:
-                given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-                self._clipped.append((name, float(maximum), order(more, named)))
-                return original(given, maximum, *more, **named)
+            def clipping(*given: Any, of: tuple[str, str, Any] = (name, bound, original), **keys: Any) -> Any:
+                name, bound, original = of
+                arguments = inspect.signature(original).bind(*given, **keys).arguments
+                if not isinstance(arguments["parameters"], Tensor):
+                    arguments["parameters"] = list(arguments["parameters"])  # it may be a generator
+                count = 1 if isinstance(arguments["parameters"], Tensor) else len(arguments["parameters"])
+                seen = Clipped(name, float(arguments[bound]), float(arguments.get("norm_type", 2.0)), count)
+                self._clipped.append(seen)
+                return original(**arguments)
 
             for place in (clip_grad, torch.nn.utils):
                 opened.callback(setattr, place, name, original)
                 setattr(place, name, clipping)
-
-        watched("clip_grad_norm_", lambda more, named: float(more[0] if more else named.get("norm_type", 2.0)))
-        watched("clip_grad_value_", lambda more, named: 0.0)
 
 
 class _Functions(TorchFunctionMode):
@@ -289,7 +244,8 @@ class _Functions(TorchFunctionMode):
         seen = (name, str(keywords.get("reduction", "mean")), smoothing, weighted)
         if seen not in self._watch.losses:
             self._watch.losses.append(seen)
-        self._watch.compared(arguments[1] if len(arguments) > 1 else keywords.get("target"))
+        if name in ("cross_entropy", "nll_loss"):
+            self._watch.compared(arguments[1] if len(arguments) > 1 else keywords.get("target"))
 
 
 LOSSES = (
@@ -324,28 +280,3 @@ class _Hidden(TorchDispatchMode):
         if draws(operation, arguments, keywords or {}):
             self._watch.drew(operation)
         return operation(*arguments, **(keywords or {}))
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """All tensors in what a module is given or returns."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [one for part in value.values() for one in tensors(part)]
-    if isinstance(value, list | tuple):
-        return [one for part in value for one in tensors(part)]
-    return tensors(vars(value)) if hasattr(value, "__dataclass_fields__") else []
-
-
-def _autocast() -> str | None:
-    active = torch.is_autocast_enabled("cpu")
-    return str(torch.get_autocast_dtype("cpu")).removeprefix("torch.") if active else None
-
-
-def _plain(value: Any) -> Option:
-    """A hyper-parameter as JSON can hold it."""
-    if isinstance(value, Tensor):
-        return value.item() if value.numel() == 1 else str(tuple(value.shape))
-    if isinstance(value, tuple | list):
-        return tuple(_plain(part) for part in value)
-    return value if isinstance(value, int | float | bool | str) or value is None else str(value)

@@ -45,6 +45,7 @@ class Facts:
         dtype: of the parameters while they were trained, `float32`.
         losses: what the loss was computed with, and `loss_values` what backward passes started from.
         clip_norm: of each step's gradient over all parameters (L2); `clip_value` of each entry.
+        input_shape: of one example as it enters the model.
         batch_size: of the client's own training loader, before the canary changed it, if it did.
         unexplained: what the client did that a replay does not know of, one line each.
         notes: what the canary changed or left out, and what looks odd, one line each.
@@ -64,6 +65,7 @@ class Facts:
     loss_values: tuple[float, ...] = ()
     clip_norm: float | None = None
     clip_value: float | None = None
+    input_shape: tuple[int, ...] = ()
     batch_size: int | None = None
     unexplained: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -111,7 +113,7 @@ class Canary:
         mean, std: of each channel: images enter the model as `(pixels / 255 - mean) / std`.
         order: for each optimizer step the images that it took; () for a step whose images were not those of the canary.
         noise: what was drawn at each random site, (examples of all steps, ...), as `defenses.client.round.replay`
-            takes it for the model that `fedsim.audit.replaying.explicit` makes.
+            takes it for the model that `fedsim.audit.picture.explicit` makes.
         gradient: what the optimizer was given in the first step, by parameter.
         facts: what the client did.
     """
