@@ -77,7 +77,9 @@ def made_explicit(model: nn.Module, example: Tensor) -> list[str]:
     for path, calls in found.items():
         module = model.get_submodule(path)
         for number, (function, rate) in enumerate(calls):
-            module.add_module(child(number), FUNCTIONS[function](rate).train(module.training))
+            layer = FUNCTIONS[function](rate).train(module.training)
+            layer.called_at = rate  # type: ignore[assignment]  # an attacker who is not told the rate sets another
+            module.add_module(child(number), layer)
             made.append(f"{path}.{child(number)}".lstrip("."))
         if not isinstance(module, _Diverting):
             module.__class__ = type(type(module).__name__, (_Diverting, type(module)), {})
@@ -105,7 +107,7 @@ class _Divert(TorchFunctionMode):
         x, rate, in_place = call
         layer = getattr(self._module, child(self._calls), None)
         self._calls += 1
-        if not isinstance(layer, Dropout) or layer.p != rate:
+        if not isinstance(layer, Dropout) or getattr(layer, "called_at", None) != rate:
             name = type(self._module).__name__
             raise Unmade(f"{name} calls {function.__name__} at the rate {rate:g} where it did not before")
         dropped = layer(x)

@@ -12,7 +12,7 @@ import polars as pl
 
 from fedsim.audit.outcome import Audit
 from fedsim.audit.told import Told
-from fedsim.audit.verdict import Tried, Verdict, spoken
+from fedsim.audit.verdict import Swept, Tried, Verdict, largest, spoken
 from fedsim.audit.working import Subject, certain_of
 from fedsim.reporting.gallery import Tile
 from fedsim.reporting.pages import environment
@@ -63,8 +63,9 @@ def html(audit: Audit) -> str:
         panels=panels,
         most=MOST,
         scored=any(subject.truth is not None for subject, _ in audit.subjects),
-        sweep=None,
-        defended=None,
+        sweep=_sweep(audit.verdict),
+        defended=audit.verdict.defenses,
+        spoken=spoken,
         findings=audit.verdict.findings,
         said=list(_said(audit.told)),
         faults=audit.faults,
@@ -89,6 +90,32 @@ def _answers(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield "Is it leaking?", "It was not shown to: what was tried rebuilt no image. What was not tried stands below."
     else:
         yield "Is it leaking?", "Nothing could be attacked, so nothing is known; the reasons stand below."
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The canaries by batch size and steps, and what they come to in a sentence."""
+
+    sentence: str
+    rows: tuple[Swept, ...]
+
+
+def _sweep(verdict: Verdict) -> Sweep | None:
+    found = largest(verdict.sweep)
+    if found is None:
+        return None
+    budgets = [one.best.iterations for one in verdict.sweep if one.best is not None and one.best.iterations]
+    budget = f", in at most {max(budgets):,} iterations" if budgets else ""
+    tried = f"Tried were batches of up to {found['tried_batch_size']} and up to {found['tried_steps']} steps{budget}."
+    if found["batch_size"] is None:
+        said = f"No image was rebuilt by what was tried. {tried}"
+    else:
+        said = (
+            f"The largest batch of which images were still rebuilt is {found['batch_size']}, the most steps "
+            f"{found['steps']}. {tried}"
+        )
+    note = "Where nothing was rebuilt, a stronger attack or more iterations may do better: it is no sign of safety."
+    return Sweep(f"{said} {note}", verdict.sweep)
 
 
 def _panel(directory: RunDirectory, rows: pl.DataFrame, subject: Subject, outcomes: Sequence[Tried]) -> Panel:

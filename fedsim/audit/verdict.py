@@ -82,6 +82,38 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Swept:
+    """A canary of some batch size and number of steps, and the strongest of what was tried on it.
+
+    Args:
+        own: it is the client's round as it plays by itself.
+        replay: empty where our picture of the round is exact; else why it is not.
+    """
+
+    round: int
+    batch_size: int
+    steps: int
+    images: int
+    own: bool
+    replay: str
+    best: Tried | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseTried:
+    """A defense on the strongest canary, and the strongest attack that knows it.
+
+    Args:
+        kept: the share of the progress of the client's own round that is left; None: not measured.
+    """
+
+    defense: str
+    best: Tried | None
+    images: int
+    kept: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The answer to: is it leaking, and to whom?
 
@@ -98,6 +130,8 @@ class Verdict:
     limits: tuple[str, ...] = ()
     findings: tuple[Mapping[str, Any], ...] = ()
     tried: tuple[Tried, ...] = field(default=())
+    sweep: tuple[Swept, ...] = ()
+    defenses: tuple[DefenseTried, ...] = ()
 
     @property
     def leaks(self) -> bool:
@@ -112,6 +146,9 @@ class Verdict:
             "verdict": self.kind,
             "headline": self.headline,
             "threat_models": [asdict(row) for row in self.rows],
+            "sweep": [asdict(one) for one in self.sweep],
+            "largest": largest(self.sweep),
+            "defenses": [asdict(one) for one in self.defenses],
             "tried": [asdict(one) for one in self.tried],
             "limits": list(self.limits),
             "not_tried": list(self.untried),
@@ -163,6 +200,8 @@ def verdict(
     limits: Sequence[str],
     more: Sequence[str],
     findings: Sequence[Mapping[str, Any]],
+    sweep: Sequence[Swept] = (),
+    defenses: Sequence[DefenseTried] = (),
 ) -> Verdict:
     """Put together what was tried.
 
@@ -181,7 +220,25 @@ def verdict(
         limits=tuple(limits),
         findings=tuple(findings),
         tried=tuple(found),
+        sweep=tuple(sweep),
+        defenses=tuple(defenses),
     )
+
+
+def largest(sweep: Sequence[Swept]) -> dict[str, Any] | None:
+    """The largest batch of one step, and the most steps, at which images were still rebuilt; None without a sweep.
+
+    Beyond it lies what was tried and not rebuilt, and what was not tried: neither says that nothing leaks there.
+    """
+    if not sweep:
+        return None
+    rebuilt = [one for one in sweep if one.best is not None and one.best.rebuilt]
+    return {
+        "batch_size": max((one.batch_size for one in rebuilt), default=None),
+        "steps": max((one.steps for one in rebuilt), default=None),
+        "tried_batch_size": max(one.batch_size for one in sweep),
+        "tried_steps": max(one.steps for one in sweep),
+    }
 
 
 def strongest(found: Sequence[Tried]) -> Tried | None:

@@ -43,6 +43,18 @@ def audit(
     app_directory: Annotated[
         Path | None, typer.Option("--app", metavar="DIR", help="Your app's folder: your model is looked for there.")
     ] = None,
+    canary: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Let your client train on these, to score: folders by class, or .npz."),
+    ] = None,
+    batches: Annotated[str, typer.Option(metavar="N,N", help="Batch sizes of canaries.")] = "1,2,4,8",
+    canary_steps: Annotated[
+        str, typer.Option("--canary-steps", metavar="N,N", help="Numbers of steps of canaries of batch size 1.")
+    ] = "1,2,4",
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", metavar="KEY=VALUE", help="Of your app, for canaries.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="inferred, or known: attacks are told a canary's labels.")] = "inferred",
     iterations: Annotated[int, typer.Option(help="Of an attack that optimises, at most.")] = 1000,
     rounds: Annotated[list[int] | None, typer.Option("--round", help="Only this round; may be repeated.")] = None,
     nodes: Annotated[list[str] | None, typer.Option("--node", help="Only this node; may be repeated.")] = None,
@@ -53,6 +65,7 @@ def audit(
     """Say what a server can rebuild from what your clients send: a verdict, as a page and as JSON."""
     from fedsim.audit import auditing
     from fedsim.audit.adversaries import Budget
+    from fedsim.audit.canaries import Sweep
     from fedsim.audit.told import Told
     from fedsim.audit.verdict import lines
     from fedsim.paths import look_beside
@@ -65,7 +78,7 @@ def audit(
     training = _local(lr, optimizer, momentum, weight_decay, epochs, steps)
     told = Told(
         model=model,
-        model_keys=_keys(model_args or []),
+        model_keys=_keys("--model-arg", model_args or []),
         output=output,
         shape=(channels, height, width),
         classes=classes,
@@ -79,6 +92,17 @@ def audit(
         batch_size=batch_size,
         examples=examples,
     )
+    if canary is not None and app_directory is None:
+        raise BadInput("--canary: also needs --app, the folder of your Flower app")
+    sweep = None
+    if canary is not None and app_directory is not None:
+        sweep = Sweep(
+            app=app_directory,
+            images=canary,
+            batches=_counts("--batches", batches),
+            steps=_counts("--canary-steps", canary_steps),
+            run_config=_keys("--run-config", run_config or []),
+        )
     done = auditing.audit_store(
         store,
         told,
@@ -87,6 +111,8 @@ def audit(
         rounds=rounds or (),
         nodes=nodes or (),
         replies=replies,
+        labels=_one_of("--labels", labels, "inferred", "known"),
+        sweep=sweep,
         command=shlex.join(["fedsim", *sys.argv[1:]]),
         say=lambda line: err.print(line, style="dim", highlight=False, soft_wrap=True),
     )
@@ -127,16 +153,16 @@ def _local(
     return LocalTraining(steps=steps or 1, epochs=epochs, learning_rate=lr or 1.0, optimizer=made)
 
 
-def _keys(given: list[str]) -> dict[str, Any]:
+def _keys(option: str, given: list[str]) -> dict[str, Any]:
     found = {}
     for one in given:
         name, sign, value = one.partition("=")
-        if not sign or not name.isidentifier():
-            raise BadInput(f"--model-arg {one}: takes NAME=VALUE")
+        if not sign or not name:
+            raise BadInput(f"{option} {one}: takes NAME=VALUE")
         try:
             found[name] = YAML(typ="safe", pure=True).load(value)
         except YAMLError:
-            raise BadInput(f"--model-arg {one}: {value!r} is not a YAML value") from None
+            raise BadInput(f"{option} {one}: {value!r} is not a YAML value") from None
     return found
 
 
@@ -149,6 +175,13 @@ def _one_of(option: str, value: str, *accepted: str) -> Any:
 def _each(option: str, text: str, channels: int) -> tuple[float, ...]:
     values = _numbers(option, text)
     return values * channels if len(values) == 1 else values
+
+
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    values = tuple(int(value) for value in _numbers(option, text, whole=True))
+    if min(values) < 1:
+        raise BadInput(f"{option} {text}: each is at least 1")
+    return values
 
 
 def _numbers(option: str, text: str, *, whole: bool = False) -> tuple[float, ...]:

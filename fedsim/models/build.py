@@ -16,6 +16,7 @@ from torch import nn
 from defenses import compose
 from defenses.registry import parameters as _constructor_parameters
 from defenses.stochastic import Dropout, check_explicit, convert, stochastic_layers
+from defenses.stochastic.functional import made_explicit
 from fedsim.errors import BadInput
 from fedsim.models import factory, foreign
 from fedsim.models.lenet import LeNet
@@ -79,6 +80,8 @@ def build(
             model = foreign.taking(model, str(spec["foreign"].get("output", "")))
             foreign.check_input(model, example)
         model = convert(model)
+        if "foreign" in spec:
+            made_explicit(model, example)
     if spec.get("dropout") is not None:
         _set_dropout(label, model, spec["dropout"])
     model = _defended(model, spec, seed)

@@ -1,0 +1,230 @@
+"""Canaries as subjects of an audit: what the user's own client makes of images that we know, over batches and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from defenses.client.training import LocalTraining
+from fedsim import data
+from fedsim.audit.canary import NoCanary, play
+from fedsim.audit.consistency import Finding
+from fedsim.audit.facts import Canary, Facts
+from fedsim.audit.matching import Unusable
+from fedsim.audit.observing import Reply
+from fedsim.audit.replaying import CannotReplay, Replayed, layout, picture_of, replayed
+from fedsim.audit.told import Told
+from fedsim.audit.working import Subject
+from fedsim.errors import BadInput
+from fedsim.recording import Recorded
+from fedsim.truth import Truth
+
+BATCHES = (1, 2, 4, 8)
+STEPS = (1, 2, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The canaries to play.
+
+    Args:
+        app: the folder of the user's Flower app.
+        images: a folder of pictures, one sub-folder for each class, or an `.npz` archive.
+        batches: sizes of the batch of one step; `steps`: numbers of steps of one image each.
+        own: also a round as the client plays it by itself, over as many images as there are.
+        run_config: in place of values of the app's own.
+        timeout: of a client's round, in seconds.
+    """
+
+    app: Path
+    images: Path
+    batches: tuple[int, ...] = BATCHES
+    steps: tuple[int, ...] = STEPS
+    own: bool = True
+    run_config: Mapping[str, Any] | None = None
+    timeout: float = 300.0
+
+    def points(self, there: int) -> list[Point]:
+        """What is played with so many images, each once; batch size 1 in one step first."""
+        asked = [Point(size, size) for size in self.batches] + [Point(1, count) for count in self.steps]
+        found = [point for point in dict.fromkeys(asked) if point.images <= there]
+        return sorted(found, key=lambda point: point.images)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A canary's batch size, and its number of images; None: the client's own."""
+
+    batch_size: int | None
+    images: int
+
+
+@dataclass(frozen=True)
+class Played:
+    """A canary that was played.
+
+    Args:
+        steps: optimizer steps that the client took.
+        batch_size: the largest of them.
+        own: as the client plays by itself.
+    """
+
+    subject: Subject
+    facts: Facts
+    replayed: Replayed
+    steps: int
+    batch_size: int
+    own: bool
+
+
+def pictures(sweep: Sweep, told: Told) -> tuple[Tensor, Tensor]:
+    """The canary's images, distinct, uint8 (N, C, H, W), and their labels, (N,). Raises BadInput."""
+    path, (channels, height, width) = sweep.images, told.shape
+    kind = "npz" if path.suffix == ".npz" else "folder"
+    size = height if kind == "folder" and height == width else None
+    found = data.load({"name": kind, "path": str(path), "test_fraction": 0, "image_size": size})
+    images, labels = found.train_images, found.train_labels
+    if images.shape[1] == 1 and channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    if tuple(images.shape[1:]) != told.shape:
+        found_shape, said = (",".join(map(str, shape)) for shape in (images.shape[1:], told.shape))
+        raise BadInput(f"--canary {path}: its images are {found_shape}, and --data-shape says {said}")
+    if all(name.isdigit() for name in found.classes):
+        labels = torch.tensor([int(name) for name in found.classes])[labels]
+    if int(labels.max()) >= told.classes:
+        raise BadInput(f"--canary {path}: a class of number {int(labels.max())}, and --classes says {told.classes}")
+    _, first = torch.unique(images.flatten(1), dim=0, return_inverse=True)
+    kept = sorted({int(group): place for place, group in reversed(list(enumerate(first)))}.values())
+    order = _one_of_each(labels[kept])
+    return images[kept][order].contiguous(), labels[kept][order]
+
+
+def played(
+    sweep: Sweep, recorded: Recorded, told: Told, model: nn.Module, *, most: int, say: Callable[[str], None]
+) -> Iterator[Played | Finding]:
+    """Let the client play each canary of a sweep, on what was sent in one round.
+
+    Yields a finding in place of a canary that cannot be played; the first that cannot ends the sweep.
+
+    Args:
+        most: images of a canary, at most.
+    """
+    images, labels = pictures(sweep, told)
+    points = [(point, False) for point in sweep.points(min(len(images), most))]
+    if sweep.own:
+        points.append((Point(None, len(images)), True))
+    for point, own in points:
+        say(f"round {recorded.round}: a canary of {_images(point.images)}")
+        try:
+            canary = play(
+                sweep.app,
+                recorded,
+                images[: point.images],
+                labels[: point.images],
+                mean=told.mean,
+                std=told.std,
+                batch_size=point.batch_size,
+                run_config=sweep.run_config,
+                timeout=sweep.timeout,
+            )
+            yield _played(canary, told, model, own=own)
+        except (NoCanary, Unusable) as fault:
+            yield Finding("Canary", str(fault), True)
+            return
+
+
+def _played(canary: Canary, told: Told, model: nn.Module, *, own: bool) -> Played:
+    taken = [place for step in canary.order for place in step]
+    chosen, order = torch.tensor(list(dict.fromkeys(taken))), None
+    local: LocalTraining | None = told.local
+    batch_size = max((len(step) for step in canary.order), default=1)
+    mode: Literal["train", "eval"] = "eval" if canary.facts.mode == "eval" else "train"
+    again = replayed(canary, model)
+    try:
+        picture = picture_of(canary, model)
+        local = picture.round.local
+        _, batch, chosen, order = layout(canary)
+        batch_size = batch or len(chosen) // local.steps
+    except CannotReplay:
+        pass  # what was said of the client is all that there is; `again` says why
+    own_told = replace(
+        told, local=local, batch_size=batch_size, examples=len(chosen), mode=mode, length_said=True, unrated=None
+    )
+    steps = len(canary.order)
+    who = "the client's own round" if own else "canary"
+    name = f"round {canary.recorded.round}, {who}: batch {batch_size}, {steps} step{'s' if steps > 1 else ''}"
+    losses = canary.facts.loss_values
+    truth = Truth(
+        images=canary.pixels[chosen],
+        labels=canary.labels[chosen],
+        noise=canary.noise,
+        loss=sum(losses) / len(losses) if losses else float("nan"),
+        order=order,
+    )
+    reply = Reply.of(canary.recorded, own_told, model)
+    subject = Subject(name, reply, 0, own_told, truth=truth, findings=tuple(_seen(canary.facts, again, told, steps)))
+    return Played(subject, canary.facts, again, steps, batch_size, own)
+
+
+def _seen(facts: Facts, again: Replayed, told: Told, steps: int) -> Iterator[Finding]:
+    """What the canary saw, and what of the user's account it contradicts."""
+    if again.why is not None:
+        says = f"the client's round cannot be replayed: {again.why}"
+        yield Finding("Replay", f"{says}; that an attack fails on it says nothing", True)
+    else:
+        yield Finding("Replay", "our picture of the client's round gives what it sent, to float32")
+    optimizer = facts.optimizer.removeprefix("torch.optim.")
+    keys = ", ".join(f"{key} {value:g}" for key, value in _spoken(facts))
+    yield Finding("Optimizer", f"the client trains with {optimizer}, learning rate {facts.lr:g}{keys and f', {keys}'}")
+    local = told.local
+    if local is not None:
+        spec: Mapping[str, Any] = local.optimizer.spec()
+        pairs = [
+            ("optimizer", optimizer.lower(), spec["name"]),
+            ("learning rate", facts.lr, local.learning_rate),
+            ("momentum", facts.momentum, spec.get("momentum", 0.0)),
+            ("weight decay", facts.weight_decay, spec.get("weight_decay", 0.0)),
+        ]
+        for what, saw, said in pairs:
+            if saw != said and not (what == "momentum" and optimizer != "SGD"):
+                says = f"{what}: the client has {_value(saw)}, and what was said is {_value(said)}"
+                yield Finding("Canary", says, True)
+    if facts.mode != told.mode:
+        yield Finding("Mode", f"the client trains in {facts.mode} mode, and what was said is {told.mode}", True)
+    if facts.batch_size is not None and told.batch_size is not None and facts.batch_size != told.batch_size:
+        says = f"the client's loader has batches of {facts.batch_size}, and what was said is {told.batch_size}"
+        yield Finding("Batch size", says, True)
+    if facts.frozen:
+        yield Finding("Frozen", f"the client does not train {', '.join(facts.frozen[:4])}")
+    for note in facts.notes:
+        yield Finding("Canary", note)
+
+
+def _spoken(facts: Facts) -> Iterator[tuple[str, float]]:
+    if facts.momentum:
+        yield "momentum", facts.momentum
+    if facts.weight_decay:
+        yield "weight decay", facts.weight_decay
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def _one_of_each(labels: Tensor) -> Tensor:
+    """An order in which the first images are of different classes: each class in turn."""
+    turns: dict[int, int] = {}
+    keys = []
+    for place, label in enumerate(labels.tolist()):
+        turns[label] = turns.get(label, -1) + 1
+        keys.append((turns[label], label, place))
+    return torch.tensor([place for _, _, place in sorted(keys)])
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
