@@ -36,7 +36,7 @@ class Sweep:
         app: the folder of the user's Flower app.
         images: a folder of pictures, one sub-folder for each class, or an `.npz` archive.
         batches: sizes of the batch of one step; `steps`: numbers of steps of one image each.
-        own: also a round as the client plays it by itself, over as many images as there are.
+        own: also a round as the client plays it by itself, over as many images as there are and are attacked.
         run_config: in place of values of the app's own.
         timeout: of a client's round, in seconds.
     """
@@ -117,7 +117,7 @@ def played(
     images, labels = pictures(sweep, told)
     points = [(point, False) for point in sweep.points(min(len(images), most))]
     if sweep.own:
-        points.append((Point(None, len(images)), True))
+        points.append((Point(None, min(len(images), most)), True))
     for point, own in points:
         say(f"round {recorded.round}: a canary of {_images(point.images)}")
         try:

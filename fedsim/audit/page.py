@@ -66,7 +66,7 @@ def html(audit: Audit) -> str:
         sweep=_sweep(audit.verdict),
         defended=audit.verdict.defenses,
         spoken=spoken,
-        findings=audit.verdict.findings,
+        findings=[{**finding, "of": _few(finding["of"])} for finding in audit.verdict.findings],
         said=list(_said(audit.told)),
         faults=audit.faults,
         strip=strip,
@@ -87,7 +87,10 @@ def _answers(verdict: Verdict) -> Iterator[tuple[str, str]]:
             "train on images of yours (--app and --canary): then every reconstruction is scored."
         )
     elif verdict.kind == "not shown":
-        yield "Is it leaking?", "It was not shown to: what was tried rebuilt no image. What was not tried stands below."
+        yield "Is it leaking?", (
+            f"It was not shown to: no image came above {LEAKED_PSNR:g} dB by what was tried. Look at the pictures, which may "
+            "show more than that number, and at what was not tried."
+        )
     else:
         yield "Is it leaking?", "Nothing could be attacked, so nothing is known; the reasons stand below."
 
@@ -108,7 +111,7 @@ def _sweep(verdict: Verdict) -> Sweep | None:
     budget = f", in at most {max(budgets):,} iterations" if budgets else ""
     tried = f"Tried were batches of up to {found['tried_batch_size']} and up to {found['tried_steps']} steps{budget}."
     if found["batch_size"] is None:
-        said = f"No image was rebuilt by what was tried. {tried}"
+        said = f"No image came above {LEAKED_PSNR:g} dB by what was tried. {tried}"
     else:
         said = (
             f"The largest batch of which images were still rebuilt is {found['batch_size']}, the most steps "
@@ -157,6 +160,10 @@ def _stack(directory: RunDirectory, job: str) -> np.ndarray | None:
             return found
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _few(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _replies(subjects: Sequence[tuple[Subject, Sequence[Tried]]]) -> str:

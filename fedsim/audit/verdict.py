@@ -16,6 +16,7 @@ import polars as pl
 
 from fedsim.audit.adversaries import described
 from fedsim.audit.working import certain_of
+from fedsim.table import LEAKED_PSNR
 from fedsim.version import __version__
 
 Kind = Literal["leaks", "undecided", "not shown", "no answer", "not tried"]
@@ -283,7 +284,8 @@ def _rebuilt(best: Tried) -> str:
 def _nothing(best: Tried) -> str:
     stopped = f", stopped at its budget of {best.iterations} iterations" if best.stopped == "budget" else ""
     if best.scored:
-        return f"nothing rebuilt by what was tried; {spoken(best)} came to {best.psnr or 0:.1f} dB at best{stopped}"
+        level = f"{spoken(best)} came to {best.psnr or 0:.1f} dB at best{stopped}"
+        return f"no image above {LEAKED_PSNR:g} dB by what was tried; {level}: look at the pictures"
     near = "it is" if best.images == 1 else "they are"
     return f"{spoken(best)} answered {_images(best.images)}{stopped}; how near {near}, only a canary can say"
 
@@ -299,7 +301,8 @@ def _headline(kind: Kind, rows: Sequence[Row]) -> str:
     if kind == "undecided":
         return "Not decided: attacks answered with images, and without originals only your eyes can judge them."
     if kind == "not shown":
-        return "The attacks that were tried rebuilt no image for certain. That is no evidence that others would not."
+        level = f"{LEAKED_PSNR:g} dB"
+        return f"No image came above {level} by the attacks that were tried. That is no evidence that none can."
     leaking = [row for row in rows if row.kind == "leaks"]
     least = leaking[0]
     assert least.best is not None
