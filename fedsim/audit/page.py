@@ -88,8 +88,8 @@ def _answers(verdict: Verdict) -> Iterator[tuple[str, str]]:
         )
     elif verdict.kind == "not shown":
         yield "Is it leaking?", (
-            f"It was not shown to: no image came above {LEAKED_PSNR:g} dB by what was tried. Look at the pictures, which "
-            "may show more than that number, and at what was not tried."
+            f"It was not shown to: no image came above {LEAKED_PSNR:g} dB by what was tried. Look at the pictures, "
+            "which may show more than that number, and at what was not tried."
         )
     else:
         yield "Is it leaking?", "Nothing could be attacked, so nothing is known; the reasons stand below."
