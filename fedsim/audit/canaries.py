@@ -17,7 +17,8 @@ from fedsim.audit.consistency import Finding
 from fedsim.audit.facts import Canary, Facts
 from fedsim.audit.matching import Unusable
 from fedsim.audit.observing import Reply
-from fedsim.audit.replaying import CannotReplay, Replayed, layout, picture_of, replayed
+from fedsim.audit.picture import CannotReplay, layout, picture_of
+from fedsim.audit.replaying import Replayed, replayed
 from fedsim.audit.told import Told
 from fedsim.audit.working import Subject
 from fedsim.errors import BadInput
