@@ -57,7 +57,8 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
     """The masks of one image and one local step; of a batch those that the sites themselves can tell (`Site.read`).
 
     Args:
-        model: an `attacker_copy`, in the client's mode, with the observed weights.
+        model: an `attacker_copy`, in the client's mode, with the observed weights. A dropout layer of it whose rate is
+            not told (`Dropout.told`) is one of any rate: that of its zeros.
 
     Raises:
         NotApplicable: a batch, or several local steps: their masks lie over each other.
@@ -105,7 +106,7 @@ def read_masks(model: nn.Module, observation: Observation) -> Masks:
             dropped = mask.numel() - int(mask.sum())
             if dropped == mask.numel():
                 unread[path] = f"the update's {found} is zero"
-            elif _incredible(dropped, mask.numel(), layer.p, may_be_zero=may_be_zero):
+            elif _incredible(dropped, mask.numel(), float(layer.rate(mask.double())), may_be_zero=may_be_zero):
                 unread[path] = f"{dropped} of {mask.numel()} units of {path} read as dropped, at rate {layer.p}"
             else:
                 read[path], readers[path] = mask.to(observation.update[found]), found

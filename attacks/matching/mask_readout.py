@@ -22,6 +22,7 @@ from attacks.observation import Observation, ThreatModel
 from attacks.priors import DropRate, Prior, TotalVariation
 from attacks.unknowns import Images, Noise, Setting, Unknown
 from attacks.updates import attacker_copy, local_steps, trained_part, with_zeros
+from defenses.stochastic import untold
 
 
 @register("mask_readout")
@@ -33,13 +34,14 @@ class MaskReadout(IterativeAttack):
 
     For one image and one local step, or a batch where a site itself can tell what it drew (`Site.read`), as of a
     DropConnect mask, which is the same for all images of a step. It declines where masks were drawn and none can be
-    read.
+    read. Where the server does not know the dropout rate, that of a layer is the share of its units that read as
+    dropped, or, of a mask that cannot be read, found as DIA finds it.
 
     Args:
         drop_rate: weight of the drop-rate prior on masks that could not be read.
     """
 
-    requires: ClassVar = {**IterativeAttack.requires, "dropout_rate": ("known",)}
+    estimates_rates: ClassVar = True
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True
 
@@ -69,6 +71,8 @@ class MaskReadout(IterativeAttack):
         """
         observation = with_zeros(trained_part(observation, model), observation)
         twin = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
+        if threat_model.dropout_rate == "unknown":
+            untold(twin)
         masks = read_masks(twin, observation)
         if local_steps(observation) != 1 or (observation.batch_size not in (None, 1) and not masks.read):
             raise NotApplicable("it takes one image in one step, not a batch")

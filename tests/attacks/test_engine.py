@@ -206,8 +206,8 @@ def test_what_is_not_granted_is_not_used() -> None:
         with pytest.raises(NotApplicable, match=reason):
             attack(observation, THREAT, model)
         object.__setattr__(observation, field, kept)
-    with pytest.raises(NotApplicable, match="dropout_rate known"):
-        attacks.create("mask_readout")(observation, ThreatModel(dropout_rate="unknown"), model)
+    with pytest.raises(NotApplicable, match="labels known or inferred"):
+        attacks.create("mask_readout")(observation, ThreatModel(labels="unknown"), model)
     object.__setattr__(observation, "noise", None)
     with pytest.raises(NotApplicable, match="no noise of 3, 6, 9"):
         attacks.create("well_informed")(observation, THREAT, model)

@@ -141,7 +141,7 @@ def test_it_declines_where_masks_were_drawn_and_none_can_be_read() -> None:
     observation = observe(model, torch.rand(1, 1, 8, 8), torch.tensor([1]), **INPUT)  # type: ignore[arg-type]
     with pytest.raises(NotApplicable, match="no mask can be read"):
         answer("mask_readout", model, observation)
-    with pytest.raises(NotApplicable, match="dropout_rate"):
+    with pytest.raises(NotApplicable, match="no mask can be read"):
         MaskReadout()(observation, ThreatModel(dropout_rate="unknown"), model)
 
 

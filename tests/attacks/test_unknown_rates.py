@@ -85,3 +85,25 @@ def test_a_known_rate_is_taken_as_it_is() -> None:
     answer = attack(observation, ThreatModel(), hidden(model))
     assert answer.noise is None
     assert set(attack(observation, UNKNOWN, hidden(model)).noise or {}) == {"3", "6", "9"}
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2])
+@pytest.mark.parametrize("name", ["mask_readout", "cut"])
+def test_where_masks_are_read_off_the_update_so_is_their_rate(name: str, rate: float) -> None:
+    """The share of zeros is within a few units of it: nearly as much is found as by who is told."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(784, 96), nn.GELU(), nn.Linear(96, 256, bias=False), nn.GELU(), Dropout(rate)]
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), *layers, nn.Linear(256, 10))
+    if name == "mask_readout":
+        model, seen, images = clients(2, rate)
+    else:
+        images, labels = mnist(2)
+        told = {"mean": (MNIST_MEAN,), "std": (MNIST_STD,)}
+        seen = [observe(model, images[i : i + 1], labels[i : i + 1], seed=i, **told) for i in range(2)]  # type: ignore[arg-type]
+    answers = attacks.create(name, iterations=1200).run(seen, UNKNOWN, hidden(model))
+    for number, answer in enumerate(answers):
+        assert psnr(answer.images, images[number : number + 1], MNIST_STD) > 30
+        for site, drawn in (seen[number].noise or {}).items():
+            if name == "mask_readout":
+                assert site in answer.details["masks_read"]
+                torch.testing.assert_close(answer.noise[site], drawn)
