@@ -280,18 +280,27 @@ def examples(observation: Observation) -> int:
 def order_of(observation: Observation) -> dict[str, Tensor]:
     """The order in which epochs took the examples, under its name among what is drawn; nothing of fresh batches.
 
-    Nor of a single epoch whose labels are not granted: there the order is only which image is called the first.
+    Nor of a single epoch whose labels are not granted: there the order is only which image is called the first. Nor
+    where a batch holds all examples.
 
     Raises:
         NotApplicable: there is one, and it is not granted.
     """
     if observation.kind == "gradient" or observation.local is None or observation.local.epochs is None:
         return {}
-    if observation.order is None and observation.local.epochs == 1 and observation.labels is None:
+    if observation.order is None and _order_is_nothing(observation):
         return {}
     if observation.order is None:
         raise NotApplicable("the order in which the client's epochs took its examples is not known")
     return {ORDER: observation.order}
+
+
+def _order_is_nothing(observation: Observation) -> bool:
+    """Whether epochs of any order are the same to whoever looks for the images."""
+    local = observation.local
+    alone = local is not None and local.epochs == 1 and observation.labels is None
+    whole = None not in (observation.batch_size, observation.examples)
+    return alone or (whole and observation.examples <= observation.batch_size)  # type: ignore[operator]
 
 
 def trained_part(observation: Observation, model: nn.Module) -> Observation:
