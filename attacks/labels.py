@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import NotApplicable
+from defenses.client.compute import own_loss
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def infer_labels(model: nn.Module, gradient: Mapping[str, Tensor], *, batch_size
     Raises:
         NotApplicable: no such layer, or a batch above 1 without a bias.
     """
+    if own_loss(model) is not None:
+        raise NotApplicable("labels cannot be inferred: the loss is another than the cross-entropy")
     heads = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     if not heads:
         raise NotApplicable(f"labels cannot be inferred: the model has no linear layer of {classes} outputs")

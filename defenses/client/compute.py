@@ -49,8 +49,31 @@ def no_term(model: nn.Module) -> float:
     return 0.0
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean over a batch, of outputs (B, K) and class indices (B,)."""
+
+
+def own_loss(model: nn.Module) -> Loss | None:
+    """What a model is trained with in place of the cross-entropy; None: that."""
+    found: Loss | None = getattr(model, "own_loss", None)
+    return found
+
+
+def _expected(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    """A loss of class indices at probabilities (B, K), too: what is expected of it."""
+    if not labels.is_floating_point():
+        return loss(logits, labels)
+    places = torch.arange(labels.shape[1], device=labels.device)
+
+    def of_one(row: Tensor, chances: Tensor) -> Tensor:
+        return torch.stack([chance * loss(row[None], place[None]) for chance, place in zip(chances, places)]).sum()
+
+    return vmap(of_one)(logits, labels).mean()
+
+
 class Computation(ABC):
-    """The gradient of the mean cross-entropy over one batch, plus a defense's own term.
+    """The gradient of the mean loss over one batch, plus a defense's own term. The loss is the cross-entropy, unless
+    the model has one of its own (`own_loss`).
 
     Args:
         model: gives the computation.
@@ -72,7 +95,10 @@ class Computation(ABC):
         """The same of each example by itself, (B, ...) and (B,)."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) + self.term(self.model)
+        own = own_loss(self.model)
+        if own is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) + self.term(self.model)
+        return _expected(own, logits, labels) + self.term(self.model)
 
 
 class Backward(Computation):

@@ -57,7 +57,8 @@ def findings(reply: Reply, told: Told, model: nn.Module) -> list[Finding]:
         *_length(reply, told),
     ]
     if told.shared == "weights" and told.local is not None:
-        found += [*_head(reply, told, told.local, model), *_steps_sizes(reply, told, told.local)]
+        found += [] if told.loss else _head(reply, told, told.local, model)
+        found += _steps_sizes(reply, told, told.local)
         found += _decay(reply, told.local)
     found += _images(reply, told, model)
     if not told.defense and (told.local is None or isinstance(told.local.optimizer, SGD)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.client import optimizers
+from defenses.client.compute import own_loss
 from defenses.client.optimizers import Optimizer
 from defenses.client.round import ORDER, ClientRound
 from defenses.client.training import LocalTraining
@@ -54,7 +55,7 @@ def picture_of(
         raise CannotReplay(facts.unexplained[0])
     if loss is not None:
         raise CannotReplay("a loss other than the cross-entropy")
-    smoothing = _smoothing(facts)
+    smoothing = 0.0 if own_loss(model) is not None else _smoothing(facts)
     local, batch_size, chosen, order = layout(canary)
     local = replace(local, label_smoothing=smoothing)
     dtype = getattr(torch, facts.dtype)

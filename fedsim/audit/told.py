@@ -22,6 +22,7 @@ class Told:
         model: `package.module:Class`, or a function, of the user's.
         model_keys: what it is called with.
         output: the field of what the model returns that holds the logits; empty where it returns them alone.
+        loss: `package.module:function` of what clients minimise; empty: the cross-entropy.
         shape: (C, H, W) of one image.
         classes: the number of classes.
         mean, std: per channel; the model sees `(pixel - mean) / std` with pixels in [0, 1].
@@ -38,6 +39,7 @@ class Told:
     model: str
     model_keys: Mapping[str, Any] = field(default_factory=dict)
     output: str = ""
+    loss: str = ""
     shape: tuple[int, int, int]
     classes: int
     mean: tuple[float, ...]
@@ -70,7 +72,7 @@ class Told:
 
     def spec(self) -> dict[str, Any]:
         """The specification of the attacker's model, for `fedsim.models.build`."""
-        return {**self.model_keys, "factory": self.model, "foreign": {"output": self.output}}
+        return {**self.model_keys, "factory": self.model, "foreign": {"output": self.output, "loss": self.loss}}
 
     def build(self) -> torch.nn.Module:
         """The model, as the attacker builds it. Raises BadInput."""

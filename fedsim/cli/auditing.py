@@ -37,6 +37,13 @@ def audit(
     mode: Annotated[str, typer.Option(help="train or eval: the mode that clients train in.")] = "train",
     shared: Annotated[str, typer.Option(help="weights or gradient: what clients send.")] = "weights",
     output: Annotated[str, typer.Option(help="The field of the model's output that holds the logits.")] = "",
+    loss: Annotated[
+        str, typer.Option(metavar="MODULE:NAME", help="What clients minimise, where it is not the cross-entropy.")
+    ] = "",
+    defenses: Annotated[
+        list[str] | None,
+        typer.Option("--defense", metavar="SPEC", help="What clients do to updates: 'clip: {norm: 1.0}'."),
+    ] = None,
     model_args: Annotated[
         list[str] | None, typer.Option("--model-arg", metavar="NAME=VALUE", help="What the model is called with.")
     ] = None,
@@ -80,6 +87,8 @@ def audit(
         model=model,
         model_keys=_keys("--model-arg", model_args or []),
         output=output,
+        loss=loss,
+        defense=_defenses(defenses or []),
         shape=(channels, height, width),
         classes=classes,
         mean=_each("--mean", mean, channels),
@@ -151,6 +160,30 @@ def _local(
     except (TypeError, ValueError) as error:
         raise BadInput(f"--optimizer {optimizer}: {error}") from None
     return LocalTraining(steps=steps or 1, epochs=epochs, learning_rate=lr or 1.0, optimizer=made)
+
+
+def _defenses(given: list[str]) -> tuple[dict[str, Any], ...]:
+    """Defenses as YAML: `sign`, or `clip: {norm: 1.0}`."""
+    import defenses as known
+
+    found = []
+    for one in given:
+        try:
+            plain = YAML(typ="safe", pure=True).load(one)
+        except YAMLError:
+            raise BadInput(f"--defense {one}: not YAML; takes NAME, or 'NAME: {{KEY: VALUE}}'") from None
+        spec = {"name": plain} if isinstance(plain, str) else None
+        if isinstance(plain, dict) and len(plain) == 1:
+            [(name, keys)] = plain.items()
+            spec = {"name": name, **(keys or {})} if isinstance(keys, dict | None) else None
+        if spec is None:
+            raise BadInput(f"--defense {one}: takes NAME, or 'NAME: {{KEY: VALUE}}'")
+        try:
+            known.compose([spec])
+        except (LookupError, TypeError, ValueError) as error:
+            raise BadInput(f"--defense {one}: {error}") from None
+        found.append(spec)
+    return tuple(found)
 
 
 def _keys(option: str, given: list[str]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def build(
     with explained(tried, Exception):
         if "foreign" in spec:
             model = foreign.taking(model, str(spec["foreign"].get("output", "")))
+            model = foreign.trained_by(model, str(spec["foreign"].get("loss", "")))
             foreign.check_input(model, example)
         model = convert(model)
         if "foreign" in spec:

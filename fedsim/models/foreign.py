@@ -4,7 +4,7 @@ returns.
 A factory of ours is called with `input_shape` and `classes`. Somebody else's `Net` asks for neither, or for
 `num_classes`; a model of Hugging Face returns a dataclass. A specification says so by the key `foreign`:
 
-    {"factory": "my_app.task:Net", "foreign": {"output": "logits"}, ...}
+    {"factory": "my_app.task:Net", "foreign": {"output": "logits", "loss": ""}, ...}
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fedsim.models import factory
 
 OURS: dict[str, Callable[[tuple[int, int, int], int], Any]] = {
     "input_shape": lambda shape, classes: shape,
@@ -47,6 +49,27 @@ def make(constructor: Any, keys: Mapping[str, Any], *, input_shape: tuple[int, i
         listed = ", ".join(signature.parameters) or "nothing"
         raise TypeError(f"{error}; it takes {listed}: give the values by --model-arg NAME=VALUE") from error
     return constructor(**given)
+
+
+def trained_by(model: nn.Module, loss: str) -> nn.Module:
+    """The model, in place, trained by another loss than the cross-entropy.
+
+    Args:
+        loss: `package.module:function` of outputs (B, K) and class indices (B,), to the mean; or a class without
+            arguments that makes one, as `torch.nn:MultiMarginLoss`. Empty: the cross-entropy.
+
+    Raises:
+        BadInput: it cannot be imported.
+        TypeError, ValueError: it does not make a number of a batch.
+    """
+    if loss:
+        made = factory.load(loss)
+        function = made() if isinstance(made, type) else made
+        tried = function(torch.zeros(2, 2), torch.tensor([0, 1]))
+        if not isinstance(tried, Tensor) or tried.dim():
+            raise ValueError(f"--loss {loss}: makes no single number of a batch, as a mean does")
+        object.__setattr__(model, "own_loss", function)  # no submodule: the state stays as it is
+    return model
 
 
 def taking(model: nn.Module, output: str) -> nn.Module:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks import NotApplicable
+from attacks.labels import infer_labels
+from defenses.client.round import ClientRound, replay
 from fedsim import models
 from fedsim.errors import BadInput
 from fedsim.models import entries
@@ -189,3 +192,22 @@ def test_what_cannot_be_used_is_refused_by_name(name, output, said):
         built(name, output=output)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_of_ones_own_is_what_the_client_minimises():
+    model = built("Plain")
+    other = models.build(
+        {"factory": "test_foreign:Plain", "foreign": {"output": "", "loss": "torch.nn:MultiMarginLoss"}},
+        input_shape=SHAPE, classes=CLASSES, seed=0,
+    )  # fmt: skip
+    assert list(model.state_dict()) == list(other.state_dict())
+    x, y = torch.rand(3, *SHAPE), torch.tensor([0, 1, 2])
+    round = ClientRound(model=other, share="gradient")
+    update = replay(round, other.state_dict(), x, y).update
+    expected = torch.autograd.grad(nn.MultiMarginLoss()(other(x), y), list(other.parameters()))
+    for found, value in zip(update.values(), expected, strict=True):
+        torch.testing.assert_close(found, value)
+    soft = replay(round, other.state_dict(), x, F.one_hot(y, CLASSES).float()).update
+    torch.testing.assert_close(soft["fc.weight"], update["fc.weight"])
+    with pytest.raises(NotApplicable, match="another than the cross-entropy"):
+        infer_labels(other, update, batch_size=3, classes=CLASSES)
