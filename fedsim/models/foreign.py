@@ -64,8 +64,11 @@ def trained_by(model: nn.Module, loss: str) -> nn.Module:
     """
     if loss:
         made = factory.load(loss)
-        function = made() if isinstance(made, type) else made
-        tried = function(torch.zeros(2, 2), torch.tensor([0, 1]))
+        try:
+            function = made() if isinstance(made, type) else made
+            tried = function(torch.zeros(2, 2), torch.tensor([0, 1]))
+        except Exception as error:  # it is the user's own
+            raise ValueError(f"--loss {loss}: cannot be called with outputs and labels ({_line(error)})") from error
         if not isinstance(tried, Tensor) or tried.dim():
             raise ValueError(f"--loss {loss}: makes no single number of a batch, as a mean does")
         object.__setattr__(model, "own_loss", function)  # no submodule: the state stays as it is
