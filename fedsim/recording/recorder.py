@@ -76,7 +76,7 @@ class Keeper:
 
     def add(self, recorded: Recorded) -> None:
         try:
-            self.store.add(recorded)
+            self.store.add(recorded, sound=True)  # or there would have been a fault in its place
         except BadInput as error:
             self.fault(recorded.round, recorded.node, f"not recorded: {error}")
         except OSError as error:

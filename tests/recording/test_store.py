@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedsim.errors import BadInput
-from fedsim.recording import Recorded, Store
+from fedsim.recording import Recorded, Store, fault_of
 
 
 def state(value: float = 0.0) -> dict[str, torch.Tensor]:
@@ -101,6 +101,17 @@ def test_arrays_that_do_not_fit_are_refused_and_leave_nothing(store, received, r
     with pytest.raises(BadInput, match=reason):
         store.add(Recorded(1, "1", state(), received))
     assert not list(store.path.glob("round_*"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_found_among_many(dtype, bad):
+    values = torch.randn(1000).to(dtype)
+    sent = {"w": values, "none": torch.zeros(0), "mask": torch.tensor([True])}
+    assert fault_of(sent, sent) is None
+    values = values.clone()
+    values[517] = bad
+    assert fault_of(sent, {**sent, "w": values}) == "w holds NaN or infinity"
 
 
 def test_a_value_that_no_record_holds_is_refused_by_name_and_leaves_nothing(store):
