@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.cli.build import collect_files, get_filtered_fab_paths
+from flwr.cli.config_utils import load_and_validate
 
+import fedsim
 from fedsim.recording import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,15 +92,37 @@ def _answers(address: str) -> bool:
         return False
 
 
+def run(app: Path, config: str, environment: dict[str, str], folder: Path) -> str:
+    """What `flwr run` says of a run from its start to its end."""
+    ran = subprocess.run(
+        [BIN / "flwr", "run", str(app), "--stream", "-c", config],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=800,
+    )  # fmt: skip
+    return ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("app", [ROOT, APP], ids=["fedsim", "quickstart"])
+def test_flower_accepts_it_as_an_app_and_takes_no_other_file_along(app):
+    config, _ = load_and_validate(app / "pyproject.toml")
+    taken = get_filtered_fab_paths(collect_files(app), config)
+    sources = [path for path in taken if path.endswith(".py")]
+    own = "flower_app" if app == ROOT else "digits"
+    assert f"{own}/__init__.py" in sources
+    assert {path.partition("/")[0] for path in sources} == {own}
+
+
+@pytest.mark.slow
+def test_fedsim_is_a_flower_app_itself(tmp_path, flower):
+    said = run(ROOT, f"scenario='smoke' out='{tmp_path / 'run'}'", flower, tmp_path)
+    assert "dropout_inversion" in said, said
+    assert fedsim.results([tmp_path / "run"])["status"].unique().to_list() == ["ok"]
+
+
 @pytest.mark.slow
 def test_a_run_of_it_is_recorded_and_audited(tmp_path, flower):
     app, store = tmp_path / "app", tmp_path / "observations"
     shutil.copytree(APP, app)
-    ran = subprocess.run(
-        [BIN / "flwr", "run", str(app), "--stream", "-c", f"store='{store}'"],
-        env=flower, cwd=tmp_path, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    said = ran.stdout + ran.stderr
+    said = run(app, f"store='{store}'", flower, tmp_path)
     assert f"fedsim: 4 replies recorded in {store}, 0 not" in said, said
     opened = Store.open(store)
     assert [round for round, _ in opened.listed()] == [1, 1, 2, 2]
