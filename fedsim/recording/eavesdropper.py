@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedsim.errors import BadInput
 from fedsim.recording.ear import Ear
 from fedsim.recording.listening_grid import ListeningGrid
 from fedsim.recording.recorder import Keeper, Recorder
@@ -38,7 +39,7 @@ class Eavesdropper(Strategy):
         max_bytes: the most that the records may take, reasons of faults apart; what would exceed it is not recorded.
 
     Raises:
-        BadInput: the folder holds something, or cannot be made; a limit is none.
+        BadInput: the folder holds something, or cannot be made; a limit is none; the strategy is of Flower's older API.
     """
 
     def __init__(
@@ -50,6 +51,9 @@ class Eavesdropper(Strategy):
         nodes: int | Collection[int | str] | None = None,
         max_bytes: int | None = None,
     ) -> None:
+        if not callable(getattr(strategy, "start", None)) or not callable(getattr(strategy, "aggregate_train", None)):
+            known = f"{type(strategy).__module__}.{type(strategy).__name__}"
+            raise BadInput(f"{known} is no strategy of Flower's Message API (flwr.serverapp.strategy)")
         self.strategy = strategy
         if isinstance(store, str | Path):
             store = Keeper(store, rounds=rounds, nodes=nodes, max_bytes=max_bytes)

@@ -323,6 +323,14 @@ def test_limits_that_are_none_are_refused_and_nothing_is_made(tmp_path, limits, 
     assert not (tmp_path / "o").exists()
 
 
+def test_a_strategy_of_the_older_api_is_refused_by_name(tmp_path):
+    from flwr.server.strategy import FedAvg as Older
+
+    with pytest.raises(BadInput, match=r"^flwr.server.strategy.fedavg.FedAvg is no strategy of Flower's Message API"):
+        Eavesdropper(Older(), store=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_store_that_fails_does_not_stop_the_federation(tmp_path, caplog, monkeypatch):
     wrapped = Eavesdropper(FedAvg(), store=tmp_path / "o")
     monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
