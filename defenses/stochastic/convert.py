@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from defenses.stochastic.depth import DropPath
 from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureAlphaDropout, FeatureDropout
+from defenses.stochastic.functional import made_explicit
 from defenses.stochastic.layer import StochasticLayer, record
 
 _EXPLICIT: dict[type[nn.Module], Callable[[float], Dropout]] = {
@@ -45,14 +46,16 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
 
     Args:
         model: any module; a model that is itself a dropout layer is replaced, so use the returned one.
-        example: an input (B, ...). With it, one forward pass in training mode looks for all other randomness; B of at
-            least 2 suits batch norm. Neither the model's state nor the global random state is changed by it.
+        example: an input (B, ...). With it, one forward pass in training mode finds dropout that is called as a
+            function (see `defenses.stochastic.functional`), which becomes layers too, and another looks for all
+            other randomness; B of at least 2 suits batch norm. Neither the model's state nor the global random state is
+            changed by it.
 
     Returns:
         The model, all of whose randomness (with `example`: proven for this input) is in `stochastic_layers(model)`.
 
     Raises:
-        Inexplicit: random numbers are drawn elsewhere (`F.dropout`, the rate inside `nn.MultiheadAttention`, ...), or
+        Inexplicit: random numbers are drawn elsewhere (`torch.randn`, the rate inside `nn.MultiheadAttention`, ...), or
             one layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
     """
     _refuse_shared(model)
@@ -68,6 +71,7 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
                 parent, _, child = path.rpartition(".")
                 model.get_submodule(parent)._modules[child] = layer
     if example is not None:
+        made_explicit(model, example)
         check_explicit(model, example)
     return model
 

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,16 +59,15 @@ def made_explicit(model: nn.Module, example: Tensor) -> list[str]:
         example: an input (B, ...); one forward pass of it in training mode shows the calls.
 
     Returns:
-        the paths of the layers that were made.
+        the paths of the layers that were made; none a second time.
     """
     found: dict[str, list[tuple[Any, float]]] = {}
-    counts: dict[str, int] = {}
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     device = [example.device] if example.device.type == "cuda" else []
     model.train()
     try:
-        with torch.random.fork_rng(device), torch.no_grad(), _running(model) as stack, _Listen(stack, found, counts):
+        with torch.random.fork_rng(device), torch.no_grad(), _running(model) as stack, _Listen(stack, found):
             torch.func.functional_call(model, buffers, (example,))
     finally:
         for module, mode in modes.items():
@@ -76,18 +75,22 @@ def made_explicit(model: nn.Module, example: Tensor) -> list[str]:
     made = []
     for path, calls in found.items():
         module = model.get_submodule(path)
+        module.__class__ = type(type(module).__name__, (_Diverting, type(module)), {})
+        cast(_Diverting, module).called_rates = [rate for _, rate in calls]
         for number, (function, rate) in enumerate(calls):
-            layer = FUNCTIONS[function](rate).train(module.training)
-            layer.called_at = rate  # type: ignore[assignment]  # an attacker who is not told the rate sets another
-            module.add_module(child(number), layer)
+            module.add_module(child(number), FUNCTIONS[function](rate).train(module.training))
             made.append(f"{path}.{child(number)}".lstrip("."))
-        if not isinstance(module, _Diverting):
-            module.__class__ = type(type(module).__name__, (_Diverting, type(module)), {})
     return made
 
 
 class _Diverting(nn.Module):
-    """A module whose calls of functional dropout go to its own layers."""
+    """A module whose calls of functional dropout go to its own layers.
+
+    Attributes:
+        called_rates: of each call in its `forward`; a layer's own may be set to another, as where it is not told.
+    """
+
+    called_rates: list[float]
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         with _Divert(self):
@@ -95,7 +98,7 @@ class _Diverting(nn.Module):
 
 
 class _Divert(TorchFunctionMode):
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: _Diverting) -> None:
         super().__init__()
         self._module, self._calls = module, 0
 
@@ -105,23 +108,21 @@ class _Divert(TorchFunctionMode):
         if call is None:
             return function(*arguments, **keywords)
         x, rate, in_place = call
-        layer = getattr(self._module, child(self._calls), None)
+        rates, number = self._module.called_rates, self._calls
         self._calls += 1
-        if not isinstance(layer, Dropout) or getattr(layer, "called_at", None) != rate:
+        if number >= len(rates) or rates[number] != rate:
             name = type(self._module).__name__
             raise Unmade(f"{name} calls {function.__name__} at the rate {rate:g} where it did not before")
-        dropped = layer(x)
+        dropped = getattr(self._module, child(number))(x)
         return x.copy_(dropped) if in_place else dropped
 
 
 class _Listen(TorchFunctionMode):
     """Notes which modules call functional dropout; those whose layers torch has made are passed over."""
 
-    def __init__(
-        self, stack: list[tuple[str, nn.Module]], found: dict[str, list[tuple[Any, float]]], counts: dict[str, int]
-    ) -> None:
+    def __init__(self, stack: list[tuple[str, nn.Module]], found: dict[str, list[tuple[Any, float]]]) -> None:
         super().__init__()
-        self._stack, self._found, self._counts = stack, found, counts
+        self._stack, self._found = stack, found
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         call = called(function, arguments, keywords or {})

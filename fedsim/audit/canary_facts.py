@@ -96,6 +96,8 @@ def _unexplained(
     first, names = watch.steps[0], watch.names(model)
     for number, step in enumerate(watch.steps, 1):
         yield from _of_step(number, step, first, images, bool(order[number - 1]))
+        if step.changed is not None:
+            yield f"gradients are changed after the backward pass ({names[step.changed]}), as DP-SGD does"
         if step.altered is not None:
             since = "what was sent" if number == 1 else f"what step {number - 1} left"
             yield f"step {number} does not start at {since}: {names[step.altered]} was changed in between"

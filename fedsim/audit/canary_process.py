@@ -23,6 +23,7 @@ from torch import Tensor
 from fedsim.audit.canary_facts import judged
 from fedsim.audit.canary_form import Images, Refusal
 from fedsim.audit.canary_items import Loaders
+from fedsim.audit.canary_modes import watching
 from fedsim.audit.canary_watch import Watch
 from fedsim.files import read_json, read_tensors, write_json, write_tensors
 
@@ -59,7 +60,7 @@ def answered(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     loaders = Loaders(Images(known["pixels"], known["labels"], mean, std), request["batch_size"])
     loaders.install()
     watch = Watch(sent)
-    with watch.open():
+    with watching(watch):
         received, metrics = _round(request, sent)
     received = _renamed(received, sent)
     result = judged(watch, loaders, received)

@@ -60,6 +60,7 @@ class Step:
         gradients: the names of the parameters that it was given a gradient for.
         clipped: by what, before it.
         altered: a parameter that was changed since the step before, by something else.
+        changed: a parameter whose gradient was changed since the backward pass, by something unknown.
     """
 
     optimizer: Optimizer
@@ -69,6 +70,7 @@ class Step:
     clipped: list[Clipped]
     backwards: int
     altered: str | None
+    changed: str | None
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -14,8 +14,7 @@ from defenses.client.compute import own_loss
 from defenses.client.optimizers import Optimizer
 from defenses.client.round import ORDER, ClientRound
 from defenses.client.training import LocalTraining
-from defenses.stochastic.convert import Inexplicit, check_explicit, convert
-from defenses.stochastic.functional import made_explicit
+from defenses.stochastic.convert import Inexplicit, convert
 from fedsim.audit.facts import Canary, Facts
 
 
@@ -82,15 +81,15 @@ def explicit(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of a model with all its dropout explicit, called as a layer or as a function.
 
     Raises:
-        CannotReplay: it draws random numbers elsewhere.
+        CannotReplay: it draws random numbers elsewhere, or cannot be run on images alone.
     """
     try:
-        own = convert(copy.deepcopy(model))
-        made_explicit(own, example)
-        check_explicit(own, example)
+        return convert(copy.deepcopy(model), example)
     except Inexplicit as error:
         raise CannotReplay(str(error)) from error
-    return own
+    except Exception as error:  # of the user's code
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise CannotReplay(f"the model cannot be run on images {tuple(example.shape)}: {line}") from error
 
 
 def layout(canary: Canary) -> tuple[LocalTraining, int | None, Tensor, Tensor | None]:

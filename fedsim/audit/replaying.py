@@ -19,7 +19,8 @@ from fedsim.audit.facts import Canary
 from fedsim.audit.picture import CannotReplay, Picture, named, picture_of
 
 SPREAD = 8.0
-"""Two computations of the same in another order differ by no more than so many times what rounding does to one."""
+"""Two computations of the same in another order differ by no more than so many times what rounding does to one: that is
+how far it is from the same in double precision."""
 
 BLURRED = 0.02
 """Where rounding alone changes this share of an update, an equal update is no evidence."""
@@ -66,10 +67,8 @@ def replayed(
         line = str(fault).strip().splitlines()[0][:200]
         return Replayed(torch.inf, 0.0, f"torch.func cannot replay the model: {line}")
     error = norm(_minus(update, ours)) / size
-    rounded = min(torch.finfo(sent[name].dtype).eps for name in update if sent[name].is_floating_point())
-    weights = norm({name: sent[name] for name in update})
-    steps = len(canary.order)
-    tolerance = SPREAD * (norm(_minus(ours, finer)) + rounded * weights * steps**0.5 / 4) / size
+    rounded = norm({name: received[name].double() * torch.finfo(received[name].dtype).eps / 2 for name in update})
+    tolerance = (SPREAD * norm(_minus(ours, finer)) + rounded) / size
     if error > tolerance:
         return Replayed(error, tolerance, _differing(canary, found))
     if tolerance > BLURRED:

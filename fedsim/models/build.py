@@ -81,7 +81,7 @@ def build(
             model = foreign.trained_by(model, str(spec["foreign"].get("loss", "")))
             foreign.check_input(model, example)
         model = convert(model)
-        if "foreign" in spec:
+        if "factory" in spec:
             made_explicit(model, example)
     if spec.get("dropout") is not None:
         _set_dropout(label, model, spec["dropout"])

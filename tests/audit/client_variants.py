@@ -443,6 +443,52 @@ VARIANTS = {
         )
     ),
     "stochastic attention": Variant(model=ATTENTION, why="random numbers are drawn in module 'mix'"),
+    "named inputs": Variant(
+        model=changed(
+            MODEL, ("def forward(self, x):", "def forward(self, *, pixel_values):\n            x = pixel_values")
+        ),
+        train=changed(TRAIN, ('net(batch["img"])', 'net(pixel_values=batch["img"])')),
+        why=r"the model cannot be run on images \(2, 3, 16, 16\): Net.forward\(\) takes 1 positional argument",
+        facts={"input_shape": (3, 16, 16), "steps": 3},
+    ),
+    "a wrapped model": Variant(
+        train=changed(
+            TRAIN,
+            ("net.train()", "net.train(); whole = nn.Sequential(nn.Identity(), net)"),
+            ('net(batch["img"])', 'whole(batch["img"])'),
+        )
+    ),
+    "parts of the model": Variant(
+        train=changed(
+            TRAIN,
+            ('net(batch["img"])', 'net.fc2(F.relu(net.fc1(F.relu(net.conv(batch["img"])).flatten(1))))'),
+        ),
+        refused="no optimizer step of the client trains a called module with the arrays that were sent",
+    ),
+    "opacus": Variant(
+        train=changed(
+            TRAIN,
+            (
+                "net.train()",
+                "net.train(); from opacus import PrivacyEngine\n        net, optimizer, loader = PrivacyEngine("
+                "accountant='rdp').make_private(module=net, optimizer=optimizer, data_loader=loader, "
+                "noise_multiplier=1.0, max_grad_norm=1.0)",
+            ),
+        ),
+        refused=r"batch sampler of its own \(UniformWithReplacementSampler\)",
+    ),
+    "opacus with batches of one size": Variant(
+        train=changed(
+            TRAIN,
+            (
+                "net.train()",
+                "net.train(); from opacus import PrivacyEngine\n        net, optimizer, loader = PrivacyEngine("
+                "accountant='rdp').make_private(module=net, optimizer=optimizer, data_loader=loader, "
+                "noise_multiplier=1.0, max_grad_norm=1.0, poisson_sampling=False)",
+            ),
+        ),
+        why="gradients are changed after the backward pass",
+    ),
     "no arrays of ours": Variant(
         client=changed(CLIENT, ("ArrayRecord(net.state_dict())", 'ArrayRecord({"fc2.weight": net.fc2.weight.data})')),
         why="the reply's arrays are not those that were sent: conv.bias, conv.weight, fc1.bias, fc1.weight",

@@ -179,12 +179,19 @@ def factories(tmp_path, monkeypatch):
         def misfit(input_shape, classes):
             return nn.Sequential(nn.Flatten(), nn.Linear(47, classes))
 
-        class Hidden(nn.Linear):
+        class Called(nn.Linear):
             def forward(self, x):
                 return F.dropout(super().forward(x), 0.5, self.training)
 
-        def hidden(input_shape, classes):
-            return nn.Sequential(nn.Flatten(), Hidden(48, classes))
+        def called(input_shape, classes):
+            return nn.Sequential(nn.Flatten(), Called(48, classes))
+
+        class Noisy(nn.Linear):
+            def forward(self, x):
+                return super().forward(x) + torch.randn(1)
+
+        def noisy(input_shape, classes):
+            return nn.Sequential(nn.Flatten(), Noisy(48, classes))
 
         class Twice(nn.Module):
             def __init__(self, classes):
@@ -221,6 +228,8 @@ def test_a_users_factory():
     assert effective_dropout(from_factory({"factory": "users_models:good", "dropout": None})) == 0.25
     assert effective_dropout(from_factory({"factory": "users_models:without_dropout", "dropout": 0.0})) == 0
     assert effective_dropout(from_factory({"factory": "users_models:twice"})) == 0
+    assert list(stochastic_layers(from_factory({"factory": "users_models:called"}))) == ["1.functional_dropout_0"]
+    assert effective_dropout(from_factory({"factory": "users_models:called", "dropout": 0.75})) == 0.75
 
 
 @pytest.mark.usefixtures("factories")
@@ -248,7 +257,7 @@ def test_a_users_factory():
         ({"factory": "users_models:no_module"}, "returned function, not a torch.nn.Module"),
         ({"factory": "users_models:narrow"}, "returned shape (2, 4), not logits of shape (2, 5)"),
         ({"factory": "users_models:misfit"}, "tried on images of shape (2, 3, 4, 4): mat1 and mat2"),
-        ({"factory": "users_models:hidden"}, "module '1' (Hidden) draws random numbers"),
+        ({"factory": "users_models:noisy"}, "module '1' (Noisy) draws random numbers"),
         ({"factory": "users_models:twice", "dropout": 0.5}, "module 'drop' (Dropout) is called 2 times"),
         ({"factory": "users_models:without_dropout", "dropout": 0.5}, "has no dropout layer"),
     ],
