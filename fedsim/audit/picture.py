@@ -52,14 +52,14 @@ def picture_of(
     facts = canary.facts
     if facts.unexplained:
         raise CannotReplay(facts.unexplained[0])
-    if loss is not None:
-        raise CannotReplay("a loss other than the cross-entropy")
-    smoothing = 0.0 if own_loss(model) is not None else _smoothing(facts)
+    smoothing = 0.0 if loss is not None or own_loss(model) is not None else _smoothing(facts)
     local, batch_size, chosen, order = layout(canary)
     local = replace(local, label_smoothing=smoothing)
     dtype = getattr(torch, facts.dtype)
     images = normalised(canary)[chosen].view(len(chosen), *facts.input_shape)
     own = explicit(model, images[:2])
+    if loss is not None:
+        own.own_loss = loss  # type: ignore[assignment]
     state = named(own, canary.recorded.sent)
     own.load_state_dict(state)
     own.train(facts.mode != "eval")

@@ -13,6 +13,8 @@ import pytest
 import torch
 from client_apps import MEAN, STD, a_message, model_of, photographs, written
 from client_variants import VARIANTS, Variant
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedsim.audit import canary, canary_process
 from fedsim.audit.canary import Canary, NoCanary, play
@@ -155,6 +157,20 @@ def test_arrays_without_names_are_those_of_the_model_in_order(tmp_path: Path) ->
     outcome = replayed(found, model)
     assert outcome.why is None
     assert outcome.error <= outcome.tolerance
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_loss_that_is_told_is_replayed(tmp_path: Path) -> None:
+    found, model = a_canary(tmp_path, VARIANTS["squared error"])
+
+    def squared(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits - one_hot(labels, 10)).square().mean()
+
+    outcome = replayed(found, model, squared)
+    assert outcome.why is None
+    assert outcome.error <= outcome.tolerance < 1e-4
+    halved = replayed(found, model, lambda logits, labels: squared(logits, labels) / 2)
+    assert "is 2 times that of the mean loss" in str(halved.why)
 
 
 def test_what_cannot_be_a_canary_is_refused_before_anything_runs(tmp_path: Path) -> None:
