@@ -140,10 +140,11 @@ def played(
 
 
 def _played(canary: Canary, told: Told, model: nn.Module, *, own: bool) -> Played:
-    taken = [place for step in canary.order for place in step]
+    everything = range(len(canary.pixels))  # where the client changes its images, so that none is known again
+    taken = [place for step in canary.order for place in step] or everything
     chosen, order = torch.tensor(list(dict.fromkeys(taken))), None
     local: LocalTraining | None = told.local
-    batch_size = max((len(step) for step in canary.order), default=1)
+    batch_size = max((len(step) for step in canary.order), default=0) or len(chosen) // max(1, len(canary.order))
     mode: Literal["train", "eval"] = "eval" if canary.facts.mode == "eval" else "train"
     again = replayed(canary, model)
     try:

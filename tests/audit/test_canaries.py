@@ -9,12 +9,14 @@ import client_apps as apps
 import numpy as np
 import pytest
 import torch
+from client_variants import VARIANTS
 
 from attacks import LocalTraining
 from defenses.client import optimizers
 from fedsim.audit.adversaries import Budget
 from fedsim.audit.auditing import audit_store
-from fedsim.audit.canaries import Point, Sweep, pictures
+from fedsim.audit.canaries import Point, Sweep, _played, pictures
+from fedsim.audit.canary import play
 from fedsim.audit.told import Told
 from fedsim.errors import BadInput
 from fedsim.paths import look_beside
@@ -142,6 +144,18 @@ def test_a_client_that_cannot_be_played_is_a_finding_and_the_rest_is_audited(set
 def test_images_that_do_not_fit_are_refused(setting, changes, said):
     with pytest.raises(BadInput, match=said):
         pictures(Sweep(app=setting, images=setting / "images.npz"), told(**changes))
+
+
+def test_images_that_the_client_mixes_are_the_truth_all_the_same(tmp_path):
+    mixed = VARIANTS["mixup"]
+    app = apps.written(tmp_path / "app", train=mixed.train)
+    model, (pixels, labels) = apps.model_of(app), apps.photographs(8)
+    canary = play(app, apps.a_message(model), pixels, labels, mean=apps.MEAN, std=apps.STD)
+    assert canary.order == ((), ())
+    found = _played(canary, told(), model, own=True)
+    assert torch.equal(found.subject.truth.images, pixels)
+    assert found.batch_size == 4
+    assert any("other images than its DataLoader gave" in finding.says for finding in found.subject.findings)
 
 
 def test_points_beyond_the_images_are_left_out():
