@@ -15,6 +15,7 @@ from fedsim.audit.adversaries import Attempt, Budget, Plan, plan
 from fedsim.audit.canaries import Played, Sweep, pictures, played
 from fedsim.audit.consistency import Finding, findings, from_message
 from fedsim.audit.defended import OTHERS, defended
+from fedsim.audit.guessing import Guess, guesses
 from fedsim.audit.matching import Unusable
 from fedsim.audit.observing import Reply, completed
 from fedsim.audit.outcome import Audit
@@ -48,6 +49,7 @@ def audit_store(
     replies: int = MOST_REPLIES,
     labels: str = "inferred",
     sweep: Sweep | None = None,
+    guess: bool = False,
     command: str = "fedsim audit",
     say: Say = lambda line: None,
 ) -> Audit:
@@ -60,6 +62,7 @@ def audit_store(
         replies: how many of them, the first.
         labels: `inferred`, or `known`: those of canaries are granted.
         sweep: the canaries to play; None: none, and nothing is scored.
+        guess: try other accounts of the client's training on the first reply.
         say: is told how far it is, in lines.
 
     Raises:
@@ -79,6 +82,10 @@ def audit_store(
         desk = _Desk(directory, told.source(), budget, labels, say)
         for subject in subjects:
             desk.attack(subject)
+        guessed: list[Guess] = []
+        if guess:
+            say(f"{subjects[0].name}: other accounts of its training")
+            guessed = guesses(directory, subjects[0], subjects[0].told, model, budget, source=desk.source)
         swept: list[Swept] = []
         tried_defenses: list[DefenseTried] = []
         if sweep is not None:
@@ -95,6 +102,7 @@ def audit_store(
             findings=_said([subject for subject, _ in desk.outcomes], desk.findings),
             sweep=swept,
             defenses=tried_defenses,
+            guesses=guessed,
         )
         shown = tuple((subject, each) for subject, each in desk.outcomes if not subject.told.defense or told.defense)
         audit = Audit(out, told, found, shown, tuple(faults), together, command)

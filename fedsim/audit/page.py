@@ -18,7 +18,7 @@ from fedsim.reporting.gallery import Tile
 from fedsim.reporting.pages import environment
 from fedsim.reporting.strips import strip
 from fedsim.runs.directory import RunDirectory
-from fedsim.table import LEAKED_PSNR
+from fedsim.table import LEAKED_PSNR, LEAKED_SSIM
 from fedsim.version import versions
 
 MOST = 8
@@ -60,6 +60,7 @@ def html(audit: Audit) -> str:
         replies=_replies(audit.subjects),
         answers=list(_answers(audit.verdict)),
         threshold=LEAKED_PSNR,
+        similar=LEAKED_SSIM,
         panels=panels,
         most=MOST,
         scored=any(subject.truth is not None for subject, _ in audit.subjects),
@@ -67,6 +68,7 @@ def html(audit: Audit) -> str:
         defended=audit.verdict.defenses,
         spoken=spoken,
         findings=[{**finding, "of": _few(finding["of"])} for finding in audit.verdict.findings],
+        guesses=audit.verdict.guesses,
         said=list(_said(audit.told)),
         faults=audit.faults,
         strip=strip,
@@ -88,8 +90,8 @@ def _answers(verdict: Verdict) -> Iterator[tuple[str, str]]:
         )
     elif verdict.kind == "not shown":
         yield "Is it leaking?", (
-            f"It was not shown to: no image came above {LEAKED_PSNR:g} dB by what was tried. Look at the pictures, "
-            "which may show more than that number, and at what was not tried."
+            "It was not shown to: no image counts as rebuilt by what was tried. Look at the pictures, in which you may "
+            "see more than numbers do, and at what was not tried."
         )
     else:
         yield "Is it leaking?", "Nothing could be attacked, so nothing is known; the reasons stand below."
@@ -111,7 +113,7 @@ def _sweep(verdict: Verdict) -> Sweep | None:
     budget = f", in at most {max(budgets):,} iterations" if budgets else ""
     tried = f"Tried were batches of up to {found['tried_batch_size']} and up to {found['tried_steps']} steps{budget}."
     if found["batch_size"] is None:
-        said = f"No image came above {LEAKED_PSNR:g} dB by what was tried. {tried}"
+        said = f"No image counts as rebuilt by what was tried. {tried}"
     else:
         said = (
             f"The largest batch of which images were still rebuilt is {found['batch_size']}, the most steps "

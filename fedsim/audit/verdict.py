@@ -1,8 +1,8 @@
 """What an audit comes to, from its rows alone. It never errs towards "safe".
 
-An image counts as rebuilt where a canary scored it (above 19 dB, and above the mean colour), or where a closed form is
-certain of it, by checks that need no truth. That nothing was rebuilt is said of the attacks that were tried, with their
-budget: it is no evidence that nothing can be.
+An image counts as rebuilt where a canary scored it (above 19 dB or an SSIM of 0.6, and nearer than the mean colour), or
+where a closed form is certain of it, by checks that need no truth. That nothing was rebuilt is said of the attacks that
+were tried, with their budget: it is no evidence that nothing can be.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Literal
 import polars as pl
 
 from fedsim.audit.adversaries import described
+from fedsim.audit.guessing import Guess
 from fedsim.audit.working import certain_of
-from fedsim.table import LEAKED_PSNR
 from fedsim.version import __version__
 
 Kind = Literal["leaks", "undecided", "not shown", "no answer", "not tried"]
@@ -133,6 +133,7 @@ class Verdict:
     tried: tuple[Tried, ...] = field(default=())
     sweep: tuple[Swept, ...] = ()
     defenses: tuple[DefenseTried, ...] = ()
+    guesses: tuple[Guess, ...] = ()
 
     @property
     def leaks(self) -> bool:
@@ -154,6 +155,7 @@ class Verdict:
             "limits": list(self.limits),
             "not_tried": list(self.untried),
             "findings": list(self.findings),
+            "guesses": [asdict(one) for one in self.guesses],
         }
 
 
@@ -168,7 +170,10 @@ def tried(rows: pl.DataFrame, *, letter: str, scored: bool, guess: Mapping[int, 
     answered = [row for row in found if row["status"] == "ok"]
     certain = certain_of(first["details"]) if answered else []
     if scored:
-        rebuilt = sum(bool(row["leaked_psnr"]) and row["psnr"] > guess.get(row["sample"], 0.0) for row in answered)
+        rebuilt = sum(
+            bool(row["leaked_psnr"] or row["leaked_ssim"]) and row["psnr"] > guess.get(row["sample"], 0.0)
+            for row in answered
+        )
     else:
         rebuilt = sum(certain)
     levels = sorted(row["psnr"] for row in answered if row["psnr"] is not None)
@@ -203,6 +208,7 @@ def verdict(
     findings: Sequence[Mapping[str, Any]],
     sweep: Sequence[Swept] = (),
     defenses: Sequence[DefenseTried] = (),
+    guesses: Sequence[Guess] = (),
 ) -> Verdict:
     """Put together what was tried.
 
@@ -223,6 +229,7 @@ def verdict(
         tried=tuple(found),
         sweep=tuple(sweep),
         defenses=tuple(defenses),
+        guesses=tuple(guesses),
     )
 
 
@@ -285,7 +292,7 @@ def _nothing(best: Tried) -> str:
     stopped = f", stopped at its budget of {best.iterations} iterations" if best.stopped == "budget" else ""
     if best.scored:
         level = f"{spoken(best)} came to {best.psnr or 0:.1f} dB at best{stopped}"
-        return f"no image above {LEAKED_PSNR:g} dB by what was tried; {level}: look at the pictures"
+        return f"no image counts as rebuilt by what was tried; {level}: look at the pictures"
     near = "it is" if best.images == 1 else "they are"
     return f"{spoken(best)} answered {_images(best.images)}{stopped}; how near {near}, only a canary can say"
 
@@ -301,8 +308,7 @@ def _headline(kind: Kind, rows: Sequence[Row]) -> str:
     if kind == "undecided":
         return "Not decided: attacks answered with images, and without originals only your eyes can judge them."
     if kind == "not shown":
-        level = f"{LEAKED_PSNR:g} dB"
-        return f"No image came above {level} by the attacks that were tried. That is no evidence that none can."
+        return "No image counts as rebuilt by the attacks that were tried. That is no evidence that none can be."
     leaking = [row for row in rows if row.kind == "leaks"]
     least = leaking[0]
     assert least.best is not None

@@ -66,6 +66,9 @@ def audit(
     rounds: Annotated[list[int] | None, typer.Option("--round", help="Only this round; may be repeated.")] = None,
     nodes: Annotated[list[str] | None, typer.Option("--node", help="Only this node; may be repeated.")] = None,
     replies: Annotated[int, typer.Option(min=1, help="Recorded replies to attack, the first.")] = 4,
+    guess: Annotated[
+        bool, typer.Option("--guess", help="Try other accounts of the training; say which explains the update best.")
+    ] = False,
     to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the verdict.")] = Path("audit"),
     fail_on_leak: Annotated[bool, typer.Option("--fail-on-leak", help="Exit with code 3 if it leaks.")] = False,
 ) -> None:
@@ -122,6 +125,7 @@ def audit(
         replies=replies,
         labels=_one_of("--labels", labels, "inferred", "known"),
         sweep=sweep,
+        guess=guess,
         command=shlex.join(["fedsim", *sys.argv[1:]]),
         say=lambda line: err.print(line, style="dim", highlight=False, soft_wrap=True),
     )
