@@ -155,6 +155,8 @@ class Defense:
         shows: whether what `on_batch` makes of an image still shows that image (turned, shifted), so that whoever
             rebuilds it has rebuilt the image.
         one_to_one: `on_batch` makes each of its images of one example, and of each example one image.
+        beyond_replay: whoever replays it does not find the images by that, as where what is trained on does not show
+            them: only an attack that names the defense (`attacks.Attack.adapts`) takes it into account.
         behind: of a client's round it changes no more than the model (and the loss) behind the first layer that has
             parameters: what that layer sees stays, and so does how its gradient follows from this and from what comes
             back to it. Who reads nothing else need not know of it (`attacks.Attack.reads_first`).
@@ -170,6 +172,7 @@ class Defense:
     told_by: ClassVar[str] = "defense"
     shows: ClassVar[bool] = False
     one_to_one: ClassVar[bool] = False
+    beyond_replay: ClassVar[bool] = False
     behind: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     keeps_direction: ClassVar[bool] = False

@@ -19,7 +19,9 @@ class Own:
         images: (N, C, H, W), that it trained on, of all steps, as they are: no defense has mixed them.
         rate: what a gradient that is sent is multiplied by before it is taken off the weights; None: the change of the
             weights itself is sent.
+        labels: of these images, (N,) or (N, K).
         loss: the mean loss of all its examples at some weights.
+        loss_of: the same of other examples: weights, images (B, C, H, W) and labels, (B,) or (B, K).
         entering: what the layer of a path, or without one the last linear layer, is given at the weights that the
             server sent, for images (B, C, H, W).
     """
@@ -27,7 +29,9 @@ class Own:
     weights: Tensors
     images: Tensor
     rate: float | None
+    labels: Tensor
     loss: Callable[[Tensors], Tensor]
+    loss_of: Callable[[Tensors, Tensor, Tensor], Tensor]
     entering: Callable[[str | None, Tensor], Tensor]
 
     def after(self, update: Tensors) -> dict[str, Tensor]:

@@ -219,7 +219,9 @@ def _body(
         weights=start,
         images=images,
         rate=local.learning_rate if round.share == "gradient" else None,
+        labels=labels,
         loss=partial(resting.loss_at, images=images, labels=labels),
+        loss_of=resting.loss_at,
         entering=partial(resting.entering, start),
     )
     turn = Turn(source.draw, dict(memory or {}), classes=round.classes, own=own)

@@ -29,6 +29,7 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
     draws something structural, or changes the model, only one that looks for what was drawn, or one that reads nothing
     but a layer before it (`attacks.Attack.reads_first`). Of what a server does only
     once it has seen all there is nothing to take into account.
+    To replay some defenses is not to see through them (`Defense.beyond_replay`).
     Another weighs what was sent by the noise on it (`attacks.Attack.weighs_noise`), where the defense can say how much.
     """
     try:
@@ -37,6 +38,8 @@ def needed_for(attack: str, defense: str) -> str | Literal[False] | None:
         return False
     if defense in algorithm.adapts:
         return algorithm.adapts[defense]
+    if kind.beyond_replay:
+        return False
     if kind().server_alone or (algorithm.reads_first and kind.behind):
         return None
     if kind.told_by != Defense.told_by:

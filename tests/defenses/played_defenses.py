@@ -41,8 +41,16 @@ def turn(seed: int = 0) -> Turn:
     images, labels = torch.randn(2, 100, generator=generator(7)), torch.tensor([3, 1])
     resting = Functional(model, source)
     loss = partial(resting.loss_at, images=images, labels=labels)
-    own = Own(weights=weights, images=images, rate=0.1, loss=loss, entering=partial(resting.entering, weights))
-    return Turn(source.draw, own=own)
+    own = Own(
+        weights=weights,
+        images=images,
+        rate=0.1,
+        labels=labels,
+        loss=loss,
+        loss_of=resting.loss_at,
+        entering=partial(resting.entering, weights),
+    )
+    return Turn(source.draw, own=own, classes=64)
 
 
 def an_update() -> Tensors:
@@ -78,4 +86,4 @@ def played(defense: Defense, model: nn.Module, images: Tensor, labels: Tensor) -
         return generator(zlib.crc32(site.encode()))
 
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    return play(ClientRound(model=model, defense=defense), state, images, labels, draw)
+    return play(ClientRound(model=model, defense=defense, classes=10), state, images, labels, draw)

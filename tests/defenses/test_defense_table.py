@@ -451,6 +451,83 @@ def moves_images(defense: Defense) -> None:
     assert still.refuses(Deployment(batch_size=8, clients=2, rounds=2)) == "augmentation: it neither shifts nor flips"
 
 
+def conceals_by_a_sample_of_like_gradient(defense: Defense) -> None:
+    """What is added to the update is a gradient of one image, unlike the client's, whose gradient is nearly its own."""
+    model = private_model(width=16)
+    images, labels = a_batch()
+    image, label = images[:1], labels[:1]
+    plain = plain_gradient(model, image, label)
+    sent = played(defense, defense.on_model(model), image, label).update
+    hidden = {name: 3 * value - plain[name] for name, value in sent.items()}
+    first = hidden["hidden.0.linear.weight"]
+    concealed = first.T @ hidden["hidden.0.linear.bias"] / hidden["hidden.0.linear.bias"].square().sum()
+    torch.testing.assert_close(first, torch.outer(hidden["hidden.0.linear.bias"], concealed), rtol=1e-6, atol=1e-9)
+    assert float((concealed - image.flatten()).norm()) > 0.5 * float(image.norm())
+    one = defenses.create("dcs", iterations=60, mix=1.0)
+    other = {name: 2 * value - plain[name] for name, value in played(one, model, image, label).update.items()}
+    cosine = F.cosine_similarity(flat(other), flat(plain), dim=0)
+    barely = defenses.create("dcs", iterations=1, mix=1.0)
+    before = {name: 2 * value - plain[name] for name, value in played(barely, model, image, label).update.items()}
+    assert cosine > F.cosine_similarity(flat(before), flat(plain), dim=0) + 0.1
+    assert float(flat(sent) @ flat(plain)) > 0
+    with pytest.raises(ValueError, match=r"^dcs: Conv2d has no linear layer"):
+        defense.on_model(nn.Conv2d(1, 1, 1))
+
+
+def mixes_several_under_random_signs(defense: Defense) -> None:
+    """Without the signs, mixtures of the batch by weights that add up to 1, of which none is above a half."""
+    images, labels = torch.rand(6, 1, 4, 5, generator=generator(1)) + 0.1, torch.tensor([0, 1, 2, 1, 0, 2])
+    shares, flipped = [], []
+    for seed in range(150):
+        source = Sampling(lambda site, step, seed=seed: generator(seed + zlib.crc32(site.encode())))
+        encoded, targets = defense.on_batch(images, labels, turn=Turn(source.draw, part="instahide", classes=3))
+        found = torch.linalg.lstsq(images.flatten(1).T.double(), encoded.abs().flatten(1).T.double())
+        torch.testing.assert_close(found.solution.sum(0), torch.ones(6, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+        assert found.solution.min() > -1e-4
+        expected = found.solution.T.to(targets) @ F.one_hot(labels, 3).to(targets)
+        torch.testing.assert_close(targets, expected, rtol=1e-3, atol=1e-3)
+        shares.append(source.drawn["instahide:weights"])
+        flipped.append((encoded < 0).float())
+    weights = torch.cat(shares)
+    assert weights.amax() <= 0.5
+    assert weights.mean(0).tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
+    assert torch.stack(flipped).mean() == pytest.approx(0.5, abs=0.02)
+    resting = Turn(lambda name, site, x: site.rest(x), classes=3)
+    assert torch.equal(defense.on_batch(images, labels, turn=resting)[0], images)
+    assert "nothing to be mixed with" in str(defense.refuses(Deployment(batch_size=1, clients=2, rounds=2)))
+
+
+def transforms_by_a_policy(defense: Defense) -> None:
+    """3-1-7: nine of twenty columns, a third of the contrast, two of twenty rows; 43-18-18: three rows, twice 39 %."""
+    images, labels = torch.rand(64, 2, 20, 20, generator=generator(1)) + 0.5, torch.arange(64)
+    seen, same = defense.on_batch(images, labels, turn=turn(2))
+    assert same is labels
+    assert torch.equal(defense.views(images, labels, turn=turn(2)), seen)
+
+    def moved(image: Tensor, by: int, axis: int) -> Tensor:
+        framed = F.pad(image, [20] * 4)
+        return framed.narrow(axis, 20 + by, 20).narrow(3 - axis, 20, 20)
+
+    def contrast(image: Tensor, factor: float) -> Tensor:
+        return image.mean() + factor * (image - image.mean())
+
+    met = set()
+    for image, found in zip(images, seen):
+        ways = {}
+        for a in (-1, 1):
+            for b in (-1, 1):
+                for c in (-1, 1):
+                    ways["3-1-7", a, b, c] = moved(contrast(moved(image, 9 * a, 2), 1 + b / 3), 2 * c, 1)
+                    twice = contrast(contrast(moved(image, 3 * a, 1), 1 + b * 3.5 / 9), 1 + c * 3.5 / 9)
+                    ways["43-18-18", a, b + c, b * c] = twice
+        fits = [way for way, expected in ways.items() if torch.allclose(expected, found, atol=1e-5)]
+        assert len(fits) == 1
+        met.update(fits)
+    assert len(met) == 8 + 2 * 3
+    resting = Turn(lambda name, site, x: site.rest(x))
+    assert torch.equal(defense.on_batch(images, labels, turn=resting)[0], images)
+
+
 def shows_the_weighted_mean(defense: Defense) -> None:
     updates = [{"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([4.0, 6.0])}, {"w": torch.tensor([0.0, 1.0])}]
     seen = defense.on_aggregate(updates, [1, 2, 1])
@@ -628,6 +705,15 @@ TABLE = {
         [{"noise_multiplier": -1.0}, {"max_grad_norm": 0}, {"delta": 0}, {"delta": 1}],
     ),
     "cutmix": Row({"alpha": 1.0}, cuts_a_rectangle_out_of_each_of_a_pair, [{"alpha": 0}, {"alpha": math.nan}]),
+    "dcs": Row(
+        {"iterations": 60},
+        conceals_by_a_sample_of_like_gradient,
+        [{"iterations": 0}, {"learning_rate": 0}, {"mix": 1.5}, {"apart": -1}, {"alike": math.inf}],
+    ),
+    "instahide": Row(
+        {"k": 3, "most": 0.5}, mixes_several_under_random_signs, [{"k": 0}, {"k": 1.5}, {"most": 0.25}, {"most": 1.1}]
+    ),
+    "ats": Row({}, transforms_by_a_policy, [{"policy": "3-1-2"}, {"policy": ""}, {"policy": "3-1+7"}]),
     "input_noise": Row({"std": 0.2}, makes_images_noisy, [{"std": -0.1}, {"std": math.inf}]),
     "oasis": Row({"add": "rotations"}, adds_turned_copies, [{"add": "colours"}]),
     "augmentation": Row({"shift": 1}, moves_images, [{"shift": -1}, {"shift": 1.5}]),

@@ -306,3 +306,6 @@ def test_an_attack_that_weighs_noise_takes_into_account_what_the_defense_says_of
     for name in ("censor", "dropconnect", "mixup"):
         assert needed_for("first_linear", name) is False, name
     assert needed_for("april", "gaussian_noise") is False
+    for attack in ("inverting_gradients", "dropout_inversion", "first_linear"):
+        assert needed_for(attack, "instahide") is needed_for(attack, "dcs") is False  # replay undoes neither
+    assert needed_for("inverting_gradients", "ats") == "defense"
