@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import attacks
 from attacks.threat import LETTERS
@@ -19,6 +19,12 @@ MOST_IMAGES = 64
 """Images of a reply beyond which nothing is optimised, unless the user says otherwise."""
 MOST_STEPS = 32
 """Likewise optimizer steps, all of which an attack unrolls."""
+
+SMOOTH = {"total_variation": 0.03, "plateau": 1500, "patience": 5000}
+"""Of a net with ReLUs and pooling the search for one image ends early, in a noisy one, unless it is asked for a smooth
+image and not given up so soon."""
+LONGER = 3
+"""By so much more iterations: they are cheap."""
 
 H = "as G, and it selects the clients"
 
@@ -32,14 +38,15 @@ class Attempt:
         attack: `{"name": ..., **parameters}`.
         grants: what it is told, of `attacks.threat.GRANTS`.
         form: in which form the reply is told.
-        instead: it is run only where those before it, of the same letter, gave no answer.
+        where: it is run `always`; where those before it, of the same letter, are `uncertain` of an image; or where they
+            are `silent`.
     """
 
     letter: str
     attack: Mapping[str, Any]
     grants: Mapping[str, str]
     form: Form
-    instead: bool = False
+    where: Literal["always", "uncertain", "silent"] = "always"
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Budget:
         images, steps: of a reply beyond which only closed forms are tried.
     """
 
-    iterations: int = 1000
+    iterations: int = 2000
     images: int = MOST_IMAGES
     steps: int = MOST_STEPS
 
@@ -88,7 +95,7 @@ def plan(reply: Reply, told: Told, budget: Budget, *, labels: str = "inferred") 
         attempts += _closed("B", basic, "blind")
         limits.append(f"B: {_many(images)} are beyond the budget of {budget.images}: closed forms alone")
     else:
-        attempts += _searched("B", basic, "blind", budget)
+        attempts += _searched("B", basic, "blind", budget, images)
     training = {**basic, "local_training": "known", "dropout_rate": "known", "defense": "known"}
     if told.local is None and told.shared != "gradient":
         untried["C"] = "how clients train was not said: --lr, and --optimizer, --epochs or --steps"
@@ -101,7 +108,7 @@ def plan(reply: Reply, told: Told, budget: Budget, *, labels: str = "inferred") 
             f"images and {budget.steps} steps: closed forms alone"
         )
     else:
-        attempts += _searched("C", training, "told", budget)
+        attempts += _searched("C", training, "told", budget, images)
     untried["D"] = "no attack of fedsim makes use of images of the same kind"
     statistics = derived(reply, told, form="told")["batch_norm"]
     tried_c = any(attempt.letter == "C" and attempt.attack["name"] == "cascade" for attempt in attempts)
@@ -130,11 +137,16 @@ def _closed(letter: str, grants: Mapping[str, str], form: Form) -> list[Attempt]
     return [Attempt(letter, {"name": name}, grants, form) for name in closed_forms()]
 
 
-def _searched(letter: str, grants: Mapping[str, str], form: Form, budget: Budget) -> list[Attempt]:
-    """The cascade; and where labels cannot be read, a search for them together with the images."""
+def _searched(letter: str, grants: Mapping[str, str], form: Form, budget: Budget, images: int) -> list[Attempt]:
+    """The cascade; of one image in one step also a search for a smooth one; and where labels cannot be read, a search
+    for them together with the images."""
     cascade = Attempt(letter, {"name": "cascade", "iterations": budget.iterations}, grants, form)
     spec = {"name": "inverting_gradients", "iterations": budget.iterations}
-    return [cascade, Attempt(letter, spec, {**grants, "labels": "unknown"}, form, instead=True)]
+    found = [cascade, Attempt(letter, spec, {**grants, "labels": "unknown"}, form, where="silent")]
+    if images == 1 and grants["dropout_rate"] == "known":
+        smooth = {"name": "cut", "iterations": LONGER * budget.iterations, **SMOOTH}
+        found.append(Attempt(letter, smooth, grants, form, where="uncertain"))
+    return found
 
 
 def _many(images: int) -> str:

@@ -22,7 +22,7 @@ from fedsim.audit.outcome import Audit
 from fedsim.audit.page import html
 from fedsim.audit.told import Told
 from fedsim.audit.verdict import DefenseTried, Swept, Tried, strongest, tried, verdict
-from fedsim.audit.working import Subject, work
+from fedsim.audit.working import Subject, certain_of, work
 from fedsim.errors import BadInput
 from fedsim.files import write_json, write_text
 from fedsim.recording import Fault, Store
@@ -207,14 +207,17 @@ def _attacked(
         rows = work(directory, subject, floor, source=source)
         guess = dict(rows.filter(pl.col("psnr").is_not_null()).select("sample", "psnr").iter_rows())
     answered: set[str] = set()
+    certain: set[str] = set()
     for attempt in planned.attempts:
-        if attempt.instead and attempt.letter in answered:
+        if attempt.letter in {"always": set[str](), "uncertain": certain, "silent": answered}[attempt.where]:
             continue
         say(f"{subject.name}: {attempt.letter}, {attempt.attack['name']}")
         rows = work(directory, subject, attempt, source=source)
         outcome = tried(rows, letter=attempt.letter, scored=scored, guess=guess)
         if outcome.images:
             answered.add(attempt.letter)
+        if all(every := certain_of(rows["details"][0])) and every:
+            certain.add(attempt.letter)
         yield rows, outcome
 
 

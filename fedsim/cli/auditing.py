@@ -62,7 +62,7 @@ def audit(
         list[str] | None, typer.Option("--run-config", metavar="KEY=VALUE", help="Of your app, for canaries.")
     ] = None,
     labels: Annotated[str, typer.Option(help="inferred, or known: attacks are told a canary's labels.")] = "inferred",
-    iterations: Annotated[int, typer.Option(help="Of an attack that optimises, at most.")] = 1000,
+    iterations: Annotated[int, typer.Option(help="Of an attack that optimises, at most.")] = 2000,
     rounds: Annotated[list[int] | None, typer.Option("--round", help="Only this round; may be repeated.")] = None,
     nodes: Annotated[list[str] | None, typer.Option("--node", help="Only this node; may be repeated.")] = None,
     replies: Annotated[int, typer.Option(min=1, help="Recorded replies to attack, the first.")] = 4,
