@@ -95,7 +95,7 @@ def audit_store(
         together = pl.concat([table.empty(), *desk.rows])
         results.write(directory, together)
         found = verdict(
-            [outcome for subject, each in desk.outcomes for outcome in each if not subject.told.defense],
+            [outcome for subject, each in desk.outcomes for outcome in each if not subject.trial],
             desk.untried,
             limits=list(dict.fromkeys(desk.limits)),
             more=_more(left, sweep, tried_defenses),
@@ -104,7 +104,7 @@ def audit_store(
             defenses=tried_defenses,
             guesses=guessed,
         )
-        shown = tuple((subject, each) for subject, each in desk.outcomes if not subject.told.defense or told.defense)
+        shown = tuple((subject, each) for subject, each in desk.outcomes if not subject.trial)
         audit = Audit(out, told, found, shown, tuple(faults), together, command)
         _write(audit)
     return audit

@@ -70,9 +70,9 @@ def defended(strongest: Played, own: Played, model: nn.Module) -> Iterator[Defen
     for spec in candidates(strongest.subject.reply.update):
         subject = strongest.subject
         reply = replace(subject.reply, update=_through(spec, subject.reply.update))
-        told = replace(subject.told, defense=(spec,))
+        told = replace(subject.told, defense=(*subject.told.defense, spec))
         label = _label(spec)
-        changed = replace(subject, name=f"{label}: {subject.name}", reply=reply, told=told, findings=())
+        changed = replace(subject, name=f"{label}: {subject.name}", reply=reply, told=told, findings=(), trial=True)
         yield Defended(label, changed, _kept(own, _scaled(spec, strongest, own), model))
 
 

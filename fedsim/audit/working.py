@@ -51,6 +51,7 @@ class Subject:
         told: what is true of its training: of a canary its own batch size and steps.
         truth: what it was computed from; None where nobody knows.
         findings: what it says of its training.
+        trial: it is what a defense would make of a canary, and no reply of the app as it is.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Subject:
     told: Told
     truth: Truth | None = None
     findings: tuple[Finding, ...] = ()
+    trial: bool = False
 
 
 def lay_out(directory: RunDirectory, subject: Subject, form: Form, *, source: str) -> str:

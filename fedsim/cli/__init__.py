@@ -1,7 +1,7 @@
 """The command line; thin: each command calls the Python API and prints. One file for each group of commands.
 
 Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job failed or a file could not be read or
-written, 2 bad input, 130 interrupted.
+written, 2 bad input, 3 `audit --fail-on-leak` found a leak, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -82,6 +82,19 @@ def test_an_attack_without_certainty_is_neither_a_leak_nor_a_defense(tmp_path):
     assert not found.leaks
 
 
+def test_clients_that_defend_themselves_are_audited_as_well(tmp_path):
+    torch.manual_seed(0)
+    recorded = apps.reply(apps.Perceptron())
+    change = {name: recorded.received[name] - value for name, value in recorded.sent.items()}
+    length = torch.cat([value.flatten() for value in change.values()]).norm()
+    recorded.received.update({n: v + change[n] * 0.01 / length for n, v in recorded.sent.items()})
+    path = apps.store(tmp_path / "store", recorded)
+    setting = told(defense=({"name": "clip", "norm": 0.01},))
+    found = audit_store(path, setting, tmp_path / "audit", budget=Budget(iterations=5)).verdict
+    assert {row.letter: row.kind for row in found.rows}["C"] == "leaks"  # scaling hides nothing
+    assert not [one for one in found.findings if one["wrong"]]
+
+
 def test_a_reply_that_cannot_be_audited_costs_itself_only(tmp_path):
     torch.manual_seed(0)
     good = apps.reply(apps.Perceptron())
