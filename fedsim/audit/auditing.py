@@ -91,7 +91,7 @@ def audit_store(
         if sweep is not None:
             canaries = _canaries(desk, store, sweep, subjects, told, model)
             swept = [row for _, row in canaries]
-            tried_defenses = list(_defenses(desk, canaries, model))
+            tried_defenses = list(_defenses(desk, canaries, model)) if sweep.defenses else []
         together = pl.concat([table.empty(), *desk.rows])
         results.write(directory, together)
         found = verdict(

@@ -40,6 +40,7 @@ class Sweep:
         own: also a round as the client plays it by itself, over as many images as there are and are attacked.
         run_config: in place of values of the app's own.
         timeout: of a client's round, in seconds.
+        defenses: whether defenses of the update are tried on the canary that was rebuilt best.
     """
 
     app: Path
@@ -49,6 +50,7 @@ class Sweep:
     own: bool = True
     run_config: Mapping[str, Any] | None = None
     timeout: float = 300.0
+    defenses: bool = True
 
     def points(self, there: int) -> list[Point]:
         """What is played with so many images, each once; batch size 1 in one step first."""

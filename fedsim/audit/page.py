@@ -80,9 +80,12 @@ def html(audit: Audit) -> str:
 def _answers(verdict: Verdict) -> Iterator[tuple[str, str]]:
     leaking = [row for row in verdict.rows if row.kind == "leaks"]
     if leaking:
-        yield "Is it leaking?", f"Yes: {leaking[0].says}."
+        most = max(leaking, key=lambda row: (row.best.psnr or 0.0) if row.best is not None else 0.0)
+        yield "Is it leaking?", f"Yes: {most.says}."
         letters = ", ".join(row.letter for row in leaking)
-        yield "To whom?", f"To the adversaries {letters}; the first of them needs {leaking[0].has}."
+        yield "To whom?", f"To the adversaries {letters} of the table below; {leaking[0].letter} has {leaking[0].has}."
+        if (swept := _sweep(verdict)) is not None:
+            yield "At which batches and steps?", swept.sentence
     elif verdict.kind == "undecided":
         yield "Is it leaking?", (
             "This cannot be said for certain from what was recorded: look at the pictures below. To know, let a client "

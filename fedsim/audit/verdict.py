@@ -21,6 +21,14 @@ from fedsim.version import __version__
 
 Kind = Literal["leaks", "undecided", "not shown", "no answer", "not tried"]
 
+KNOWS = {
+    "A": "sees nothing but what a client sends",
+    "B": "sees what a client sends, and how many images that is of,",
+    "C": "sees what a client sends, and knows how it trains,",
+    "E": "sees what a client sends, its batch-norm statistics among it,",
+}
+"""The adversaries that can leak here, in a sentence."""
+
 FORMAT, VERSION = "fedsim-verdict", 1
 
 
@@ -312,8 +320,8 @@ def _headline(kind: Kind, rows: Sequence[Row]) -> str:
     leaking = [row for row in rows if row.kind == "leaks"]
     least = leaking[0]
     assert least.best is not None
-    scored = "known images" if least.best.scored else "images"
-    return f"It leaks: a server with {least.has} rebuilds {scored} from what one client sends."
+    scored = "a canary's images" if least.best.scored else "images"
+    return f"It leaks: a server that {KNOWS.get(least.letter, 'sees the updates')} rebuilds {scored}."
 
 
 def spoken(one: Tried) -> str:

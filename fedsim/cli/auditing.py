@@ -61,6 +61,9 @@ def audit(
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", metavar="KEY=VALUE", help="Of your app, for canaries.")
     ] = None,
+    try_defenses: Annotated[
+        bool, typer.Option("--try-defenses/--no-defenses", help="Try defenses of the update on a rebuilt canary.")
+    ] = True,
     labels: Annotated[str, typer.Option(help="inferred, or known: attacks are told a canary's labels.")] = "inferred",
     iterations: Annotated[int, typer.Option(help="Of an attack that optimises, at most.")] = 2000,
     rounds: Annotated[list[int] | None, typer.Option("--round", help="Only this round; may be repeated.")] = None,
@@ -114,6 +117,7 @@ def audit(
             batches=_counts("--batches", batches),
             steps=_counts("--canary-steps", canary_steps),
             run_config=_keys("--run-config", run_config or []),
+            defenses=try_defenses,
         )
     done = auditing.audit_store(
         store,
