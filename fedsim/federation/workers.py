@@ -76,14 +76,18 @@ class Workers:
         self._all = [_Worker.remote(told()[USER_PATH]) for _ in range(count)]  # type: ignore[attr-defined]
         self._next = itertools.cycle(self._all)
         self._starts: dict[str, Any] = {}
+        self._utilities: dict[str, Any] = {}
         self._reachable: dict[Path, Any] = {}
 
     def begin(self, work: Work) -> Measurement:
-        """Begin what a cell's `utility` block asks for; what depends on no defense is done once for all cells."""
+        """Begin what a cell's `utility` block asks for; what is the same training in several cells is done once."""
         if work.utility is None:
             return Measurement()
         start = self._start(work)
-        utility = next(self._next).utility.remote(work, start)
+        training = key_of(cost.training_of(Plan(work)).work.to_dict())
+        if training not in self._utilities:
+            self._utilities[training] = next(self._next).utility.remote(work, start)
+        utility = self._utilities[training]
         if work.utility.reachable is None:
             return Measurement(utility)
         file = self._store / f"reachable-{cost.reachable_key(work)}.json"

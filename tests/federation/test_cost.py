@@ -10,7 +10,7 @@ from federation_cells import BASE, UTILITY, work
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from defenses import create
-from fedsim.federation import cost
+from fedsim.federation import cost, workers
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
 from fedsim.files import read_json
@@ -196,3 +196,36 @@ def test_accuracy_is_that_of_the_model_in_evaluation_mode():
         scores = still(dataset.normalise(dataset.test_images))
     expected = float((scores.argmax(1) == dataset.test_labels).double().mean())
     assert accuracy(model, dataset) == pytest.approx(expected, abs=1e-9)
+
+
+def test_cells_that_train_alike_are_measured_by_one_training(monkeypatch, tmp_path):
+    """How large an attacked batch is changes nothing of the training that a cell's accuracy is of."""
+    begun: list[Work] = []
+
+    class Method:
+        def remote(self, work, start):
+            begun.append(work)
+            return len(begun)
+
+    class Worker:
+        utility = reachable = Method()
+
+        @classmethod
+        def remote(cls, user_path):
+            return cls()
+
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    monkeypatch.setattr(workers.Workers, "_start", lambda self, work: None)
+    measuring = workers.Workers(2, tmp_path)
+    own = {**UTILITY, "reachable": None}
+    one, larger, defended, longer = (
+        measuring.begin(described).utility
+        for described in (
+            work({"batch_size": 1}, utility=own),
+            work({"batch_size": 4}, utility=own),
+            work({"batch_size": 1}, utility=own, defense=[{"name": "clip", "norm": 1.0}]),
+            work({"batch_size": 1}, utility={**own, "rounds": own["rounds"] + 1}),
+        )
+    )
+    assert one == larger
+    assert len({one, defended, longer}) == 3 == len(begun)
