@@ -6,8 +6,10 @@ from __future__ import annotations
 import os
 import random
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -41,13 +43,24 @@ def a_canary(folder: Path, variant: Variant = PLAIN, timeout: float = 120) -> tu
     return play(app, sent, pixels, labels, mean=MEAN, std=STD, batch_size=size, timeout=timeout), model
 
 
+def _places(module: ModuleType) -> list[str]:
+    """Where it was loaded from: a package without a file of its own has folders alone."""
+    named = vars(module)
+    found = [named.get("__file__"), *(named["__path__"] if "__path__" in named else ())]
+    return [place for place in found if isinstance(place, str)]
+
+
 @pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process is a copy of this one, which spares it the imports."""
+def forked(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The process is a copy of this one, which spares it the imports; apps of other tests are forgotten in it."""
+    temporary = tmp_path_factory.getbasetemp().resolve()
 
     def run(folder: Path, app: Path, timeout: float) -> None:
         child = os.fork()
         if not child:
+            for name, module in list(sys.modules.items()):
+                if any(Path(place).is_relative_to(temporary) for place in _places(module)):
+                    del sys.modules[name]
             os.chdir(app)
             canary_process.main(folder)
             os._exit(0)
