@@ -46,7 +46,7 @@ def a_canary(folder: Path, variant: Variant = PLAIN, timeout: float = 120) -> tu
 def _places(module: ModuleType) -> list[str]:
     """Where it was loaded from: a package without a file of its own has folders alone."""
     named = vars(module)
-    found = [named.get("__file__"), *(named["__path__"] if "__path__" in named else ())]
+    found = [named.get("__file__"), *named.get("__path__", ())]
     return [place for place in found if isinstance(place, str)]
 
 
