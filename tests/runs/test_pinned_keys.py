@@ -52,8 +52,8 @@ PINNED = {
     },
     "defenses": {
         "cells": "403438fe55d48c5d",
-        "jobs": "eace1353a4a96a0f",
-        "scores": "668760068b367ec9",
+        "jobs": "ffa2cc8e18cfab61",
+        "scores": "a74b6b4ef5af8331",
         "settings": "7df99d96841e5a53",
         "reachable": "764c4334e1f177f0",
     },
