@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from attacks import LocalTraining, Observation
 from attacks.statistics import revealed
 from fedsim.audit.matching import Unusable, aligned, missing, precision_of
-from fedsim.audit.recorded import Recorded
 from fedsim.audit.told import Told
 from fedsim.models import entries
+from fedsim.recording import Recorded
 
 Form = Literal["told", "blind"]
 

@@ -28,6 +28,7 @@ from fedsim.audit.adversaries import Attempt
 from fedsim.audit.consistency import Finding
 from fedsim.audit.observing import Form, Reply, derived, observation
 from fedsim.audit.told import Told
+from fedsim.data.dataset import pixels
 from fedsim.files import key_of, read_json, read_tensors, whole_directory, write_bytes
 from fedsim.knowledge import with_knowledge
 from fedsim.random import seed_for
@@ -36,7 +37,7 @@ from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import filled
 from fedsim.runs.results import score_key_of
 from fedsim.scenario.schema import METRICS, Engine
-from fedsim.scoring.job import score_job
+from fedsim.scoring.job import common_columns, score_job
 from fedsim.truth import Truth, seal
 from fedsim.version import __version__
 
@@ -136,26 +137,7 @@ def _unscored(cell: Path, job: Path, target: Path, *, key: str) -> None:
     file = job / "reconstructions.safetensors"
     images = read_tensors(file)[f"{client}.images"] if outcome.status == "ok" and file.exists() else None
     seen = read_json(cell / "observations" / f"{observations.name_of(spec.round, client)}.json")["observation"]
-    own = dict(spec.attack)
-    common = {
-        "round": spec.round,
-        "client": client,
-        "attack": own.pop("name"),
-        "attack_params": json.dumps(own, sort_keys=True),
-        "details": json.dumps(outcome.details, sort_keys=True),
-        **{f"threat_{aspect}": value for aspect, value in account.threat_model.as_dict().items()},
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "update_kind": account.kind,
-        "update_precision": account.precision,
-        "attack_loss": outcome.loss,
-        "iterations": outcome.iterations,
-        "stopped": outcome.stopped,
-        "seconds": account.seconds,
-        "device": account.device,
-        "environment": json.dumps(account.environment, sort_keys=True),
-        "job": key,
-    }
+    common = {**common_columns(spec, account, outcome, key), "client": client}
     count = 1 if images is None else len(images)
     placed = [{} if images is None else {"picture": place} for place in range(count)]
     rows: list[dict[str, object]] = [{**common, "sample": place, **placed[place]} for place in range(count)]
@@ -163,7 +145,7 @@ def _unscored(cell: Path, job: Path, target: Path, *, key: str) -> None:
         table.frame(rows).write_parquet(folder / "rows.parquet")
         if images is not None:
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, reconstruction=_pixels(images, seen["mean"], seen["std"]))
+            np.savez_compressed(buffer, reconstruction=pixels(images, mean=seen["mean"], std=seen["std"]))
             write_bytes(folder / "pictures.npz", buffer.getvalue())
 
 
@@ -209,13 +191,6 @@ def _rows(rows: pl.DataFrame, directory: RunDirectory, subject: Subject, cell: s
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     rows = table.frame(rows.to_dicts()).with_columns(literals)
     return with_knowledge(rows).select(*table.SCHEMA)
-
-
-def _pixels(images: Tensor, mean: list[float], std: list[float]) -> np.ndarray:
-    """uint8 (N, H, W, C)."""
-    scale, shift = torch.tensor(std).view(-1, 1, 1), torch.tensor(mean).view(-1, 1, 1)
-    pixels = ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,6 +55,13 @@ class Dataset:
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
         return (images.to(torch.float32) / 255 - mean) / std
+
+
+def pixels(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Images (N, C, H, W) in normalised units as uint8 (N, H, W, C): `Dataset.normalise` undone, and clamped."""
+    scale, shift = torch.tensor(std).view(-1, 1, 1), torch.tensor(mean).view(-1, 1, 1)
+    shown = ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8)
+    return shown.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

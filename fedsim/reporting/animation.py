@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from fedsim import answers, observations, table
 from fedsim.answers import Account, JobSpec, Outcome
+from fedsim.data.dataset import pixels
 from fedsim.errors import BadInput
 from fedsim.files import read_json, read_tensors
 from fedsim.runs import reading
@@ -270,9 +271,8 @@ def _picture(image: Any) -> np.ndarray:
 def _final_pixels(directory: RunDirectory, spec: JobSpec, client: str, image: Any) -> np.ndarray:
     name = observations.name_of(spec.round, int(client))
     seen = read_json(directory.cell(spec.cell) / "observations" / f"{name}.json")["observation"]
-    mean, std = (np.array(seen[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
-    pixels = (np.clip(image.numpy() * std + mean, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    [shown] = pixels(image[None], mean=seen["mean"], std=seen["std"])
+    return shown[..., 0] if shown.shape[-1] == 1 else shown
 
 
 def _original(

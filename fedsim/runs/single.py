@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -19,6 +17,7 @@ from attacks.observation import SUM
 from defenses.registry import UnknownName, parameters
 from fedsim import answers, observations
 from fedsim.answers import JobSpec
+from fedsim.data.dataset import pixels
 from fedsim.errors import BadInput
 from fedsim.files import read_json, read_tensors, write_bytes
 from fedsim.random import seed_for
@@ -97,17 +96,11 @@ def _draw(cell: Path, answer: Path, round: int) -> list[Path]:
         client, _, part = key.partition(".")
         if part == "images":
             seen = read_json(cell / "observations" / f"{observations.name_of(round, int(client))}.json")["observation"]
-            for index, image in enumerate(_pixels(images, seen["mean"], seen["std"])):
+            for index, image in enumerate(pixels(images, mean=seen["mean"], std=seen["std"])):
                 whose = "sum" if int(client) == SUM else f"client_{client}"
                 target = answer / f"{whose}_image_{index}.png"
                 buffer = io.BytesIO()
-                Image.fromarray(image).save(buffer, format="PNG")
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
                 write_bytes(target, buffer.getvalue())
                 written.append(target)
     return written
-
-
-def _pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    scale, shift = torch.tensor(std).view(-1, 1, 1), torch.tensor(mean).view(-1, 1, 1)
-    pixels = ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels

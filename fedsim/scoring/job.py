@@ -36,7 +36,7 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
         clients = clients_of(cell, round, seen_as)
         own_truths = [open_envelope(cell, round, client) for client in clients]
         truth = own_truths[0] if len(clients) == 1 else together(own_truths)
-        common = _common(spec, account, outcome, key)
+        common = common_columns(spec, account, outcome, key)
         owners = [
             {"client": client, "victim_loss": own.loss if np.isfinite(own.loss) else None, "sample": sample}
             for client, own in zip(clients, own_truths)
@@ -80,7 +80,8 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             write_bytes(directory / "pictures.npz", buffer.getvalue())
 
 
-def _common(spec: JobSpec, account: Account, outcome: Outcome, key: str) -> dict[str, object]:
+def common_columns(spec: JobSpec, account: Account, outcome: Outcome, key: str) -> dict[str, object]:
+    """The columns that all images of a victim share, whether or not anybody knows what they were."""
     attack = dict(spec.attack)
     return {
         "round": spec.round,
