@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.federation.client import TRUTH
+from fedsim.recording.passing import PassingGrid
 
 
-class OrderedGrid(Grid):
+class OrderedGrid(PassingGrid):
     """Wraps a grid; `partition_of` maps its node ids to partitions (the first query asks for it), `envelopes` to the
     truth that each node's last reply held, as bytes.
 
@@ -28,7 +28,7 @@ class OrderedGrid(Grid):
     """
 
     def __init__(self, grid: Grid, *, nodes: int, deadline: float) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._deadline = deadline
         self.partition_of: dict[int, int] = {}
         self.envelopes: dict[int, bytes] = {}
@@ -76,22 +76,6 @@ class OrderedGrid(Grid):
             if envelope is not None:
                 self.envelopes[node] = envelope["safetensors"]  # type: ignore[assignment]
         return [replies[node] for node in self.get_node_ids() if node in replies]
-
-    def set_run(self, run: Any) -> None:
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        return self._grid.run
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        return self._grid.create_message(*args, **kwargs)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
 
 
 def _copy(message: Message) -> Message:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fedsim.federation.applied import Applied
 from fedsim.random import seed_for
+from fedsim.recording.passing import PassingStrategy
 
 
-class Served(Strategy):
+class Served(PassingStrategy):
     """Hand a strategy that averages weights what it expects, and of its mean make the next global state.
 
     Args:
@@ -38,7 +39,7 @@ class Served(Strategy):
         salt: str = "",
         unusable: Callable[[int, str], bool],
     ) -> None:
-        self.strategy = strategy
+        super().__init__(strategy)
         self._partition_of = partition_of
         self._applied = applied
         self._seed = seed
@@ -72,14 +73,3 @@ class Served(Strategy):
             return None, metrics
         state = self._applied.state(self._sent, arrays.to_torch_state_dict(), weights, server_round)
         return ArrayRecord(state), metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.strategy.summary()

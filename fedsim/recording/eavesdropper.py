@@ -13,12 +13,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedsim.errors import BadInput
 from fedsim.recording.ear import Ear
 from fedsim.recording.listening_grid import ListeningGrid
+from fedsim.recording.passing import PassingStrategy
 from fedsim.recording.recorder import Keeper, Recorder
 
 OWN = ("strategy", "_ear")
 
 
-class Eavesdropper(Strategy):
+class Eavesdropper(PassingStrategy):
     """Record what is sent to each client and what comes back; change nothing.
 
         strategy = fedsim.Eavesdropper(FedAvg(...), store="observations/")
@@ -54,7 +55,7 @@ class Eavesdropper(Strategy):
         if not callable(getattr(strategy, "start", None)) or not callable(getattr(strategy, "aggregate_train", None)):
             known = f"{type(strategy).__module__}.{type(strategy).__name__}"
             raise BadInput(f"{known} is no strategy of Flower's Message API (flwr.serverapp.strategy)")
-        self.strategy = strategy
+        super().__init__(strategy)
         if isinstance(store, str | Path):
             store = Keeper(store, rounds=rounds, nodes=nodes, max_bytes=max_bytes)
         elif (rounds, nodes, max_bytes) != (None, None, None):
@@ -79,17 +80,6 @@ class Eavesdropper(Strategy):
         replies = list(replies)
         self._ear.answered(replies, final=None)
         return self.strategy.aggregate_train(server_round, replies)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.strategy.summary()
 
     def __getattr__(self, name: str) -> Any:
         if name in OWN:  # not yet there, e.g. while it is copied

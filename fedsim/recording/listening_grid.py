@@ -9,9 +9,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedsim.recording.ear import Ear
+from fedsim.recording.passing import PassingGrid
 
 
-class ListeningGrid(Grid):
+class ListeningGrid(PassingGrid):
     """Hands on every message and every reply, whichever way a strategy sends them.
 
     Args:
@@ -20,7 +21,7 @@ class ListeningGrid(Grid):
     """
 
     def __init__(self, grid: Grid, ear: Ear) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._ear = ear
 
     def send_and_receive(self, messages: Iterable[Message], **how: Any) -> Iterable[Message]:
@@ -40,21 +41,8 @@ class ListeningGrid(Grid):
         self._ear.answered(replies, final=[])
         return replies
 
-    def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
-
     def get_nodes(self) -> Iterable[Any]:
         return self._grid.get_nodes()
-
-    def set_run(self, run: Any) -> None:
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        return self._grid.run
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        return self._grid.create_message(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_grid", "_ear"):  # not yet there, e.g. while it is copied
