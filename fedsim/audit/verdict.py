@@ -306,8 +306,8 @@ def _nothing(best: Tried) -> str:
 
 
 def _declined(found: Sequence[Tried]) -> str:
-    reasons = list(dict.fromkeys(f"{one.attack.replace('_', ' ')}: {one.reason}" for one in found if one.reason))
-    return f"no attack that was tried could answer ({'; '.join(reasons)})"
+    names = list(dict.fromkeys(one.attack.replace("_", " ") for one in found))
+    return f"none of {', '.join(names)} could answer; verdict.json says why (tried: reason)"
 
 
 def _headline(kind: Kind, rows: Sequence[Row]) -> str:
