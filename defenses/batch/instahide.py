@@ -19,8 +19,8 @@ class InstaHide(Defense):
     (arXiv 2010.02772), as it mixes inside of one data set: `k` images, at weights drawn uniformly among those that add
     up to 1 with none above `most`, 4 and 0.65 in the paper, whose pixels are normalised to mean 0 as here. There the
     partners are drawn from the whole data set (or, with public images, from theirs, whose labels do not count); here
-    from the mini-batch, all that a client's step has. That needs no more than permutations of it. Neither the paper nor its
-    code could be read here: it is built from what is known of them.
+    from the mini-batch, all that a client's step has. That needs no more than permutations of it. Neither the
+    paper nor its code could be read here: it is built from what is known of them.
 
     What is trained on shows no image, and an attacker who replays the client rebuilds that. Carlini et al., *Is Private
     Learning Possible with Instance Encoding?*, IEEE S&P 2021 (arXiv 2011.05315), undo it by the sizes of the pixels of
