@@ -149,6 +149,14 @@ def test_inside_another_strategy_the_hooks_listen(tmp_path):
     assert torch.equal(store.read(1, "20").received["weight"], torch.full((2,), 2.5))
 
 
+def test_inside_another_strategy_evaluations_go_through(tmp_path):
+    plain = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, 100.0, 3)
+    wrapped = DifferentialPrivacyServerSideFixedClipping(Eavesdropper(FedAvg(), store=tmp_path / "o"), 0.0, 100.0, 3)
+    expected, found = (outer.start(Nodes(), ArrayRecord(STATE), num_rounds=2) for outer in (plain, wrapped))
+    assert len(expected.evaluate_metrics_clientapp) == 2
+    assert found.evaluate_metrics_clientapp == expected.evaluate_metrics_clientapp
+
+
 def test_a_loop_of_ones_own_is_heard_through_the_hooks(tmp_path):
     wrapped, grid = Eavesdropper(FedAvg(), store=tmp_path / "o"), Nodes()
     messages = wrapped.configure_train(4, ArrayRecord(STATE), ConfigRecord(), grid)
