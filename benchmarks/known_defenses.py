@@ -76,6 +76,7 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "sign": {"name": "sign"},
     "quantization, 16 levels": {"name": "quantization", "levels": 16},
     "quantization, 4 levels": {"name": "quantization", "levels": 4},
+    "quantization, 1 level": {"name": "quantization", "levels": 1},
     "dp_sgd, noise 0.01": {"name": "dp_sgd", "noise_multiplier": 0.01},
     "dp_sgd, noise 1": {"name": "dp_sgd"},
     "precode": {"name": "precode"},

@@ -25,6 +25,7 @@ are the attacker's picture of the defense, as far as the threat model grants it 
     surrogate              in place of `on_update`, where its own derivative is zero
     selection              what of the observed update still says anything: entries, or spaces of a matrix
     spread                 how much noise lies on each of them, whatever was drawn
+    compare                how well a simulated update explains the observed one, in place of an attack's objective
     keeps_direction        that `on_update` does no more, on average, than scale the update
 
 Where a defense would do nothing at all, as deployed, it says so (`refuses`), so that nobody takes it for one that was
@@ -243,6 +244,17 @@ class Defense:
         """
         return None
 
+    def compare(self, simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+        """How badly a simulated update explains an observed one, where what was sent leaves certain more than how near
+        it is: in place of the objective of an attack that knows the defense. Differentiable in `simulated`, which has
+        not passed `on_update`; 0-dim float64, about 1 of chance. Of tensors alone, so that it can be traced.
+
+        Args:
+            simulated: by parameter name; where gradients are compared that a weight delta reveals, gradients.
+            observed: likewise.
+        """
+        raise NotImplementedError
+
     def bits(self, update: Tensors) -> int:
         """How many bits its update takes to send; one that knows a shorter code than `defenses.coding` says so."""
         return bits_of(update)
@@ -339,6 +351,11 @@ class Defense:
     def selects_only(self) -> bool:
         """Whether what it lets through of an update is, to a factor, as it was."""
         return self.selects
+
+    @property
+    def compares(self) -> bool:
+        """Whether it says how updates are to be compared."""
+        return type(self).compare is not Defense.compare
 
     @property
     def spreads(self) -> bool:

@@ -86,9 +86,10 @@ class Composition(Defense):
         return update
 
     def surrogate(self, update: Tensors, *, turn: Turn) -> Tensors:
-        """Of the last part that selects, nothing is left to simulate: what it keeps is compared, as it is."""
+        """Of the last part that selects or compares, nothing is left to simulate: what it keeps is compared, as it is.
+        """
         for key, part in self.parts.items():
-            if part is not self._selecting:
+            if part is not self._selecting and part is not self._comparing:
                 update = part.surrogate(update, turn=turn.of(key))
         return update
 
@@ -120,6 +121,11 @@ class Composition(Defense):
             if own is not None:
                 found = own if found is None else found.then(own)
         return found
+
+    def compare(self, simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+        """As the last part that changes the update says."""
+        assert self._comparing is not None
+        return self._comparing.compare(simulated, observed)
 
     def bits(self, update: Tensors) -> int:
         """By the code of the last part that changes the update; or of one that the update is sent through."""
@@ -180,6 +186,18 @@ class Composition(Defense):
         """The last part that changes the update, if it says what to look at; others are replayed."""
         changing = [part for part in self.parts.values() if part.changes_update]
         return changing[-1] if changing and changing[-1].selects else None
+
+    @property
+    def _comparing(self) -> Defense | None:
+        """The last part that changes the update, if it says how to compare; not where noise was added before, of which
+        it knows nothing."""
+        changing = [part for part in self.parts.values() if part.changes_update or part.replaces_gradient]
+        alone = changing and changing[-1].compares and not any(part.spreads for part in changing[:-1])
+        return changing[-1] if alone else None
+
+    @property
+    def compares(self) -> bool:
+        return self._comparing is not None
 
     @property
     def keeps_direction(self) -> bool:  # type: ignore[override]

@@ -4,7 +4,8 @@ At batch 1 `[dL/dW, dL/db] = delta [x, 1]^T`, of whose entries a defense made wh
 
 *Added noise.* For noise of one deviation the likeliest vector is the leading right singular vector (Eckart and Young);
 where the deviations differ entries are weighed by one over their variance, and alternating least squares start there.
-All units say the same of x, so that of noise s on an entry about `s / |delta|` is left on a pixel.
+Where entries were rounded at random, an entry's variance depends on what it was, so that they are weighed again by what
+the fit says of each (iteratively reweighted least squares). All units say the same of x, so that of noise s on an entry about `s / |delta|` is left on a pixel.
 
 *Replaced entries.* What was kept is exactly of rank one, and what was not is noise that does not know of it. So the
 entries that agree on one vector to their last digits are those that were kept: expectation-maximisation over which
@@ -19,6 +20,7 @@ pixels says it too: some are black or white (`attacks.closed_form.saturated`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,8 @@ SWEEPS = 120
 NARROWER = 0.81  # the squared tolerance of a sweep over that of the one before, or over what is left
 NARROWEST = 0.01  # of rounding
 SETTLED = 1e-9
+ENOUGH = 5.0  # of the steps that entries were rounded to, over the numbers that are fitted to them
+AGAIN = 20  # times that entries are weighed by what they are found to be
 SPARE = 3.0  # entries that agree, over the numbers that were fitted to them, that are no chance
 _TINY = 1e-300
 
@@ -66,16 +70,25 @@ def denoise(puzzle: Puzzle, layer: FirstLinear, *, bias: bool = True) -> Denoise
     spread = puzzle.spread
     assert spread is not None
     names = [layer.weight, layer.bias] if bias and layer.bias is not None else [layer.weight]
-    matrix = torch.cat([_columns(puzzle.gradient(name)) for name in names], 1)
-    unit = matrix.abs().max()
-    matrix = matrix / unit
-    added = torch.cat([_columns(spread.added[name].expand_as(puzzle.gradient(name))) for name in names], 1)
+    shown = {name: _columns(puzzle.gradient(name)) for name in names}
+    unit = torch.cat(list(shown.values()), 1).abs().max()
+
+    def whole(values: Mapping[str, Tensor]) -> Tensor:
+        """A number, or numbers, for each entry of the layer's gradient."""
+        full = [values[name].expand_as(puzzle.gradient(name)) for name in names]
+        return torch.cat([_columns(value) for value in full], 1)
+
+    matrix = torch.cat(list(shown.values()), 1) / unit
+    added = whole(spread.added)
     eps = torch.finfo(getattr(torch, puzzle.observation.precision)).eps
     variance = (added / unit).square() + (COMPUTED * eps * matrix).square() + (eps * _typical(matrix)).square()
     if spread.alone is None:
-        return _of_all(matrix, 1 / variance)
-    alone = torch.cat([_columns(spread.alone[name].expand_as(puzzle.gradient(name))) for name in names], 1)
-    return of_those_that_agree(matrix, variance, variance + (alone / unit).square())
+        steps = spread.steps
+        if steps is None or not all(bool(steps[name].all()) for name in names):
+            return _of_all(matrix, variance, None)
+        counts = {name: (shown[name] / steps[name]).abs().mean() for name in names}
+        return _of_all(matrix, variance, _Rounded(whole(steps) / unit, whole(counts)))
+    return of_those_that_agree(matrix, variance, variance + (whole(spread.alone) / unit).square())
 
 
 def noisy(puzzle: Puzzle, layer: FirstLinear) -> bool:
@@ -94,17 +107,45 @@ def _typical(matrix: Tensor) -> Tensor:
     return torch.where(sizes > 0, sizes, sizes.max()).clamp_min(_TINY)
 
 
-def _of_all(matrix: Tensor, weights: Tensor) -> Denoised:
+@dataclass(frozen=True)
+class _Rounded:
+    """Entries that were rounded to a multiple of a step at random.
+
+    Args:
+        step: (m, n).
+        counts: (m, n) how many steps an entry of its parameter has on average. No entry is foretold so well that its
+            variance, in squared steps, is known to be less; of entries of many steps a sixth is the average.
+    """
+
+    step: Tensor
+    counts: Tensor
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is enough of them to say of each what its variance is."""
+        return float(self.counts.sum()) >= ENOUGH * sum(self.counts.shape)
+
+    def variance(self, entries: Tensor) -> Tensor:
+        above = (entries / self.step).abs().frac()
+        return torch.maximum(above * (1 - above), self.counts.clamp_max(1 / 6)) * self.step.square()
+
+
+def _of_all(matrix: Tensor, variance: Tensor, rounded: _Rounded | None) -> Denoised:
     """Noise on every entry, each of its own precision."""
+    weights = 1 / variance
     roots = weights.sqrt()
     column = (weights.mean(0)).sqrt()
     vector = leading(matrix * roots) / torch.where(column > 0, column, 1) * (column > 0)
-    weights = weights / weights.max()
     vector, delta = _alternated(matrix, weights, vector, SWEEPS)
+    for _ in range(AGAIN if rounded is not None and rounded.tells else 0):
+        assert rounded is not None
+        weights = 1 / torch.maximum(rounded.variance(torch.outer(delta, vector)), variance.min())
+        vector, delta = _alternated(matrix, weights, vector, 2)
+    scale = 1 / weights.max()  # the variance of what weighs 1
+    weights = weights / weights.max()
     rest = (matrix - torch.outer(delta, vector)).square() * weights
     whole = (matrix.square() * weights).sum()
     energy = weights.T @ delta.square()
-    scale = 1 / roots.max().square()  # of what weighs 1
     counted = int(weights.count_nonzero())
     level = max(float(scale), float(rest.sum()) / max(counted - sum(weights.shape), 1))
     share = _real(float(whole - rest.sum()) / level, weights)

@@ -41,19 +41,18 @@ def choose(
     on factors of the gradients, in the model's precision, so that it cannot serve an exact objective.
 
     Args:
-        selects: whether what a known defense leaves nothing to say of is left out.
+        selects: whether what a known defense leaves nothing to say of is left out, and updates are compared as it says.
 
     Raises:
         NotApplicable: the general evaluator cannot serve the model either.
     """
     kept, beliefs = _kept(round, observed) if selects else None, beliefs or Beliefs()
-    general = General(round, objective, observed, kept=kept, beliefs=beliefs)
-    few = General(
-        round, objective, _first(observed), kept=None if kept is None else _few(kept), beliefs=beliefs.of(FEW)
-    )
+    general = General(round, objective, observed, kept=kept, beliefs=beliefs, told=selects)
+    some = None if kept is None else _few(kept)
+    few = General(round, objective, _first(observed), kept=some, beliefs=beliefs.of(FEW), told=selects)
     with replayed("replayed"):
         true = _judged(few, _first(example), unknowns)
-    if objective.exact or objective.needs == "entries":
+    if objective.exact or objective.needs == "entries" or (selects and round.defense.compares):
         return general
     try:
         ghost = Ghost(round, objective, observed, example, kept=kept, beliefs=beliefs)

@@ -19,10 +19,14 @@ class Spread:
             an entry says nothing, as where it was pruned.
         alone: likewise, of what stands in the place of an entry that was replaced; None: none was. Noise that is added
             later lies on top of it.
+        steps: where entries were rounded to multiples of a step at random, and nothing else was added, that step by
+            parameter. Then `added` is only what it did on average: of an entry of u steps that is a share u - k above
+            the level below it, the variance is `(u - k) (1 - (u - k))` squared steps, and none where u is 0.
     """
 
     added: Mapping[str, Tensor]
     alone: Mapping[str, Tensor] | None = None
+    steps: Mapping[str, Tensor] | None = None
 
     @classmethod
     def alike(cls, std: float, observed: Mapping[str, Tensor]) -> Spread | None:
@@ -45,8 +49,15 @@ class Spread:
 
     def times(self, factor: float) -> Spread:
         """Of an update that was multiplied by a factor."""
-        alone = None if self.alone is None else {name: value * abs(factor) for name, value in self.alone.items()}
-        return Spread({name: value * abs(factor) for name, value in self.added.items()}, alone)
+
+        def scaled(values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return {name: value * abs(factor) for name, value in values.items()}
+
+        return Spread(
+            scaled(self.added),
+            None if self.alone is None else scaled(self.alone),
+            None if self.steps is None else scaled(self.steps),
+        )
 
     @property
     def misses(self) -> bool:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks.closed_form import noisy
 from attacks.closed_form.base import Puzzle
-from attacks.closed_form.noisy import of_those_that_agree
+from attacks.closed_form.first_layer import first_linear
+from attacks.closed_form.noisy import denoise, of_those_that_agree
 from attacks.closed_form.saturated import scaled
 from defenses import compose
 from defenses.client.round import ClientRound, play
@@ -84,6 +86,35 @@ def test_what_was_not_replaced_is_found_exactly(defense: str, std: float) -> Non
     assert psnr(result.images, images, MNIST_STD) >= 100
     assert result.details["certain"] == [True]
     assert 0.1 < result.details["entries_agreeing"] < 0.6
+
+
+def test_what_was_rounded_at_random_is_weighed_by_what_it_is_found_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bias in (True, False):
+        model, images, observation = victim({"name": "quantization", "levels": 64}, bias=bias)
+        puzzle = Puzzle.of(observation, TOLD, model)
+        truth = torch.cat([images.flatten().double(), torch.ones(1).double()])[: None if bias else -1]
+
+        def off() -> float:
+            found = denoise(puzzle, first_linear(puzzle))
+            return 1 - float(torch.cosine_similarity(found.vector, truth, dim=0)) ** 2
+
+        weighed = off()
+        with monkeypatch.context() as patched:
+            patched.setattr(noisy, "ENOUGH", float("inf"))
+            assert weighed < 0.9 * off()
+
+
+@pytest.mark.parametrize("levels", [16, 4])
+def test_gradients_are_matched_as_rounding_at_random_leaves_them_certain(levels: int) -> None:
+    spec = {"name": "quantization", "levels": levels}
+    model, images, observation = victim(spec, bias=False, dropout=0.0)
+    attack = attacks.create("inverting_gradients", iterations=100)
+    attack.compile = "never"
+    told, blind = (
+        psnr(attack(replace(observation, defense=granted), TOLD, model).images, images, MNIST_STD)
+        for granted in ((spec,), None)
+    )
+    assert told >= blind + 1
 
 
 def test_of_noise_alone_nothing_agrees() -> None:

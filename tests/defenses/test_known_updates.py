@@ -48,6 +48,7 @@ def psnr(found: Tensor, images: Tensor) -> float:
         ({"name": "soteria", "prune": 0.5}, 15, "Ghost"),
         ({"name": "outpost", "decay": 0.0}, 6, "Ghost"),
         ({"name": "sign"}, 1, "General"),
+        ({"name": "quantization", "levels": 16}, 0.2, "General"),  # more on larger models: test_known_noise
     ],
     ids=str,
 )
@@ -71,12 +72,11 @@ def test_it_is_worth_knowing(spec, gain, evaluator, monkeypatch) -> None:
     assert told >= blind + gain
 
 
-def test_noise_and_rounding_that_are_right_on_average_are_matched_as_if_there_were_none() -> None:
+def test_noise_that_is_right_on_average_is_matched_as_if_there_were_none() -> None:
     for spec in (
         {"name": "gaussian_noise", "std": 1e-3},
         {"name": "laplace_noise", "scale": 1e-3},
         {"name": "local_dp", "sensitivity": 1e-3},
-        {"name": "quantization", "levels": 32},
     ):
         _, observation = seen(spec)
         attack = attacks.create("inverting_gradients", iterations=50)
