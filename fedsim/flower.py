@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -27,12 +28,14 @@ from defenses.client.site import Sampling
 BUFFERS = ("*running_mean", "*running_var")
 """Names that PyTorch's batch norm gives to statistics, which are no parameters."""
 
+_around: ContextVar[tuple[str, ...]] = ContextVar("the defenses of the mods around the one that runs", default=())
+
 
 def mod(name: str, /, *, buffers: Sequence[str] = BUFFERS, **parameters: Any) -> Mod:
     """A defense that acts on the update alone, as a mod of a Flower client.
 
     What it draws is seeded from the operating system. What it remembers from round to round (the error feedback of
-    `pruning`) is kept in the node's context.
+    `pruning`) is kept in the node's context; mods of the same defense have a memory each, by their order.
 
     Args:
         name: of the defense: `fedsim list defenses`.
@@ -57,7 +60,12 @@ def mod(name: str, /, *, buffers: Sequence[str] = BUFFERS, **parameters: Any) ->
             return call_next(message, context)
         [sent] = _only(message, "the message")
         sent = dict(sent.to_torch_state_dict())
-        reply = call_next(message, context)
+        around = _around.get()
+        inside = _around.set((*around, name))
+        try:
+            reply = call_next(message, context)
+        finally:
+            _around.reset(inside)
         if reply.has_error():
             return reply
         [record] = _only(reply, "the client's reply")
@@ -71,7 +79,8 @@ def mod(name: str, /, *, buffers: Sequence[str] = BUFFERS, **parameters: Any) ->
             for array, value in returned.items()
             if value.is_floating_point() and not any(fnmatchcase(array, pattern) for pattern in buffers)
         ]
-        changed = _defended(defense, {array: returned[array] - sent[array] for array in trained}, context)
+        change = {array: returned[array] - sent[array] for array in trained}
+        changed = _defended(defense, change, context, around.count(name))
         reply.content[key] = ArrayRecord(
             {array: sent[array] + changed[array] if array in changed else value for array, value in returned.items()}
         )
@@ -105,9 +114,14 @@ def _looks_at_the_client(defense: Defense) -> bool:
     return False
 
 
-def _defended(defense: Defense, update: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """What leaves the client in place of its update, and what the defense remembers of it."""
-    records, key = context.state.array_records, f"fedsim {defense.name}"
+def _defended(defense: Defense, update: dict[str, Tensor], context: Context, before: int) -> dict[str, Tensor]:
+    """What leaves the client in place of its update, and what the defense remembers of it.
+
+    Args:
+        before: how many mods of the same defense stand before this one.
+    """
+    records = context.state.array_records
+    key = f"fedsim {defense.name}" + (f"#{before + 1}" if before else "")
     memory = dict(records[key].to_torch_state_dict()) if key in records else {}
     source = Sampling(lambda site, step: torch.Generator().manual_seed(secrets.randbits(63)), additive=False)
     turn = Turn(source.draw, memory, part=defense.name)

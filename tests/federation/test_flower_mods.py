@@ -103,6 +103,22 @@ def test_what_was_not_sent_is_remembered_for_the_next_round():
     assert [*node.state.array_records] == ["fedsim pruning"]
 
 
+def test_two_of_one_defense_remember_apart():
+    """A pruned update that is pruned again is, but for rounding, what one does that is given the first one's."""
+    def run(nodes, outer, inner):
+        def chain(message, node):
+            return inner(message, nodes[1], client)
+
+        return [returned(outer(request(), nodes[0], chain))["linear.weight"] for _ in range(4)]
+
+    pair = [mod("pruning", keep=keep, error_feedback=True) for keep in (0.2, 0.5)]
+    one, apart = context(), (context(), context())
+    for found, expected in zip(run((one, one), *pair), run(apart, *pair)):
+        torch.testing.assert_close(found, expected)
+    assert [*one.state.array_records] == ["fedsim pruning#2", "fedsim pruning"]
+    assert [*apart[0].state.array_records] == ["fedsim pruning"]
+
+
 def test_of_several_the_last_acts_first():
     def chain(message, node):
         return mod("pruning", keep=0.1)(message, node, client)
