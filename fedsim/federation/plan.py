@@ -93,13 +93,16 @@ class Plan:
         Batches are drawn without replacement; a client with too few images goes through them again. For epochs they
         are the client's own examples, or as many of them as `examples` says.
         """
-        own = self.partition()[client]
-        local = self.local
-        count = local.training.steps * local.batch_size if local.training.epochs is None else self.examples(client)
+        own, count = self.partition()[client], self.images(client)
         rng = rng_for(self.client_seed, "batch", client=client, round=round)
         order = np.concatenate([rng.permutation(own) for _ in range(-(-count // len(own)))])[:count]
         chosen = torch.from_numpy(order)
         return self.dataset.train_images[chosen], self.dataset.train_labels[chosen]
+
+    def images(self, client: int) -> int:
+        """How many images a client trains on in a round: those of its steps, or the examples of its epochs."""
+        local = self.local
+        return local.training.steps * local.batch_size if local.training.epochs is None else self.examples(client)
 
     def examples(self, client: int) -> int:
         """How many examples a client's batches of one round are taken from: with epochs, as many as `examples` says."""

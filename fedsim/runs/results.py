@@ -13,6 +13,7 @@ import polars as pl
 
 from fedsim import observations, table
 from fedsim.answers import JobSpec
+from fedsim.federation.plan import Plan
 from fedsim.files import key_of, read_json, write_bytes
 from fedsim.knowledge import with_knowledge
 from fedsim.runs.attack import threat_model_of
@@ -86,11 +87,11 @@ def _development(cell: Path, faults: list[tuple[int, int, str]], count: int) -> 
 def _failed(
     cell: Cell, faults: list[tuple[int, int, str]], tried: list[Attempt] | None = None
 ) -> Iterator[dict[str, object]]:
-    local = cell.local()
+    plan = Plan(cell.work())
     for spec, grants in tried or attempts(cell):
         threat = threat_model_of(spec, grants).as_dict()
         for round, client, reason in faults:
-            for sample in range(local.training.steps * local.batch_size):
+            for sample in range(plan.images(client)):
                 yield {
                     "round": round,
                     "client": client,
