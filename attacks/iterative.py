@@ -34,6 +34,7 @@ from attacks.step import Layout
 from attacks.unknowns import NOISE, Anew, Setting, SoftLabels
 from attacks.updates import order_of, out_of_memory, with_zeros
 from attacks.victim import Victim, setting_of
+from defenses.stochastic import stochastic_layers
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ class IterativeAttack(Attack):
             if self.draws == "anew":
                 redraw = Anew(setting, [*problems.known, *problems.start], problems.generators("draws", seed))
                 problems = replace(problems, known={**problems.known, **redraw(range(len(problems)))})
-            evaluator = _evaluator(composition, setting, problems, selects=self.compared == "told")
+            told, accounted = self.compared == "told", self._accounts(setting, problems, threat_model)
+            evaluator = _evaluator(composition, setting, problems, selects=told, compares=told and accounted)
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in problems.victims}
         recorder = Recorder(
@@ -226,6 +228,14 @@ class IterativeAttack(Attack):
                 answer.snapshots = recorder.snapshots(problem, iterations=answer.iterations, curve=curve)
             results[victim.index] = answer
         return results
+
+    def _accounts(self, setting: Setting, problems: Problems, threat_model: ThreatModel) -> bool:
+        """Whether all that was drawn is known or looked for. Only then is the simulated update the one that was rounded,
+        or whatever a known defense did to it, and what that leaves certain can be held against it.
+        """
+        rates = threat_model.dropout_rate == "known" or self.estimates_rates or not stochastic_layers(setting.model)
+        served = {*problems.known, *problems.start}
+        return rates and self.draws == "rest" and all(NOISE + name in served for name in setting.noise_inputs)
 
     def _known(
         self, group: list[Victim], setting: Setting, composition: Composition
@@ -287,11 +297,20 @@ def _with_labels(composition: Composition, setting: Setting, threat_model: Threa
     return replace(composition, unknowns=[*composition.unknowns, SoftLabels(setting)])
 
 
-def _evaluator(composition: Composition, setting: Setting, problems: Problems, *, selects: bool) -> Evaluator:
+def _evaluator(
+    composition: Composition, setting: Setting, problems: Problems, *, selects: bool, compares: bool
+) -> Evaluator:
     layout = Layout(problems.start, composition.unknowns)
     guess = {**problems.known, **layout.guess(layout.pack(problems.start))}
     beliefs = Beliefs(composition.asking, problems.taken)
     names = list(problems.start)
     return choose(
-        setting.round, composition.objective, problems.observed, guess, names, beliefs=beliefs, selects=selects
+        setting.round,
+        composition.objective,
+        problems.observed,
+        guess,
+        names,
+        beliefs=beliefs,
+        selects=selects,
+        compares=compares,
     )

@@ -5,7 +5,8 @@ At batch 1 `[dL/dW, dL/db] = delta [x, 1]^T`, of whose entries a defense made wh
 *Added noise.* For noise of one deviation the likeliest vector is the leading right singular vector (Eckart and Young);
 where the deviations differ entries are weighed by one over their variance, and alternating least squares start there.
 Where entries were rounded at random, an entry's variance depends on what it was, so that they are weighed again by what
-the fit says of each (iteratively reweighted least squares). All units say the same of x, so that of noise s on an entry about `s / |delta|` is left on a pixel.
+the fit says of each (iteratively reweighted least squares). All units say the same of x, so that of noise s on an entry
+about `s / |delta|` is left on a pixel.
 
 *Replaced entries.* What was kept is exactly of rank one, and what was not is noise that does not know of it. So the
 entries that agree on one vector to their last digits are those that were kept: expectation-maximisation over which

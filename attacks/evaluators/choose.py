@@ -33,6 +33,7 @@ def choose(
     *,
     beliefs: Beliefs | None = None,
     selects: bool = True,
+    compares: bool = False,
 ) -> Evaluator:
     """The fastest evaluator that is right for this round.
 
@@ -41,18 +42,19 @@ def choose(
     on factors of the gradients, in the model's precision, so that it cannot serve an exact objective.
 
     Args:
-        selects: whether what a known defense leaves nothing to say of is left out, and updates are compared as it says.
+        selects: whether what a known defense leaves nothing to say of is left out.
+        compares: whether updates are compared as a known defense says, if it does, in place of the objective.
 
     Raises:
         NotApplicable: the general evaluator cannot serve the model either.
     """
     kept, beliefs = _kept(round, observed) if selects else None, beliefs or Beliefs()
-    general = General(round, objective, observed, kept=kept, beliefs=beliefs, told=selects)
+    general = General(round, objective, observed, kept=kept, beliefs=beliefs, compares=compares)
     some = None if kept is None else _few(kept)
-    few = General(round, objective, _first(observed), kept=some, beliefs=beliefs.of(FEW), told=selects)
+    few = General(round, objective, _first(observed), kept=some, beliefs=beliefs.of(FEW), compares=compares)
     with replayed("replayed"):
         true = _judged(few, _first(example), unknowns)
-    if objective.exact or objective.needs == "entries" or (selects and round.defense.compares):
+    if objective.exact or objective.needs == "entries" or (compares and round.defense.compares):
         return general
     try:
         ghost = Ghost(round, objective, observed, example, kept=kept, beliefs=beliefs)

@@ -34,7 +34,7 @@ class General(Evaluator):
         observed: the observed updates by parameter name, (N, *shape); parameters that are not in it are not matched.
         kept: what of each of them is compared, (N, ...); None: all.
         beliefs: the priors that ask for what enters layers.
-        told: whether updates are compared as the round's defense says, if it does, in place of the objective.
+        compares: whether updates are compared as the round's defense says, if it does, in place of the objective.
 
     Raises:
         NotApplicable: there are such priors, and the defense takes the examples one by one.
@@ -48,9 +48,9 @@ class General(Evaluator):
         *,
         kept: Mapping[str, Kept] | None = None,
         beliefs: Beliefs | None = None,
-        told: bool = False,
+        compares: bool = False,
     ) -> None:
-        self._told = told and round.defense.compares
+        self._compares = compares and round.defense.compares
         self._round, self._objective, self._beliefs = round, objective, beliefs or Beliefs()
         if self._beliefs.asks and round.defense.replaces_gradient:
             raise NotApplicable("the defense takes each example's gradient by itself: no layer sees a batch")
@@ -107,7 +107,7 @@ class General(Evaluator):
                 {name: remains(from_tensors(name, data), value) for name, value in each.items()}
                 for each in (ours, observed)
             )
-        if self._told:
+        if self._compares:
             return self._round.defense.compare(ours, observed)
         if self._objective.needs == "entries":
             return cast(OfEntries, self._objective).of_entries(ours, observed)

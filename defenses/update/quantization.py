@@ -86,8 +86,8 @@ class Quantization(Defense):
         """The step of a tensor, 0 where nothing was sent. A weight delta has been rounded with the weights: the entries
         of the least level differ a little, and their mean is taken.
 
-        Of a tensor of many entries some are of one step. Of one of few the least may be of several; then the norm, which
-        is `levels` steps, says of how many.
+        Of a tensor of many entries some are of one step. Of one of few the least may be of several; then the norm,
+        which is `levels` steps, says of how many.
         """
         sizes = sent.abs()
         smallest = torch.where(sizes > 0, sizes, torch.inf).amin()

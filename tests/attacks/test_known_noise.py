@@ -91,17 +91,17 @@ def test_what_was_not_replaced_is_found_exactly(defense: str, std: float) -> Non
 def test_what_was_rounded_at_random_is_weighed_by_what_it_is_found_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for bias in (True, False):
         model, images, observation = victim({"name": "quantization", "levels": 64}, bias=bias)
-        puzzle = Puzzle.of(observation, TOLD, model)
         truth = torch.cat([images.flatten().double(), torch.ones(1).double()])[: None if bias else -1]
-
-        def off() -> float:
-            found = denoise(puzzle, first_linear(puzzle))
-            return 1 - float(torch.cosine_similarity(found.vector, truth, dim=0)) ** 2
-
-        weighed = off()
+        weighed = _off(Puzzle.of(observation, TOLD, model), truth)
         with monkeypatch.context() as patched:
             patched.setattr(noisy, "ENOUGH", float("inf"))
-            assert weighed < 0.9 * off()
+            assert weighed < 0.9 * _off(Puzzle.of(observation, TOLD, model), truth)
+
+
+def _off(puzzle: Puzzle, truth: Tensor) -> float:
+    """The squared sine of the angle between what is found and the truth."""
+    found = denoise(puzzle, first_linear(puzzle))
+    return 1 - float(torch.cosine_similarity(found.vector, truth, dim=0)) ** 2
 
 
 @pytest.mark.parametrize("levels", [16, 4])
@@ -115,6 +115,25 @@ def test_gradients_are_matched_as_rounding_at_random_leaves_them_certain(levels:
         for granted in ((spec,), None)
     )
     assert told >= blind + 1
+
+
+def test_as_long_as_nothing_else_was_drawn_that_nobody_knows() -> None:
+    """Masks that are left out make the simulated update another one than was rounded."""
+    spec = {"name": "quantization", "levels": 16}
+    model, images, observation = victim(spec, bias=False)
+    blind, told, untold_rate = (
+        attacks.create("inverting_gradients", iterations=20)(replace(observation, defense=granted), threat, model)
+        for granted, threat in (
+            (None, ThreatModel()),
+            ((spec,), TOLD),
+            ((spec,), replace(TOLD, dropout_rate="unknown")),
+        )
+    )
+    torch.testing.assert_close(told.images, blind.images)
+    torch.testing.assert_close(untold_rate.images, blind.images)
+    sought = attacks.create("dropout_inversion", iterations=20)
+    seeking, ignoring = (sought(replace(observation, defense=granted), TOLD, model) for granted in ((spec,), None))
+    assert seeking.loss > 2 * ignoring.loss  # a deviance, and no cosine
 
 
 def test_of_noise_alone_nothing_agrees() -> None:

@@ -24,10 +24,11 @@ def an_update(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("least", [1e-3, 0.01, 0.05])
 def test_the_deviance_is_the_integral_of_the_distance_over_the_variance(least: float) -> None:
     distance = torch.linspace(0, 1.6, 400_001, dtype=torch.float64)
-    slope = distance / torch.maximum(distance * (1 - distance), torch.tensor(least, dtype=torch.float64))
+    bound = torch.tensor(least, dtype=torch.float64)
+    slope = distance / torch.maximum(distance * (1 - distance), bound)
     summed = torch.cumulative_trapezoid(slope, distance)
-    torch.testing.assert_close(_deviance(distance[1:], torch.tensor(least, dtype=torch.float64)), summed, rtol=1e-4, atol=1e-6)
-    coarse = _deviance(distance[1:].float(), torch.tensor(least, dtype=torch.float64))
+    torch.testing.assert_close(_deviance(distance[1:], bound), summed, rtol=1e-4, atol=1e-6)
+    coarse = _deviance(distance[1:].float(), bound)
     torch.testing.assert_close(coarse.double(), summed, rtol=1e-3, atol=1e-4)
 
 
