@@ -230,9 +230,8 @@ class IterativeAttack(Attack):
         return results
 
     def _accounts(self, setting: Setting, problems: Problems, threat_model: ThreatModel) -> bool:
-        """Whether all that was drawn is known or looked for. Only then is the simulated update the one that was rounded,
-        or whatever a known defense did to it, and what that leaves certain can be held against it.
-        """
+        """Whether all that was drawn is known or looked for. Only then is the simulated update the one that a known
+        defense rounded, and what that leaves certain can be held against it."""
         rates = threat_model.dropout_rate == "known" or self.estimates_rates or not stochastic_layers(setting.model)
         served = {*problems.known, *problems.start}
         return rates and self.draws == "rest" and all(NOISE + name in served for name in setting.noise_inputs)

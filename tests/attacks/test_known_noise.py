@@ -120,7 +120,7 @@ def test_gradients_are_matched_as_rounding_at_random_leaves_them_certain(levels:
 def test_as_long_as_nothing_else_was_drawn_that_nobody_knows() -> None:
     """Masks that are left out make the simulated update another one than was rounded."""
     spec = {"name": "quantization", "levels": 16}
-    model, images, observation = victim(spec, bias=False)
+    model, _, observation = victim(spec, bias=False)
     blind, told, untold_rate = (
         attacks.create("inverting_gradients", iterations=20)(replace(observation, defense=granted), threat, model)
         for granted, threat in (
