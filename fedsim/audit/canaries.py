@@ -88,6 +88,8 @@ class Played:
 def pictures(sweep: Sweep, told: Told) -> tuple[Tensor, Tensor]:
     """The canary's images, distinct, uint8 (N, C, H, W), and their labels, (N,). Raises BadInput."""
     path, (channels, height, width) = sweep.images, told.shape
+    if not path.exists():
+        raise BadInput(f"--canary {path}: no such folder or archive; give a folder with one sub-folder for each class")
     kind = "npz" if path.suffix == ".npz" else "folder"
     size = height if kind == "folder" and height == width else None
     found = data.load({"name": kind, "path": str(path), "test_fraction": 0, "image_size": size})

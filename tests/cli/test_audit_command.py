@@ -74,6 +74,7 @@ def test_without_a_learning_rate_the_letter_c_is_not_tried(cli):
         (["--shared", "models"], "weights or gradient"),
         (["--node", "99"], "there are rounds 1 and nodes 17"),
         (["--batch-size", "0"], "at least 1"),
+        (["--app", ".", "--canary", "nowhere"], "--canary nowhere: no such folder or archive"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(cli, tmp_path, words, said):
