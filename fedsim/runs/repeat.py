@@ -121,15 +121,20 @@ def _target(option: str) -> KeyPath:
 def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
     """The one cell, and round, of the part's setting and defense.
 
-    A key that the setting does not name is one that the version which wrote it did not have: here it has its default.
+    A key that the setting does not name has its default: settings leave out many that have, and the version which wrote
+    it may not have had it. So of those that say all that the setting says it is the one that says least besides.
     """
     wanted = _comparable(part.setting)
     found: dict[str, tuple[Cell, int]] = {}
+    more: dict[str, int] = {}
     for cell in every_cell(whole):
         for round in cell.scenario.victims.rounds:
             setting = _comparable(cell.setting(round))
             if _alike(cell.defense, part.defense) and "round" in wanted and _says(setting, wanted):
-                found.setdefault(key_of(setting), (cell, round))
+                key = key_of(setting)
+                found.setdefault(key, (cell, round))
+                more[key] = _besides(setting, wanted)
+    found = {key: place for key, place in found.items() if more[key] == min(more.values())}
     if len(found) > 1:
         raise BadInput(f"its scenario has {len(found)} federations of the entry's setting; it does not say which")
     if not found:
@@ -159,6 +164,16 @@ def _says(whole: Any, wanted: Any) -> bool:
     if isinstance(wanted, dict) and isinstance(whole, dict):
         return all(key in whole and _says(whole[key], value) for key, value in wanted.items())
     return bool(whole == wanted)
+
+
+def _besides(whole: Any, wanted: Any) -> int:
+    """How many values stand in the whole of which nothing is wanted."""
+    if not isinstance(whole, dict):
+        return 0
+    named = wanted if isinstance(wanted, dict) else {}
+    return sum(
+        _besides(value, named[key]) if key in named else len(list(_leaves(value))) for key, value in whole.items()
+    )
 
 
 def _attempt(cell: Cell, part: Part) -> Attempt:

@@ -126,12 +126,13 @@ def test_the_table_names_each_victim_and_what_differs(entry):
 
 def test_the_repositorys_entries_can_be_repeated_here():
     collection = entries.read(Path(__file__).parents[2] / "leaderboard" / "entries").entries
-    first = {entry.source.scenario: entry for entry in collection.values()}
+    first = {(entry.source.scenario, entry.setting.label): entry for entry in collection.values()}
     for entry in first.values():
         seed = entry.victims.values[0].seed
         again = repetition(verification.part_of(entry, seed=seed, clients=1))
         [cell] = every_cell(again.scenario)
         assert cell.seed == seed
+        assert cell.setting(cell.scenario.victims.rounds[0]).get("start") == entry.setting.conditions.get("start")
         assert len(cell.defense) == len(entry.defense.parts)
         for part, said in zip(cell.defense, entry.defense.parts):
             assert part.items() >= said.items()  # a parameter that came later has its default
