@@ -65,7 +65,7 @@ def _rank(run_directories: list[Path], html: Path | None, json_file: Path | None
     from fedsim.api import Run
     from fedsim.files import write_text
     from fedsim.reporting import leaderboard as boards
-    from fedsim.reporting import leaderboard_views as views
+    from fedsim.reporting.leaderboard import views
 
     board = boards.build(pl.concat([Run(path).results for path in run_directories]))
     out.print(views.terminal(board))

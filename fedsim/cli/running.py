@@ -68,7 +68,7 @@ def run(
     """Run a scenario, or go on with it: train, attack, score, report."""
     from fedsim import api
     from fedsim import scenario as scenarios
-    from fedsim.reporting import leaderboard_views as views
+    from fedsim.reporting.leaderboard import views
     from fedsim.runs.directory import check_owner
     from fedsim.runs.progress import View, Views
     from fedsim.runs.terminal import TerminalView

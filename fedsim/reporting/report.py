@@ -19,7 +19,7 @@ from fedsim.reporting.advice import advise
 from fedsim.reporting.diagram import diagrams
 from fedsim.reporting.gallery import Panel, Pictures, panels
 from fedsim.reporting.leaderboard import build, labelled
-from fedsim.reporting.leaderboard_views import Group, few_clients, groups
+from fedsim.reporting.leaderboard.views import Section, few_clients, sections
 from fedsim.reporting.naming import spoken
 from fedsim.reporting.pages import environment
 from fedsim.reporting.sentences import sentences
@@ -65,7 +65,7 @@ def html(
     judged = verdicts(board)
     general, exceptions = prose.threat_model(board)
     by_round = list(charts.accuracy_by_round(history, settings))
-    cells = list(groups(board))
+    shown = list(sections(board))
     return environment().get_template("report.html.j2").render(
         scenario=scenario,
         headline=prose.headline(scenario.get("description") or scenario["name"]),
@@ -85,8 +85,8 @@ def html(
         victims=VICTIMS,
         every_victim=every_victim,
         strip=strip,
-        groups=_by_setting(cells),
-        folded=len(cells) > FOLDED,
+        sections=_by_setting(shown),
+        folded=len(shown) > FOLDED,
         missing=_missing(board),
         privacy=list(charts.privacy_against_utility(board)),
         accounted=_accounted(board, history),
@@ -107,11 +107,11 @@ def html(
     )  # fmt: skip
 
 
-Member = TypeVar("Member", Panel, Group)
+Member = TypeVar("Member", Panel, Section)
 
 
 def _by_setting(members: list[Member]) -> dict[str, list[Member]]:
-    """Panels or groups of the leaderboard by their model, in their order."""
+    """Panels or sections of the leaderboard by their model, in their order."""
     found: dict[str, list[Member]] = {}
     for member in members:
         found.setdefault(member.setting, []).append(member)
@@ -147,9 +147,9 @@ def _figure_json(figure: go.Figure) -> Markup:
 def _missing(board: pl.DataFrame) -> list[tuple[str, list[str]]]:
     """What did not apply or failed and why, each with the models and defenses where that was so."""
     places: dict[str, list[str]] = {}
-    for group in groups(board):
-        for remark in group.remarks():
-            places.setdefault(remark, []).append(f"{group.setting}, {group.defense}")
+    for section in sections(board):
+        for remark in section.remarks():
+            places.setdefault(remark, []).append(f"{section.setting}, {section.defense}")
     return list(places.items())
 
 

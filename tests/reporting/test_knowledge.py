@@ -6,7 +6,8 @@ from rich.console import Console
 
 from fedsim import table
 from fedsim.knowledge import told, with_knowledge
-from fedsim.reporting import leaderboard, leaderboard_views
+from fedsim.reporting import leaderboard
+from fedsim.reporting.leaderboard import views
 
 
 def known(**rows):
@@ -46,9 +47,9 @@ def test_an_upper_bound_says_so_in_the_table():
     board = leaderboard.build(rows)
     assert board.select("letter", "beyond").row(0) == ("C", "labels")
     console = Console(width=120, record=True)
-    console.print(leaderboard_views.terminal(board))
+    console.print(views.terminal(board))
     assert "C*" in console.export_text()
-    assert "upper bound: labels" in leaderboard_views.html(board)
+    assert "upper bound: labels" in views.html(board)
 
 
 def test_a_threat_model_that_is_none_is_no_letter():

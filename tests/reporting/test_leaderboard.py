@@ -8,7 +8,8 @@ from made_up_run import DEFENSES, HOSTILE, board_rows, row, unscored
 from rich.console import Console
 
 from fedsim import table
-from fedsim.reporting import leaderboard, leaderboard_views
+from fedsim.reporting import leaderboard
+from fedsim.reporting.leaderboard import views
 
 
 def ranks(board):
@@ -17,7 +18,7 @@ def ranks(board):
 
 def rendered(board, width):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(leaderboard_views.terminal(board))
+    console.print(views.terminal(board))
     return console.export_text()
 
 
@@ -75,7 +76,7 @@ def test_an_attack_that_declines_half_the_victims_does_not_outrank_one_that_rebu
     assert (entries["sure"]["psnr"], entries["sure"]["coverage"], entries["sure"]["n"]) == (36.0, 0.5, 8)
     assert (entries["steady"]["rank"], entries["sure"]["leaked_psnr"]) == (1, 0.5)
     assert "4 of 8" in rendered(board, 120)
-    assert "answered 4" in leaderboard_views.html(board)
+    assert "answered 4" in views.html(board)
 
 
 def test_rows_are_pooled_only_if_they_differ_in_nothing_that_can_change_a_result():
@@ -246,13 +247,13 @@ def test_markup_in_names_is_printed_and_not_obeyed():
 
 def test_json_holds_the_board_and_nothing_that_json_lacks(results):
     board = leaderboard.build(results)
-    content = json.loads(leaderboard_views.to_json(board), parse_constant=pytest.fail)
+    content = json.loads(views.to_json(board), parse_constant=pytest.fail)
     assert len(content["rows"]) == len(board)
     assert [entry["psnr"] for entry in content["rows"]] == board["psnr"].to_list()
 
 
 def test_the_page_escapes_names(results):
-    page = leaderboard_views.html(leaderboard.build(results))
+    page = views.html(leaderboard.build(results))
     assert HOSTILE not in page
     assert "&lt;script&gt;window.hacked" in page
 
@@ -261,8 +262,8 @@ def test_no_results_is_said_and_not_an_error():
     board = leaderboard.build(table.empty())
     assert board.is_empty()
     assert "no results yet" in rendered(board, 100)
-    assert "no results yet" in leaderboard_views.html(board)
-    assert json.loads(leaderboard_views.to_json(board))["rows"] == []
+    assert "no results yet" in views.html(board)
+    assert json.loads(views.to_json(board))["rows"] == []
 
 
 def test_the_stage_that_answered_is_shown():
@@ -276,7 +277,7 @@ def test_the_stage_that_answered_is_shown():
     stages = dict(board.select("attack", "stages").iter_rows())
     assert stages == {"cascade": "cut (2 images), first_linear (1 image)", "first_linear": None}
     said = "cascade: answered by cut (2 images), first_linear (1 image)"
-    assert said in leaderboard_views.html(board)
+    assert said in views.html(board)
     assert said in rendered(board, 120)
 
 

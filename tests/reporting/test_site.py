@@ -1,4 +1,4 @@
-"""The leaderboard's site: standings, complete pages, safe text, and what happens to bad input."""
+"""The leaderboard's site: who wins, complete pages, safe text, and what happens to bad input."""
 
 import html
 import json
@@ -13,8 +13,8 @@ from made_up_run import HOSTILE, SCENARIO, board_rows, make_pictures, make_resul
 from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.reporting import entries, site
-from fedsim.reporting.ranking import ranks
-from fedsim.reporting.standings import board_of
+from fedsim.reporting.leaderboard import ranks
+from fedsim.reporting.site.board import board_of
 
 MARKER = {"name": SCENARIO["name"], "scenario": SCENARIO, "command": f"fedsim run '{HOSTILE}'"}
 
@@ -141,7 +141,7 @@ def test_pages_show_their_own_entries_only(built, folder):
     ("spans", "expected"),
     [
         ([], []),
-        ([(1, 2)], [(1, False)]),
+        ([(1, 2)], [(None, False)]),  # nobody is first of one
         ([(1, 2), (3, 4), (3.5, 5)], [(3, False), (1, True), (1, True)]),
         ([(1, 3), (2.5, 5), (4, 6)], [(2, True), (1, True), (1, True)]),  # what ties need not be one group
         ([(1, 2), (2, 3)], [(1, True), (1, True)]),
@@ -170,7 +170,7 @@ def test_a_defense_counts_by_the_strongest_attack_of_any_scenario_that_is_no_ora
     assert worst["none"].strongest.entry.source.scenario == "second"
     assert worst["none"].tried == 2
     assert worst["clip(norm=1.0)"].strongest.entry.attack.name == "dlg"
-    assert [one.standing for one in board.defenses] == ["undefended", "nothing to tell"]
+    assert [one.against_none for one in board.defenses] == ["undefended", "nothing to tell"]
     assert [one.strongest.entry.defense.label for one in board.defenses] == ["none", "clip(norm=1.0)"]
 
 

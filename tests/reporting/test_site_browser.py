@@ -14,7 +14,7 @@ from made_up_run import HOSTILE, SCENARIO, make_pictures, make_results
 from PIL import Image
 
 from fedsim.reporting import entries, site
-from fedsim.reporting.standings import board_of
+from fedsim.reporting.site.board import board_of
 from fedsim.reporting.verdicts import IN_WORDS
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -155,15 +155,15 @@ def test_the_numbers_shown_are_those_of_the_entries(visit, board):
         """[...document.querySelectorAll("[data-board=defenses] tr[data-stem]")].map(row => [row.dataset.stem,
             row.cells[1].textContent, row.cells[3].firstChild.textContent, row.querySelector(".psnr b").textContent])"""
     )
-    standings = board_of(board[1])
+    public = board_of(board[1])
     assert worst == [
         [
             one.strongest.stem,
-            f"{one.rank}{'=' if one.tied else ''}" if one.rank else one.standing,
+            f"{one.rank}{'=' if one.tied else ''}" if one.rank else one.against_none,
             IN_WORDS[one.verdict.kind],
             f"{one.strongest.entry.scores.psnr.value:.1f}",
         ]
-        for one in standings.defenses
+        for one in public.defenses
     ]
 
 

@@ -10,7 +10,7 @@ from made_up_run import SCENARIO, make_pictures, row
 from fedsim import table
 from fedsim.reporting import entries, site
 from fedsim.reporting.entry import Verification
-from fedsim.reporting.standings import board_of
+from fedsim.reporting.site.board import board_of
 
 MARKER = {"name": SCENARIO["name"], "scenario": SCENARIO, "command": "fedsim run made-up"}
 NONE, CLIP, NOISE, PRUNE = (
@@ -29,17 +29,17 @@ def victims(defense, centre, *, attack="dropout_inversion", clients=8, spread=0.
     return [row(**{**common, "client": i, "psnr": centre + offset}) for i, offset in enumerate(offsets)]
 
 
-def standings(*groups):
+def board_of_rows(*groups):
     found = entries.entries_of(table.frame([one for group in groups for one in group]), make_pictures, MARKER)
     return board_of({entry.stem: entry for entry, _ in found})
 
 
 def said(board):
-    return {one.strongest.entry.defense.label: (one.rank, one.tied, one.standing) for one in board.defenses}
+    return {one.strongest.entry.defense.label: (one.rank, one.tied, one.against_none) for one in board.defenses}
 
 
 def test_defenses_are_ranked_if_they_are_better_than_none_and_tied_among_themselves():
-    board = standings(victims(NONE, 60), victims(CLIP, 12), victims(NOISE, 12.2), victims(PRUNE, 16))
+    board = board_of_rows(victims(NONE, 60), victims(CLIP, 12), victims(NOISE, 12.2), victims(PRUNE, 16))
     assert said(board) == {
         "none": (None, False, "undefended"),
         "clip": (1, True, ""),
@@ -50,7 +50,7 @@ def test_defenses_are_ranked_if_they_are_better_than_none_and_tied_among_themsel
 
 def test_a_defense_that_is_tied_with_none_or_leaks_most_images_has_no_rank():
     tied = victims(CLIP, 58, spread=10)
-    board = standings(
+    board = board_of_rows(
         victims(NONE, 60), tied, victims(NOISE, 30), victims(PRUNE, 70), victims([*CLIP, *NOISE], 25)
     )
     assert said(board) == {
@@ -64,14 +64,14 @@ def test_a_defense_that_is_tied_with_none_or_leaks_most_images_has_no_rank():
 
 
 def test_nobody_is_first_of_one():
-    assert said(standings(victims(CLIP, 12))) == {"clip": (None, False, "")}
-    assert said(standings(victims(NONE, 60), victims(CLIP, 12)))["clip"] == (None, False, "lower than none")
-    board = standings(victims(NONE, 60), victims(CLIP, 12))
+    assert said(board_of_rows(victims(CLIP, 12))) == {"clip": (None, False, "")}
+    assert said(board_of_rows(victims(NONE, 60), victims(CLIP, 12)))["clip"] == (None, False, "lower than none")
+    board = board_of_rows(victims(NONE, 60), victims(CLIP, 12))
     assert [attack.rank for attack in board.attacks] == [None, None]
 
 
 def test_where_nothing_was_rebuilt_without_a_defense_there_is_nothing_to_tell():
-    board = standings(victims(NONE, 15), victims(CLIP, 10), victims(NOISE, 11))
+    board = board_of_rows(victims(NONE, 15), victims(CLIP, 10), victims(NOISE, 11))
     assert {standing for _, _, standing in said(board).values()} == {"undefended", "nothing to tell"}
     clip = next(one for one in board.defenses if one.strongest.entry.defense.label == "clip")
     assert any("did not rebuild most of the undefended client's images" in why for why in clip.verdict.objections)
@@ -80,7 +80,7 @@ def test_where_nothing_was_rebuilt_without_a_defense_there_is_nothing_to_tell():
 
 @pytest.mark.parametrize(("clients", "by_range"), [(4, True), (6, False)])
 def test_few_clients_are_ranked_by_range_and_nothing_is_recommended(clients, by_range, tmp_path):
-    board = standings(*(victims(parts, at, clients=clients) for parts, at in ((NONE, 60), (CLIP, 10), (NOISE, 14))))
+    board = board_of_rows(*(victims(parts, at, clients=clients) for parts, at in ((NONE, 60), (CLIP, 10), (NOISE, 14))))
     ranked = {one.strongest.entry.defense.label: (one.rank, one.by_range) for one in board.defenses}
     assert ranked == {"none": (None, False), "clip": (1, by_range), "gaussian_noise": (2, by_range)}
     assert {one.strongest.range_level for one in board.defenses} == {0.875 if by_range else None}
@@ -89,14 +89,14 @@ def test_few_clients_are_ranked_by_range_and_nothing_is_recommended(clients, by_
 
 
 def test_attacks_by_range_say_so():
-    few = standings(victims(NONE, 60, clients=4), victims(NONE, 20, clients=4, attack="dlg"))
+    few = board_of_rows(victims(NONE, 60, clients=4), victims(NONE, 20, clients=4, attack="dlg"))
     assert [(one.rank, one.by_range) for one in few.attacks] == [(1, True), (2, True)]
 
 
 def test_what_an_entry_calls_itself_decides_nothing():
     """A defense that is labelled `none` is one; an attack that only says it was told of the defense was not."""
     disguised = [{**one, "defense": "none"} for one in victims(NOISE, 12)]
-    board = standings(victims(NONE, 60), disguised, victims(CLIP, 12.0))
+    board = board_of_rows(victims(NONE, 60), disguised, victims(CLIP, 12.0))
     assert [one.verdict.baseline for one in board.defenses] == [True, False, False]
     noise = next(one for one in board.defenses if one.strongest.entry.defense.parts == NOISE)
     assert "no attack that takes it into account was tried" in noise.verdict.objections
@@ -115,7 +115,7 @@ def test_a_strangers_labels_have_a_bearable_length():
 
 def test_defenses_count_by_the_attacker_who_knew_them_and_who_did_not():
     told = victims(CLIP, 40, threat_defense="known")
-    board = standings(victims(NONE, 60), victims(CLIP, 12, threat_defense="unknown", attack="dlg"), told)
+    board = board_of_rows(victims(NONE, 60), victims(CLIP, 12, threat_defense="unknown", attack="dlg"), told)
     assert len({one.group for one in board.defenses}) == 1
     clip = next(one for one in board.defenses if one.strongest.entry.defense.label == "clip")
     assert clip.strongest.entry.threat_model["defense"] == "known"
@@ -126,13 +126,13 @@ def test_a_sum_over_clients_is_what_the_defense_lets_a_server_see():
     """It stands beside the undefended client; its eight images come from one answer, so that it needs as many seeds."""
     secure = [{"name": "secure_aggregation"}]
     summed = {"threat_aggregation": "sum_of_8"}
-    alone = standings(victims(NONE, 60), victims(secure, 12, **summed))
+    alone = board_of_rows(victims(NONE, 60), victims(secure, 12, **summed))
     assert len({one.group for one in alone.defenses}) == 1
     [entry] = [one.strongest.entry for one in alone.defenses if one.strongest.entry.defense.label != "none"]
     assert entry.victims.clients == 1
     assert entry.scores.level is None
     seeds = [victims(secure, 12, seed=seed, **summed) for seed in range(6)]
-    several = standings(*(victims(NONE, 60, seed=seed) for seed in range(6)), *seeds)
+    several = board_of_rows(*(victims(NONE, 60, seed=seed) for seed in range(6)), *seeds)
     [entry] = [one.strongest.entry for one in several.defenses if one.strongest.entry.defense.label != "none"]
     assert (entry.victims.clients, entry.victims.attacked) == (6, 48)
 
@@ -175,7 +175,7 @@ def test_development_victims_choose_the_strongest_and_are_in_no_number():
         late = [{**one, "client": one["client"] + 6} for one in victims(NONE, reported, attack=attack, clients=6)]
         return [*early, *late]
 
-    board = standings(rows("dlg", 50, 20), rows("cut", 40, 30))
+    board = board_of_rows(rows("dlg", 50, 20), rows("cut", 40, 30))
     [one] = board.defenses
     assert one.strongest.attack_name == "dlg"
     assert {value.client for value in one.strongest.entry.victims.values} == set(range(6, 12))
@@ -187,7 +187,7 @@ def test_a_failed_attack_is_an_entry_and_speaks_against_the_defense():
         {**one, "status": "failed", "reason": "out of memory", "psnr": None, "leaked_psnr": None, "observed": True}
         for one in victims(CLIP, 12, attack="dlg")
     ]
-    board = standings(victims(NONE, 60), victims(CLIP, 12), failed)
+    board = board_of_rows(victims(NONE, 60), victims(CLIP, 12), failed)
     assert any(row.attack_name == "dlg" and row.entry.scores.psnr is None for row in board.attacks)
     clip = next(one for one in board.defenses if one.strongest.entry.defense.label == "clip")
     assert "8 attacks have failed" in clip.verdict.objections

@@ -30,10 +30,10 @@ def terminal(board: pl.DataFrame) -> Table:
     board = board.with_columns(partly=pl.when(pl.col("answered") < pl.col("n")).then(1))
     columns = [column for column in _TERMINAL if board.filter(pl.col("answered") > 0)[column.needs].is_not_null().any()]
     width = max(len(str(label)) + len(_tag(role)) for label, role in board.select("attack_label", "role").iter_rows())
-    for group in groups(board):
-        page.add_row(Text.assemble((group.setting, "bold"), "   ", (group.defense, "bold cyan"), overflow="fold"))
-        page.add_row(_GroupTable(group, columns, min(width, 36)))
-        for remark in [*group.answered(), *group.remarks(), *group.cautions()]:
+    for section in sections(board):
+        page.add_row(Text.assemble((section.setting, "bold"), "   ", (section.defense, "bold cyan"), overflow="fold"))
+        page.add_row(_SectionTable(section, columns, min(width, 36)))
+        for remark in [*section.answered(), *section.remarks(), *section.cautions()]:
             page.add_row(Padding(Text(remark, style="dim"), (0, 0, 0, 4)))
         page.add_row("")
     page.add_row(Text(_LEGEND, style="dim"))
@@ -77,10 +77,10 @@ _FIRST_TO_GO = ("LPIPS", "labels", "iter.", "s", "knows", "masks", "SSIM")
 
 
 @dataclass(frozen=True)
-class _GroupTable:
-    """The table of one group, with the columns that the terminal has room for."""
+class _SectionTable:
+    """The table of one section, with the columns that the terminal has room for."""
 
-    group: Group
+    section: Section
     columns: list[_Column]
     label_width: int
 
@@ -94,7 +94,7 @@ class _GroupTable:
         table.add_column("attack", width=self.label_width, overflow="fold")
         for column in columns:
             table.add_column(column.heading, justify="right", min_width=column.width, no_wrap=True)
-        for row in self.group.rows:
+        for row in self.section.rows:
             if row["answered"]:
                 label = Text(str(row["attack_label"])).append(_tag(str(row["role"])), style="italic")
                 cells = [Text(column.text(row)) for column in columns]
@@ -108,7 +108,7 @@ def _tag(role: str) -> str:
 
 
 @dataclass(frozen=True)
-class Group:
+class Section:
     """The rows of one model under one defense, best first."""
 
     setting: str
@@ -139,7 +139,7 @@ class Group:
         return sorted({told[label] if here[told[label]] == all_of[told[label]] else label for label in labels})
 
     def cautions(self) -> list[str]:
-        """What to mind when reading the group: ranges of few clients, attacks that stopped at their budget."""
+        """What to mind when reading the section: ranges of few clients, attacks that stopped at their budget."""
         said = []
         few = [row for row in self.rows if row["answered"] and (row["level"] or 0) < intervals.LEVEL]
         if few:
@@ -157,15 +157,15 @@ def few_clients(clients: int, level: float | None) -> str:
     return f"ranges of {clients} clients, which cover the median with {100 * level:g} %"
 
 
-def groups(board: pl.DataFrame) -> Iterator[Group]:
+def sections(board: pl.DataFrame) -> Iterator[Section]:
     for _, part in board.group_by(DEFENSE, maintain_order=True):
-        yield Group(part["setting_label"][0], part["defense_label"][0], part.to_dicts())
+        yield Section(part["setting_label"][0], part["defense_label"][0], part.to_dicts())
 
 
 def html(board: pl.DataFrame, *, title: str = "Attack leaderboard") -> str:
     """The leaderboard as one self-contained page."""
     template = environment().get_template("leaderboard.html.j2")
-    return template.render(title=title, groups=list(groups(board)), version=__version__)
+    return template.render(title=title, sections=list(sections(board)), version=__version__)
 
 
 def to_json(board: pl.DataFrame) -> str:

@@ -14,7 +14,15 @@ import polars as pl
 
 from fedsim.knowledge import told
 from fedsim.reporting.entry import Cost, Entry
-from fedsim.reporting.leaderboard import COLUMNS, DESCRIBED, THREAT, described, parts_without_none, takes_into_account
+from fedsim.reporting.leaderboard import (
+    COLUMNS,
+    DESCRIBED,
+    THREAT,
+    described,
+    parts_without_none,
+    ranked,
+    takes_into_account,
+)
 from fedsim.reporting.naming import distinguished
 from fedsim.reporting.settings import setting_labels
 
@@ -25,9 +33,9 @@ _VICTIMS = ("answered", "clients", "not_applicable", "failed", "reason", "stages
 
 
 def board_frame(entries: dict[str, Entry]) -> pl.DataFrame:
-    """A row of `fedsim.reporting.leaderboard.COLUMNS` for each entry, and its `stem`; without ranks.
+    """A row of `fedsim.reporting.leaderboard.COLUMNS` for each entry, and its `stem`.
 
-    Settings and attacks are labelled among all entries.
+    Settings and attacks are labelled, and attacks ranked, among all entries.
     """
     rows = {stem: _row(entry) for stem, entry in entries.items()}
     texts = {stem: described(*(row[name] for name in DESCRIBED)) for stem, row in rows.items()}
@@ -39,7 +47,7 @@ def board_frame(entries: dict[str, Entry]) -> pl.DataFrame:
             "setting_label": _short(settings[texts[stem]]),
             "attack_label": _short(attacks[row["attack"], row["attack_params"]]),
         }
-    return pl.DataFrame(list(rows.values()), schema={**COLUMNS, "stem": pl.String})
+    return ranked(pl.DataFrame(list(rows.values()), schema={**COLUMNS, "stem": pl.String}))
 
 
 def _row(entry: Entry) -> dict[str, Any]:
