@@ -30,6 +30,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -42,9 +43,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import attacks
-from attacks import NotApplicable, Observation, ThreatModel
+from attacks import NotApplicable, ThreatModel
 from fedsim import data
 from fedsim.data import Dataset
+from fedsim.local import Local, observed
 from fedsim.random import rng_for, seed_for
 
 RATES = (0.25, 0.5, 0.75)
@@ -159,16 +161,8 @@ def one_batch(
         handle = first.register_forward_hook(lambda layer, inputs, output: phase_diagram.keep(output, deltas))
         nn.functional.cross_entropy(model(images), labels).backward()
         handle.remove()
-    observation = Observation(
-        state=state,
-        update={name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
-        input_shape=dataset.input_shape,
-        classes=len(dataset.classes),
-        mean=dataset.mean,
-        std=dataset.std,
-        batch_size=batch,
-        labels=labels,
-    )
+    update = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    observation = replace(observed(dataset, Local(batch_size=batch), state=state, update=update), labels=labels)
     std = torch.tensor(dataset.std).view(-1, 1, 1)
     truth = (std * images).flatten(1).double()
     aim = 10 ** (-phase_diagram.SUCCESS / 10)  # as a mean squared error

@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from statistics import median
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from attacks.unknowns import Guess
 from defenses.stochastic import Dropout, record
 from fedsim import data, models
 from fedsim.federation.start import train_centrally
+from fedsim.local import Local, observed
 from fedsim.random import rng_for, seed_for
 
 ATTACKS = ("inverting_gradients", "dropout_inversion", "well_informed")
@@ -94,20 +96,10 @@ def clients(arguments: argparse.Namespace) -> tuple[list[Tensor], list[Observati
             torch.manual_seed(seed_for(arguments.seed, "masks", client=client))
             torch.nn.functional.cross_entropy(model(x), y).backward()
         images.append(x)
-        observations.append(
-            Observation(
-                state=state,
-                update={name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
-                input_shape=dataset.input_shape,
-                classes=len(dataset.classes),
-                mean=dataset.mean,
-                std=dataset.std,
-                batch_size=arguments.batch_size,
-                labels=y,
-                noise={path: noise[0] for path, noise in drawn.items() if noise},
-                client=client,
-            )
-        )
+        update = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        seen = observed(dataset, Local(batch_size=arguments.batch_size), state=state, update=update)
+        noise = {path: noise[0] for path, noise in drawn.items() if noise}
+        observations.append(replace(seen, labels=y, noise=noise, client=client))
     return images, observations, model, torch.tensor(dataset.std).view(-1, 1, 1)
 
 

@@ -26,6 +26,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -34,9 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
+from attacks import LocalTraining, NotApplicable, ThreatModel
 from fedsim import data, models
 from fedsim.data import Dataset
+from fedsim.local import Local, observed
 from fedsim.random import rng_for, seed_for
 
 RATES = (0.0, 0.25, 0.5, 0.75)
@@ -197,12 +199,9 @@ def measure(victims: Clients, send: Send, *, attack: str = "patch_embedding", **
     stages: Counter[str] = Counter()
     std, mean = (torch.tensor(values).view(-1, 1, 1) for values in (dataset.std, dataset.mean))
     observations = [
-        Observation(
-            state=victims.state,
-            input_shape=tuple(image.shape),
-            classes=len(dataset.classes),
-            mean=dataset.mean,
-            std=dataset.std,
+        replace(
+            observed(dataset, Local(), state=victims.state, update={}),
+            input_shape=tuple(image.shape),  # the data set's, enlarged
             labels=victims.labels[client, None],
             client=client,
             **send(victims, client, victims.gradient(client)),

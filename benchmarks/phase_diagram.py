@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -29,9 +30,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import attacks
-from attacks import NotApplicable, Observation, ThreatModel
+from attacks import NotApplicable, ThreatModel
 from fedsim import data, models
 from fedsim.data import Dataset
+from fedsim.local import Local, observed
 from fedsim.random import rng_for, seed_for
 
 matplotlib.use("Agg")
@@ -124,16 +126,8 @@ def cell(
         handle.remove()
     std = torch.tensor(dataset.std).view(-1, 1, 1)
     possible = psnr(oracle(seen[0], first).view_as(images), images, std)
-    observation = Observation(
-        state=state,
-        update={name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
-        input_shape=dataset.input_shape,
-        classes=len(dataset.classes),
-        mean=dataset.mean,
-        std=dataset.std,
-        batch_size=batch,
-        labels=labels,
-    )
+    update = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    observation = replace(observed(dataset, Local(batch_size=batch), state=state, update=update), labels=labels)
     row: dict[str, Any] = {"activation": activation, "width": width, "batch": batch, "rate": rate, "attack": name}
     row |= {"found": 0.0, "certain": 0.0, "wrong": 0, "below_floor": 0, "median_psnr": None, "reason": None}
     row["possible"] = float((possible >= SUCCESS).double().mean())

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -27,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attacks
-from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
+from attacks import LocalTraining, NotApplicable, ThreatModel
 from fedsim import data, models
 from fedsim.data import Dataset
 from fedsim.federation.start import train_centrally
+from fedsim.local import Local, observed
 from fedsim.random import rng_for, seed_for
 
 
@@ -72,18 +74,9 @@ def row(dataset: Dataset, rate: float, kind: str, clients: int, arguments: argpa
     images, labels = dataset.normalise(dataset.test_images[chosen]), dataset.test_labels[chosen]
     local = LocalTraining(learning_rate=arguments.learning_rate)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    observation = Observation(
-        state=state,
-        update=mean_update(model, images.split(size), labels.split(size), kind, local, arguments.seed),
-        kind="delta" if kind == "delta" else "gradient",
-        input_shape=dataset.input_shape,
-        classes=classes,
-        mean=dataset.mean,
-        std=dataset.std,
-        batch_size=len(images),
-        local=local,
-        labels=labels,
-    )
+    update = mean_update(model, images.split(size), labels.split(size), kind, local, arguments.seed)
+    client = Local(training=local, batch_size=len(images), share="weights" if kind == "delta" else "gradient")
+    observation = replace(observed(dataset, client, state=state, update=update), labels=labels)
     begin = time.perf_counter()
     threat_model = ThreatModel(aggregation=f"sum_of_{clients}")
     [result] = attacks.create("sparse_dictionary").run([observation], threat_model, model, seed=arguments.seed)
