@@ -13,7 +13,7 @@ from fedsim.paths import look_beside
 from fedsim.scenario.bundled import find
 from fedsim.scenario.checks import check_machine
 from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_path, from_mapping, parse_path, read
-from fedsim.scenario.normalise import write_out
+from fedsim.scenario.normalise import following, write_out
 from fedsim.scenario.rehearsal import rehearse
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.strengths import written
@@ -76,6 +76,8 @@ def _finish(document: Document, overrides: Sequence[str], home: Path, trial: Tri
     except Problem as problem:
         raise document.explain(written(problem, document.data.get("defenses"))) from None
     scenario._variants = variants
+    if variants:
+        scenario._following = following(document.data)
     for one in (scenario, *(variant for _, variant in variants)):
         one._folder = str(home)
     return scenario

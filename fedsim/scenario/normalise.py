@@ -54,6 +54,12 @@ def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def following(data: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The numbers of clients that the file leaves to `federation.clients`, as block and key."""
+    places = (("federation", "clients_per_round"), ("victims", "clients"))
+    return tuple(place for place in places if place[1] not in (data.get(place[0]) or {}))
+
+
 def _named(item: Any) -> Any:
     if isinstance(item, str):
         return {"name": item}

@@ -249,6 +249,7 @@ class Scenario(Block):
 
     _variants: tuple[tuple[dict[str, Any], Scenario], ...] = PrivateAttr(default=())
     _folder: str | None = PrivateAttr(default=None)
+    _following: tuple[tuple[str, str], ...] = PrivateAttr(default=())
 
     @property
     def folder(self) -> str | None:
@@ -277,6 +278,12 @@ class Scenario(Block):
         varied = {*self.sweep, *(key for setting in self.settings for key in setting)}
         if "model.name" in varied:  # the defaults of one model are unknown keys, or other values, to the next
             plain["model"] = {key: plain["model"][key] for key in plain["model"] if key in self.model.model_fields_set}
+        if "federation.local.optimizer.name" in varied:  # and those of one optimizer
+            own = self.federation.local.optimizer
+            plain["federation"]["local"]["optimizer"] = own.model_dump(mode="json", include=own.model_fields_set)
+        if any(key.split(".")[0] == "federation" for key in varied):  # what nobody wrote follows from it in each
+            for block, key in self._following:
+                del plain[block][key]
         return plain
 
     def digest(self) -> str:

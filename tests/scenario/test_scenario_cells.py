@@ -157,6 +157,28 @@ def test_a_part_of_a_scenario_has_the_cells_of_the_whole():
         only(whole, ["lenet", "nothing"])
 
 
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        {"federation.clients": [2, 8]},
+        {"federation": [{"clients": 8}, {"clients": 3, "rounds": 2}]},
+        {"federation.local.optimizer.name": ["adamw", "sgd"]},
+        {"federation.local.optimizer": ["adamw", {"name": "sgd", "momentum": 0.9}]},
+        {"data.name": ["photos", "mnist"]},
+        {"utility.local.steps": [2, 1]},
+    ],
+    ids=lambda sweep: next(iter(sweep)),
+)
+def test_what_follows_from_a_varied_key_follows_from_it_again(sweep):
+    federation = {"rounds": 2, "local": {"share": "weights"}}
+    base = {"name": "varied", "attacks": [], "federation": federation, "utility": {"rounds": 1}}
+    scenario = parse({**base, "victims": {"rounds": [1]}, "sweep": sweep}, rehearsed=False)
+    assert len(every_cell(scenario)) == 2
+    for again in (parse(json.loads(json.dumps(scenario.to_dict())), rehearsed=False), only(scenario, ["batch 1"])):
+        assert [cell.work() for cell in every_cell(again)] == [cell.work() for cell in every_cell(scenario)]
+        assert [c.scenario.victims for c in every_cell(again)] == [c.scenario.victims for c in every_cell(scenario)]
+
+
 def test_all_clients_take_part_and_are_attacked_unless_said_otherwise():
     scenario = _small(sweep={"federation.clients": [6, 2]}, victims={"rounds": [1]})
     described = [(c.scenario.federation.clients_per_round, c.scenario.victims.clients) for c in every_cell(scenario)]
