@@ -134,15 +134,15 @@ def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
                 key = key_of(setting)
                 found.setdefault(key, (cell, round))
                 more[key] = _besides(setting, wanted)
-    found = {key: place for key, place in found.items() if more[key] == min(more.values())}
-    if len(found) > 1:
+    closest = [place for key, place in found.items() if more[key] == min(more.values())]
+    if len(closest) > 1:
         raise BadInput(f"its scenario has {len(found)} federations of the entry's setting; it does not say which")
     if not found:
         raise BadInput(
             "its scenario has no federation of the entry's setting and defense here: it is of another version of "
             "fedsim, its files have another content, or one of the two was changed"
         )
-    return next(iter(found.values()))
+    return closest[0]
 
 
 def _comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
