@@ -121,7 +121,7 @@ class Attack:
     """Whether the engine's iterations are compiled (see `attacks.program`): how an attack is run, not what it is."""
 
     record_every: int = 0
-    """Iterations between two snapshots of an attack that optimises (see `attacks.recording`); 0 records none."""
+    """Iterations between two snapshots of an attack that optimises (see `attacks.snapshots`); 0 records none."""
 
     compile_seconds: float = 0.0
     """What compiling has taken so far: no part of the time that an attack takes."""

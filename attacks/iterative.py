@@ -28,7 +28,7 @@ from attacks.evaluators import Beliefs, Evaluator, choose
 from attacks.observation import Observation, ThreatModel
 from attacks.precision import floor
 from attacks.problems import Known, Problems, tries_of
-from attacks.recording import VICTIMS, Recorder, both
+from attacks.snapshots import VICTIMS, SnapshotKeeper, both
 from attacks.starts import RANDOM, check_start, found_by
 from attacks.step import Layout
 from attacks.unknowns import NOISE, Anew, Setting, SoftLabels
@@ -213,19 +213,19 @@ class IterativeAttack(Attack):
             evaluator = _evaluator(composition, setting, problems, selects=told, compares=told and accounted)
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in problems.victims}
-        recorder = Recorder(
+        keeper = SnapshotKeeper(
             every=self.record_every,
             iterations=self.iterations,
             problems=problems.of_victims(lambda victim: victim.index < VICTIMS),
             mean=setting.mean,
             std=setting.std,
         )
-        watch = both(self.watch, recorder) if self.record_every else self.watch
+        watch = both(self.watch, keeper) if self.record_every else self.watch
         solution = self._solved(composition, setting, problems, evaluator, watch, progress, redraw)
         for victim, problem, answer in problems.best(solution):
             if isinstance(answer, Reconstruction):
                 curve = solution.curves[problem]
-                answer.snapshots = recorder.snapshots(problem, iterations=answer.iterations, curve=curve)
+                answer.snapshots = keeper.snapshots(problem, iterations=answer.iterations, curve=curve)
             results[victim.index] = answer
         return results
 

@@ -26,8 +26,9 @@ def report(
     out.print(str(Run(run_directory).report(to, all=all_victims)), highlight=False, soft_wrap=True)
 
 
+@app.command("figure", hidden=True)  # what it was called before there were `figures`
 @app.command()
-def figure(
+def picture(
     run_directory: RunArgument,
     to: Annotated[Path, typer.Option("--png", help="Where to write the picture.")],
 ) -> None:

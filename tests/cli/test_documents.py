@@ -74,7 +74,7 @@ def test_every_command_that_the_readme_names_exists():
         "run",
         "report",
         "leaderboard",
-        "figure",
+        "picture",
         "attack",
         "list",
         "check",

@@ -25,7 +25,7 @@ NOISE_ENTRIES = 2**16
 """Noise of an image in one snapshot: the first stochastic layers that have together no more; always the first one."""
 
 
-class Recorder:
+class SnapshotKeeper:
     """Watches an optimisation and keeps some problems' guesses every so many iterations.
 
     Args:

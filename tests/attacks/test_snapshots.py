@@ -7,8 +7,8 @@ import torch
 from attack_victims import observe, paper_mlp
 
 import attacks
-from attacks import Reconstruction, ThreatModel, recording
-from attacks.recording import Recorder
+from attacks import Reconstruction, ThreatModel, snapshots
+from attacks.snapshots import SnapshotKeeper
 
 THREAT = ThreatModel()
 MEAN, STD = (0.5,), (0.25,)
@@ -46,7 +46,7 @@ def test_the_snapshots_are_the_iterates_of_the_restart_that_answered(problem):
     attack.watch = lambda iteration, numbers, guess: iterates.update({iteration: guess["images"].clone()})
     answers = attack.run(seen, THREAT, model)
     chosen = set()
-    for number, answer in enumerate(answers[: recording.VICTIMS]):
+    for number, answer in enumerate(answers[: snapshots.VICTIMS]):
         kept = answer.snapshots
         assert kept.iterations.tolist() == [0, 20, 40]
         assert kept.images.dtype == torch.uint8
@@ -67,7 +67,7 @@ def test_the_snapshots_are_the_iterates_of_the_restart_that_answered(problem):
         assert len(fitting) == 1
         chosen.update(fitting)
     assert chosen != {0}, "no victim's best restart is another than the first: the test would not see a mix-up"
-    assert all(answer.snapshots is None for answer in answers[recording.VICTIMS :])
+    assert all(answer.snapshots is None for answer in answers[snapshots.VICTIMS :])
 
 
 def test_the_cascade_passes_the_recording_on_to_what_optimises(problem):
@@ -83,41 +83,41 @@ def test_the_cascade_passes_the_recording_on_to_what_optimises(problem):
     assert (exact.details["stage"], exact.snapshots) == ("first_linear", None)  # algebra optimises nothing
 
 
-def _recorder(**changes) -> Recorder:
-    return Recorder(**{"every": 1, "iterations": 1000, "problems": [0, 2], "mean": MEAN, "std": STD, **changes})
+def _keeper(**changes) -> SnapshotKeeper:
+    return SnapshotKeeper(**{"every": 1, "iterations": 1000, "problems": [0, 2], "mean": MEAN, "std": STD, **changes})
 
 
-def _feed(recorder: Recorder, images: torch.Tensor, **noise: torch.Tensor) -> None:
+def _feed(keeper: SnapshotKeeper, images: torch.Tensor, **noise: torch.Tensor) -> None:
     guess = {"images": images, **{f"noise.{path}": value for path, value in noise.items()}}
     for iteration in range(1000):
-        recorder(iteration, torch.tensor([0, 1, 2]), guess)
+        keeper(iteration, torch.tensor([0, 1, 2]), guess)
 
 
 def test_there_are_never_more_than_the_bounds_allow(monkeypatch):
     curve = [(0, 1.0)]
-    recorder = _recorder()
-    _feed(recorder, torch.zeros(3, 1, 1, 4, 4))
-    kept = recorder.snapshots(2, iterations=1000, curve=curve)
-    assert len(kept.iterations) == recording.MOST
+    keeper = _keeper()
+    _feed(keeper, torch.zeros(3, 1, 1, 4, 4))
+    kept = keeper.snapshots(2, iterations=1000, curve=curve)
+    assert len(kept.iterations) == snapshots.MOST
     assert kept.iterations.diff().unique().tolist() == [5]
-    assert recorder.snapshots(1, iterations=1000, curve=curve) is None
+    assert keeper.snapshots(1, iterations=1000, curve=curve) is None
 
-    monkeypatch.setattr(recording, "BYTES", 2 * 10 * 16)  # ten snapshots of two problems of sixteen pixels
-    recorder = _recorder(every=3)
-    _feed(recorder, torch.zeros(3, 1, 1, 4, 4))
-    kept = recorder.snapshots(0, iterations=1000, curve=curve)
+    monkeypatch.setattr(snapshots, "BYTES", 2 * 10 * 16)  # ten snapshots of two problems of sixteen pixels
+    keeper = _keeper(every=3)
+    _feed(keeper, torch.zeros(3, 1, 1, 4, 4))
+    kept = keeper.snapshots(0, iterations=1000, curve=curve)
     assert len(kept.iterations) <= 10
     assert kept.iterations[1] % 3 == 0
 
 
 def test_of_many_stochastic_layers_the_first_are_kept():
-    recorder = _recorder(every=1000)
-    big = torch.zeros(3, 1, recording.NOISE_ENTRIES)
-    _feed(recorder, torch.zeros(3, 1, 1, 4, 4), first=big, second=torch.zeros(3, 1, 2))
-    assert list(recorder.snapshots(0, iterations=1000, curve=[(0, 1.0)]).noise) == ["first"]
+    keeper = _keeper(every=1000)
+    big = torch.zeros(3, 1, snapshots.NOISE_ENTRIES)
+    _feed(keeper, torch.zeros(3, 1, 1, 4, 4), first=big, second=torch.zeros(3, 1, 2))
+    assert list(keeper.snapshots(0, iterations=1000, curve=[(0, 1.0)]).noise) == ["first"]
 
 
 def test_nothing_is_kept_of_a_problem_after_it_has_stopped():
-    recorder = _recorder(every=100)
-    _feed(recorder, torch.full((3, 1, 1, 4, 4), torch.nan))
-    assert recorder.snapshots(0, iterations=201, curve=[(0, 1.0), (150, 0.5)]).losses.tolist() == [1.0, 1.0, 0.5]
+    keeper = _keeper(every=100)
+    _feed(keeper, torch.full((3, 1, 1, 4, 4), torch.nan))
+    assert keeper.snapshots(0, iterations=201, curve=[(0, 1.0), (150, 0.5)]).losses.tolist() == [1.0, 1.0, 0.5]
