@@ -23,9 +23,10 @@ from fedsim.version import __version__
 if TYPE_CHECKING:
     from fedsim.api import Run, results, run, verify
     from fedsim.recording.eavesdropper import Eavesdropper
+    from fedsim.recording.malicious import MaliciousServer
     from fedsim.recording.observe import observe
 
-__all__ = ["Eavesdropper", "Run", "__version__", "observe", "results", "run", "verify"]
+__all__ = ["Eavesdropper", "MaliciousServer", "Run", "__version__", "observe", "results", "run", "verify"]
 
 _HOMES = {
     "Run": "fedsim.api",
@@ -33,6 +34,7 @@ _HOMES = {
     "run": "fedsim.api",
     "verify": "fedsim.api",
     "Eavesdropper": "fedsim.recording.eavesdropper",
+    "MaliciousServer": "fedsim.recording.malicious",
     "observe": "fedsim.recording.observe",
 }
 

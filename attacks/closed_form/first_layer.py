@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,11 @@ def first_linear(puzzle: Puzzle) -> FirstLinear:
     Raises:
         NotApplicable: the first layer with parameters is another, or is given something else than the image.
     """
-    model, shape = puzzle.model, puzzle.observation.input_shape
+    return first_linear_of(puzzle.model, puzzle.observation.input_shape, puzzle.names)
+
+
+def first_linear_of(model: nn.Module, shape: tuple[int, int, int], names: Collection[str]) -> FirstLinear:
+    """The layer of a model that sees images of this shape (C, H, W), of whose parameters these are in the update."""
     calls: list[tuple[str, nn.Module, Tensor]] = []
 
     def note(path: str) -> Any:
@@ -63,10 +68,10 @@ def first_linear(puzzle: Puzzle) -> FirstLinear:
     if sum(called is layer for _, called, _ in calls) > 1:
         raise NotApplicable(f"{path} is called more than once in one forward pass")
     prefix = f"{path}." if path else ""
-    if f"{prefix}weight" not in puzzle.names:
+    if f"{prefix}weight" not in names:
         raise NotApplicable(lacks(f"{prefix}weight"))
     bias = f"{prefix}bias"
-    return FirstLinear(layer, f"{prefix}weight", bias if bias in puzzle.names else None)
+    return FirstLinear(layer, f"{prefix}weight", bias if bias in names else None)
 
 
 def random_input(puzzle: Puzzle, layer: FirstLinear) -> bool:

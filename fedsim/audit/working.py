@@ -34,8 +34,8 @@ from fedsim.knowledge import with_knowledge
 from fedsim.random import seed_for
 from fedsim.runs.attack import attack
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import filled
 from fedsim.runs.results import score_key_of
+from fedsim.scenario.filled import filled
 from fedsim.scenario.schema import METRICS, Engine
 from fedsim.scoring.job import common_columns, score_job
 from fedsim.truth import Truth, seal

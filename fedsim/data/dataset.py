@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fedsim.random import rng_for
 
+PUBLIC_IMAGES = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -40,6 +42,12 @@ class Dataset:
         """(C, H, W) of one image."""
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
+
+    @cached_property
+    def public(self) -> Tensor:
+        """Images (N, C, H, W) of the test part, which no client holds, in normalised units: at most `PUBLIC_IMAGES`."""
+        chosen = torch.linspace(0, max(len(self.test_images) - 1, 0), min(PUBLIC_IMAGES, len(self.test_images))).long()
+        return self.normalise(self.test_images[chosen])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -32,7 +32,7 @@ def training_of(plan: Plan) -> Plan:
     if utility is None:
         return plan
     federation = replace(plan.federation, rounds=utility.rounds, local=utility.local.of(plan.local))
-    return Plan(replace(plan.work, federation=federation, victims=Victims(rounds=(), clients=0)))
+    return Plan(replace(plan.work, federation=federation, victims=Victims(rounds=(), clients=0), malicious=None))
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -73,9 +73,11 @@ class Plan:
         return model.to(self.dtype)
 
     def model_spec(self) -> Spec:
-        """The model block, with the defenses that change the model: server, clients and attackers build the same."""
+        """The model block, with the defenses that change the model, and what a malicious server adds to it: server,
+        clients and attackers build the same."""
         changing = [spec for spec in self.work.defense if defenses.compose([spec]).changes_model]
-        return {**self.work.model, **({"defenses": changing} if changing else {})}
+        spec = {**self.work.model, **({"defenses": changing} if changing else {})}
+        return spec if self.work.malicious is None else {**spec, "malicious": self.work.malicious}
 
     def client_model(self) -> nn.Module:
         """The same as a client has it: only what it trains requires a gradient."""

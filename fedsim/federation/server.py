@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
@@ -30,10 +29,11 @@ from fedsim.files import whole_directory, write_json
 from fedsim.local import observed
 from fedsim.models import effective_dropout, entries
 from fedsim.paths import USER_PATH, told
+from fedsim.random import seed_for
 from fedsim.recording.eavesdropper import Eavesdropper
+from fedsim.recording.malicious import MaliciousServer
+from fedsim.sent import changed
 from fedsim.truth import Truth
-
-PUBLIC_IMAGES = 256
 
 
 def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured: Measurement) -> None:
@@ -144,6 +144,8 @@ class CaptureWriter:
         if captures and learnt == "batch":  # of several batches, each normalised by itself: of none of them
             learnt = "running"
         derived: dict[str, str] = {"client_mode": local.mode, "batch_norm": learnt}
+        if plan.work.malicious is not None:
+            derived["server"] = "malicious"
         if captures:
             derived["aggregation"] = f"sum_of_{len(captures)}"
         observations.save(self.directory, observation, model=plan.model_spec(), derived=derived)
@@ -199,7 +201,10 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
         salt=plan.salt,
         unusable=listener.unusable,
     )
-    strategy = Eavesdropper(served, store=listener)
+    sending: Strategy = served
+    if plan.work.malicious is not None:
+        sending = MaliciousServer(served, lambda _, state: _changed(plan, state), rounds=plan.work.victims.rounds)
+    strategy = Eavesdropper(sending, store=listener)
     accuracies: list[float | None] = []
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -217,9 +222,14 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
     return accuracies
 
 
+def _changed(plan: Plan, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a malicious server sends in place of an honest state."""
+    assert plan.work.malicious is not None
+    model = plan.model()
+    model.load_state_dict(state)
+    return changed(model, plan.dataset, plan.work.malicious, seed=seed_for(plan.seed, "malicious"))
+
+
 def _save_public(plan: Plan, directory: Path) -> None:
-    """Public images come from the test part, which no client holds."""
-    images = plan.dataset.test_images
-    if len(images):
-        chosen = torch.linspace(0, len(images) - 1, min(PUBLIC_IMAGES, len(images))).long()
-        observations.save_public(directory, plan.dataset.normalise(images[chosen]))
+    if len(plan.dataset.public):
+        observations.save_public(directory, plan.dataset.public)

@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,13 @@ class Workers:
         """Begin what a cell's `utility` block asks for; what is the same training in several cells is done once."""
         if work.utility is None:
             return Measurement()
+        wanted, work = work.utility, replace(work, malicious=None)  # a training that is not attacked
         start = self._start(work)
         training = key_of(cost.training_of(Plan(work)).work.to_dict())
         if training not in self._utilities:
             self._utilities[training] = next(self._next).utility.remote(work, start)
         utility = self._utilities[training]
-        if work.utility.reachable is None:
+        if wanted.reachable is None:
             return Measurement(utility)
         file = self._store / f"reachable-{cost.reachable_key(work)}.json"
         if file not in self._reachable and not file.exists():

@@ -5,8 +5,18 @@
 0.5
 """
 
-from fedsim.models.build import MODELS, build, effective_dropout, names, parameters
+from fedsim.models.build import MODELS, build, effective_dropout, malicious, names, parameters
 from fedsim.models.checkpoint import fingerprint, restore
 from fedsim.models.factory import source
 
-__all__ = ["MODELS", "build", "effective_dropout", "fingerprint", "names", "parameters", "restore", "source"]
+__all__ = [
+    "MODELS",
+    "build",
+    "effective_dropout",
+    "fingerprint",
+    "malicious",
+    "names",
+    "parameters",
+    "restore",
+    "source",
+]

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+import attacks
+from attacks.malicious import MaliciousAttack
 from defenses import compose
 from defenses.registry import parameters as _constructor_parameters
 from defenses.stochastic import Dropout, check_explicit, convert, stochastic_layers
@@ -26,7 +28,7 @@ from fedsim.models.vit import ViT
 from fedsim.models.vit_b16 import ViTB16
 from fedsim.random import seed_for
 
-_OURS = ("dropout", "defenses", "resting", "foreign")
+_OURS = ("dropout", "defenses", "resting", "malicious", "foreign")
 """Keys of a specification that no constructor is given."""
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
@@ -54,6 +56,7 @@ def build(
             constructor or to the factory, which is called with `input_shape` and `classes` besides. The key `dropout`
             sets the rate of all dropout layers; None or absent leaves the model's own. The key `defenses` lists
             specifications of defenses, whose `on_model` is applied; with `resting` what they draw is at rest. The key
+            `malicious` is the specification of an attack whose server adds to the model (`on_model`). The key
             `foreign` (see `fedsim.models.foreign`) says that the factory is a class that was not written for fedsim.
         input_shape: (C, H, W).
         seed: of the initial weights; the global random state is left alone. None draws them from it.
@@ -86,6 +89,9 @@ def build(
     if spec.get("dropout") is not None:
         _set_dropout(label, model, spec["dropout"])
     model = _defended(model, spec, seed)
+    if spec.get("malicious") is not None:
+        with _seeded(None if seed is None else seed_for(seed, "malicious weights")):
+            model = malicious(spec["malicious"]).on_model(model, input_shape=input_shape)
     with explained(tried, Exception):
         check_explicit(model, example)  # at the rate that is set: a layer of rate 0 draws nothing, however often called
         _check_logits(model, example, classes)
@@ -102,6 +108,14 @@ def _defended(model: nn.Module, spec: Mapping[str, Any], seed: int | None) -> nn
         for path, layer in stochastic_layers(model).items():
             layer.resting = path not in own
     return model
+
+
+def malicious(spec: Mapping[str, Any]) -> MaliciousAttack:
+    """The attack of a server that changes the model, of its specification."""
+    attack = attacks.create(**spec)
+    if not isinstance(attack, MaliciousAttack):
+        raise BadInput(f"{spec['name']} is no attack of a malicious server")
+    return attack
 
 
 def effective_dropout(model: nn.Module) -> float:

@@ -76,7 +76,7 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
             name += f", pretrained {training.steps} steps"
         elif work.start.checkpoint is not None:
             name += ", checkpoint"
-        row = (f"{key[:8]} {state}", name, work.data["name"], cell.defense_label, str(cell.seed))
+        row = (f"{key[:8]} {state}", name, work.data["name"], cell.label, str(cell.seed))
         table.add_row(*row, str(chunks * len(tried)) if state != "shared" else "-", _duration(cost) if cost else "-")
     before = sum(pretraining.values())
     processors = max(1, os.cpu_count() or 1)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import attacks
 import defenses
-from defenses.registry import parameters
 from fedsim import observations
 from fedsim.answers import JobSpec
 from fedsim.files import key_of
@@ -18,6 +16,7 @@ from fedsim.random import seed_for
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.salt import hash_of
 from fedsim.scenario import Cell, Scenario, every_cell
+from fedsim.scenario.filled import filled, malicious
 from fedsim.scenario.work import Spec
 from fedsim.version import __version__
 
@@ -41,16 +40,6 @@ def attack_specs(scenario: Scenario) -> list[Spec]:
     return [*named, *(filled(spec) for spec in floors)]
 
 
-def filled(spec: Spec) -> Spec:
-    """With every parameter; those that came later than others say nothing where they are as by default, so that the
-    keys of older runs stay what they were."""
-    attack = attacks.get(spec["name"])
-    accepted = parameters(attack)
-    defaults = {key: p.default for key, p in accepted.items() if p.default is not inspect.Parameter.empty}
-    filled = {**defaults, **spec}
-    return {key: value for key, value in filled.items() if key not in attack.later or value != defaults[key]}
-
-
 class Attempt(NamedTuple):
     """One of a scenario's attacks under one of its sets of grants."""
 
@@ -59,14 +48,16 @@ class Attempt(NamedTuple):
 
 
 def attempts(cell: Cell) -> list[Attempt]:
-    """Each attack on a cell under each set of grants that can make a difference to it.
+    """Each attack on a cell under each set of grants that can make a difference to it: of a malicious server its own,
+    of an honest one all others.
 
     What can make none is as the scenario lists it first: a grant that the attack does not use or is given anyhow, and
     one that there is nothing to know of, such as the defense of an undefended client. So it runs once, and has one row.
     """
     found: list[Attempt] = []
     first, *others = cell.scenario.grants()
-    for spec in attack_specs(cell.scenario):
+    tried = [spec for spec in attack_specs(cell.scenario) if not malicious(spec)]
+    for spec in tried if cell.malicious is None else [cell.malicious]:
         algorithm = attacks.get(spec["name"])
         decisive = (algorithm.uses() - algorithm.given.keys()) & cell.knowable()
         for grants in (first, *others):

@@ -77,7 +77,7 @@ def missing(directory: RunDirectory) -> Missing:
         if not directory.cell(key).exists():
             if not directory.cell_error(key).exists():
                 model = cell.model_spec()
-                untrained[key] = f"{model.get('name') or model['factory']}, {cell.defense_label}, seed {cell.seed}"
+                untrained[key] = f"{model.get('name') or model['factory']}, {cell.label}, seed {cell.seed}"
             continue
         for job in jobs_of(directory, cell):
             score = score_key(job, cell.scenario)

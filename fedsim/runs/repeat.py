@@ -20,6 +20,7 @@ from fedsim.files import key_of
 from fedsim.runs.jobs import Attempt, attempts
 from fedsim.scenario import Cell, Scenario, every_cell
 from fedsim.scenario.document import KeyPath, Problem, format_path, parse_path
+from fedsim.scenario.filled import malicious
 
 _FILES = ("path", "checkpoint")
 
@@ -127,7 +128,11 @@ def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
     wanted = _comparable(part.setting)
     found: dict[str, tuple[Cell, int]] = {}
     more: dict[str, int] = {}
+    wanted_of = {**part.params, "name": part.attack}
+    server = wanted_of if malicious(wanted_of) else None
     for cell in every_cell(whole):
+        if cell.malicious != server:
+            continue
         for round in cell.scenario.victims.rounds:
             setting = _comparable(cell.setting(round))
             if _alike(cell.defense, part.defense) and "round" in wanted and _says(setting, wanted):

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def _failed(
 def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.Expr]:
     """The columns that the cell and its label decide."""
     key = cell_key(cell)
-    summary_file = directory.cell(key) / "cell.json"
-    summary = read_json(summary_file) if summary_file.exists() else {}
+    summary = _summary(directory, cell)
+    honest = _summary(directory, replace(cell, malicious=None))  # of which a defense's costs are
     work = cell.work()
     model, own = work.model, cell.scenario.federation.local
     columns = {
@@ -127,9 +128,9 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         "batch_size": own.batch_size,
         "local_steps": own.steps,
         "update_kind": work.federation.local.kind,
-        "utility": summary.get("utility"),
+        "utility": honest.get("utility"),
         "utility_images": summary.get("test_images"),
-        "utility_reachable": summary.get("utility_reachable"),
+        "utility_reachable": honest.get("utility_reachable"),
         "epsilon": summary.get("epsilon"),
         "epsilon_prv": summary.get("epsilon_prv"),
         "delta": summary.get("delta"),
@@ -139,7 +140,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
     accuracies = dict(enumerate(summary.get("accuracy", []), start=1))
     states = {round: cell.state_before(round) for round in work.victims.rounds}
     settings = {round: json.dumps(cell.setting(round), sort_keys=True) for round in states}
-    lengths = {(one["round"], one["client"]): one["bytes"] for one in summary.get("lengths", [])}
+    lengths = {(one["round"], one["client"]): one["bytes"] for one in honest.get("lengths", [])}
     literals = [pl.lit(value, dtype=table.SCHEMA[name]).alias(name) for name, value in columns.items()]
     return [
         *literals,
@@ -148,6 +149,12 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
         _by_round("model_accuracy", {round: accuracies.get(round) for round in states}),
         _by_victim("bytes", lengths),
     ]
+
+
+def _summary(directory: RunDirectory, cell: Cell) -> dict[str, Any]:
+    """What is said of a cell that was trained; nothing of another."""
+    file = directory.cell(cell_key(cell)) / "cell.json"
+    return read_json(file) if file.exists() else {}
 
 
 def _by_round(name: str, values: dict[int, Any]) -> pl.Expr:
@@ -176,7 +183,8 @@ def _model_params(cell: Cell) -> dict[str, Any]:
 def history(directory: RunDirectory, results: pl.DataFrame) -> list[dict[str, Any]]:
     """Per trained cell and label of the table: the global model's test accuracy at the start and after each round."""
     found: list[dict[str, Any]] = []
-    for row in results.select("cell", "model", "defense", "seed").unique(maintain_order=True).iter_rows(named=True):
+    honest = results.filter(pl.col("threat_server").fill_null("passive") != "malicious")  # another is not what it sends
+    for row in honest.select("cell", "model", "defense", "seed").unique(maintain_order=True).iter_rows(named=True):
         summary = directory.cell(row["cell"]) / "cell.json"
         if summary.exists():
             content = read_json(summary)

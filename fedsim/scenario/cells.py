@@ -13,13 +13,14 @@ from attacks.threat import GRANTS
 from fedsim import data, models
 from fedsim.local import Local
 from fedsim.paths import look_beside
+from fedsim.scenario.filled import filled, malicious
 from fedsim.scenario.schema import Scenario, label_of, specs_of
 from fedsim.scenario.work import CentralTraining, Checkpoint, Federation, Start, Utility, Victims, Work
 
 _OWN_FILES = {"npz", "folder"}
 
-_NO_SETTING = ("seed", "salt", "victims", "defense")
-"""Parts of a cell's work that tell rows of one setting apart: who was attacked, and under which defense."""
+_NO_SETTING = ("seed", "salt", "victims", "defense", "malicious")
+"""Parts of a cell's work that tell rows of one setting apart: who was attacked, by what, and under which defense."""
 
 _HOW_COMPUTED = ("compile", "device", "record")
 """Keys of the engine that change no result beyond its last digits."""
@@ -35,6 +36,7 @@ class Cell:
         defense: the parts in full, `{"name": ..., **parameters}`.
         sweep: the sweep's values in this cell by dotted key; empty without a sweep.
         salt: the hash of what the run's clients are salted with; empty where they are not.
+        malicious: the attack whose server changes the model that it sends, in full; None: it is honest.
     """
 
     scenario: Scenario
@@ -43,6 +45,12 @@ class Cell:
     defense: tuple[dict[str, Any], ...]
     sweep: dict[str, Any]
     salt: str = ""
+    malicious: dict[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """The defense, and what a malicious server does."""
+        return self.defense_label + (f", server: {self.malicious['name']}" if self.malicious else "")
 
     def model_spec(self) -> dict[str, Any]:
         """The model block with what the defense replaces in it (the dropout rate)."""
@@ -127,6 +135,7 @@ class Cell:
             start=self.start(),
             content=data.load(source).fingerprint if source["name"] in _OWN_FILES else None,
             source=None if factory is None else models.source(factory),
+            malicious=self.malicious,
         )
 
     def setting(self, round: int) -> dict[str, Any]:
@@ -153,9 +162,21 @@ class Cell:
 
 
 def every_cell(scenario: Scenario) -> list[Cell]:
-    """Every combination of a scenario's axes, nested in this order: sweep, seed, defense."""
+    """Every combination of a scenario's axes, nested in this order: sweep, seed, defense, what the server does."""
     return [
-        Cell(scenario=variant, seed=seed, defense_label=label_of(parts), defense=specs_of(parts), sweep=values)
+        Cell(
+            scenario=variant,
+            seed=seed,
+            defense_label=label_of(parts),
+            defense=specs_of(parts),
+            sweep=values,
+            malicious=server,
+        )
         for values, variant in scenario.variants
-        for seed, parts in itertools.product(variant.seeds, variant.defenses)
+        for seed, parts, server in itertools.product(variant.seeds, variant.defenses, servers(variant))
     ]
+
+
+def servers(scenario: Scenario) -> list[dict[str, Any] | None]:
+    """The servers of a scenario without a sweep: an honest one, and one for each attack that changes the model."""
+    return [None, *(dict(filled(spec)) for spec in scenario.attack_specs() if malicious(spec))]

@@ -23,9 +23,10 @@ from fedsim.paths import admit_user_code
 from fedsim.random import seed_for
 from fedsim.scenario import trial
 from fedsim.scenario.batches import check_batches
-from fedsim.scenario.cells import Cell, every_cell
+from fedsim.scenario.cells import Cell, every_cell, servers
 from fedsim.scenario.document import KeyPath, Problem, parse_path
 from fedsim.scenario.schema import Scenario
+from fedsim.sent import changed
 
 
 def rehearse(scenario: Scenario) -> None:
@@ -40,8 +41,9 @@ def rehearse(scenario: Scenario) -> None:
         except BadInput as error:
             raise _problem(error, ("data", "partition")) from None
     check_batches(scenario, divisions)
-    for i, cell in enumerate(every_cell(scenario)[: len(scenario.defenses)]):
-        _model(cell, dataset, ("defenses", i))
+    alike = len(servers(scenario))
+    for i, cell in enumerate(every_cell(scenario)[: len(scenario.defenses) * alike]):
+        _model(cell, dataset, ("defenses", i // alike))
     if scenario.model.checkpoint is not None:
         _checkpoint(scenario, dataset)
 
@@ -54,6 +56,9 @@ def _data(scenario: Scenario) -> Dataset:
 
 
 def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
+    if cell.malicious is not None:
+        _malicious(cell, dataset)
+        return
     spec = cell.model_spec()
     shape = dataset.input_shape
     try:
@@ -72,6 +77,20 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
         raise _problem(error, ("model",), spec) from None
     except ValueError as error:
         raise _problem(error, defense) from None
+
+
+def _malicious(cell: Cell, dataset: Dataset) -> None:
+    """Whether the model is one that the server can change so."""
+    assert cell.malicious is not None
+    if not len(dataset.public):
+        raise Problem(("data",), "has no test image, by which a malicious server sets its weights")
+    try:
+        spec = {**cell.model_spec(), "malicious": cell.malicious}
+        model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0)
+        changed(model, dataset, cell.malicious, seed=0)
+    except ValueError as error:
+        at = [attack.name for attack in cell.scenario.attacks].index(str(cell.malicious["name"]))
+        raise _problem(error, ("attacks", at)) from None
 
 
 def _optimises(scenario: Scenario) -> bool:

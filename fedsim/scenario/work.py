@@ -136,6 +136,7 @@ class Work:
         salt: the hash of what the run's clients are salted with; empty where they are not.
         content: the fingerprint of the user's own data; None for others.
         source: that of the user's own model code.
+        malicious: the attack whose server changes the model that it sends in the attacked rounds; None: it is honest.
     """
 
     data: Spec
@@ -149,10 +150,17 @@ class Work:
     start: Start = Start()
     content: str | None = None
     source: str | None = None
+    malicious: Spec | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
-        later = {"salt": self.salt, "start": self.start.to_dict(), "content": self.content, "source": self.source}
+        later = {
+            "salt": self.salt,
+            "start": self.start.to_dict(),
+            "content": self.content,
+            "source": self.source,
+            "malicious": self.malicious,
+        }
         return {
             "data": self.data,
             "model": self.model,

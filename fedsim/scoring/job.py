@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim import answers, table
+from fedsim import answers, models, table
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import read_json, read_tensors, whole_directory, write_bytes
 from fedsim.observations import clients_of, name_of
+from fedsim.scoring import detection
 from fedsim.scoring.score import score_victim
-from fedsim.truth import open_envelope, together
+from fedsim.truth import Truth, open_envelope, together
 
 
 def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequence[str]) -> None:
@@ -32,11 +34,15 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
     rows: list[dict[str, object]] = []
     originals: list[Tensor] = []
     reconstructions: list[Tensor] = []
+    shown = account.threat_model.server == "malicious"
     for seen_as, outcome in account.outcomes.items():
         clients = clients_of(cell, round, seen_as)
         own_truths = [open_envelope(cell, round, client) for client in clients]
         truth = own_truths[0] if len(clients) == 1 else together(own_truths)
         common = common_columns(spec, account, outcome, key)
+        if shown and len(clients) == 1:
+            detectable = _detectable(cell, round, seen_as, truth)
+            common["details"] = json.dumps({**outcome.details, "detectable": detectable}, sort_keys=True)
         owners = [
             {"client": client, "victim_loss": own.loss if np.isfinite(own.loss) else None, "sample": sample}
             for client, own in zip(clients, own_truths)
@@ -78,6 +84,18 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             buffer = io.BytesIO()
             np.savez_compressed(buffer, original=_stack(originals), reconstruction=_stack(reconstructions))
             write_bytes(directory / "pictures.npz", buffer.getvalue())
+
+
+def _detectable(cell: Path, round: int, client: int, truth: Truth) -> dict[str, float | None]:
+    """What the client could have seen of the model that it was sent (`fedsim.scoring.detection`)."""
+    folder = cell / "observations"
+    record = read_json(folder / f"{name_of(round, client)}.json")
+    seen = record["observation"]
+    model = models.build(record["model"], input_shape=tuple(seen["input_shape"]), classes=seen["classes"], seed=0)
+    model.load_state_dict(read_tensors(folder / f"round_{round}.state.safetensors"))
+    mean, std = (torch.tensor(seen[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    ratio = detection.disaggregation(model, (truth.images / 255 - mean) / std, truth.labels)
+    return {"d_snr": ratio if math.isfinite(ratio) else None, "alike": detection.alike(model)}
 
 
 def common_columns(spec: JobSpec, account: Account, outcome: Outcome, key: str) -> dict[str, object]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import Attack, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.labels import infer_labels
+from attacks.malicious import MaliciousAttack, Outset
 from defenses import compose
 from defenses.client.round import ClientRound, play
 from defenses.registry import parameters
@@ -39,6 +40,8 @@ class Target:
         model: maps the rate to the victim's model, for images of (1, 8, 8) and 4 classes.
         batch: how many images it trains on.
         single: the attack declines batches above 1.
+        part: it answers for some images of a batch alone.
+        labelled: the label of the first image; those of the others follow.
     """
 
     attack: Attack
@@ -49,6 +52,8 @@ class Target:
     model: Callable[[float], nn.Module] = lambda rate: paper_mlp(dropout=rate, inputs=64, width=64, classes=4)
     batch: int = 1
     single: bool = False
+    part: bool = False
+    labelled: int = 0
 
     def __str__(self) -> str:
         defense = self.defense.get("name", "none")
@@ -69,6 +74,7 @@ def normalised(rate: float) -> nn.Module:
 
 a = attacks.create
 KNOWN, INFERRED = {"defense": "known"}, {"labels": "inferred"}
+MALICIOUS = {"server": "malicious", "auxiliary_data": "public"}
 CLIPPED, PRUNED = {"name": "clip", "norm": 0.1}, {"name": "pruning", "keep": 0.3}
 NOISY = {"name": "gaussian_noise", "std": 1e-4}
 DESCENT = {
@@ -80,6 +86,8 @@ BEGUN = {"iterations": 40, "start": "first_linear", "draws": "anew", "compared":
 LBFGS = DESCENT | {"learning_rate": 0.8}
 """Other values of what all attacks have that optimise."""
 MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group": 0.001}
+
+FISHING = {"grants": {"server": "malicious"}, "model": with_bias, "labelled": 1, "part": True}
 
 TABLE = [
     Target(a("dlg", iterations=300), 30),
@@ -129,6 +137,12 @@ TABLE = [
     Target(a("mask_readout", **BEGUN), 30, dropout=0.5, single=True),
     Target(a("cascade", iterations=1200), 30, dropout=0.5),
     Target(a("cascade", iterations=1200, restarts=2), 25, dropout=0.5, defense=PRUNED, grants=KNOWN),
+    Target(a("imprint"), 100, dropout=0.5, grants=MALICIOUS),
+    Target(a("imprint", bins=40, scale=0.5, gain=1.0), 100, dropout=0.5, defense=CLIPPED, grants=MALICIOUS, batch=3),
+    Target(a("trap_weights"), 100, dropout=0.5, grants=MALICIOUS, model=with_bias),
+    Target(a("trap_weights", share=0.1, gain=50.0), 100, grants=MALICIOUS, model=with_bias, batch=3),
+    Target(a("fishing"), 100, dropout=0.5, grants={"server": "malicious"}, model=with_bias, part=True),
+    Target(a("fishing", then="inverting_gradients", iterations=600, margin=50.0, target=1), 30, **FISHING),
     Target(a("null_mean"), 8, dropout=0.5),
     Target(a("null_random"), 5, dropout=0.5),
 ]
@@ -141,7 +155,11 @@ def seen(target: Target, batch: int) -> tuple[nn.Module, Tensor, ThreatModel, Ob
     model = target.model(target.dropout)
     images = torch.rand(batch, 1, 8, 8) * 2 - 1
     public = torch.rand(20, 1, 8, 8) * 2 - 1
-    labels = torch.arange(batch) % 4
+    labels = (target.labelled + torch.arange(batch)) % 4
+    if isinstance(target.attack, MaliciousAttack):
+        model = target.attack.on_model(model, input_shape=(1, 8, 8))
+        outset = Outset(input_shape=(1, 8, 8), classes=4, mean=(0.5,), std=(0.5,), public=public)
+        target.attack.change(model, outset, seed=0)
     specs = [target.defense] if target.defense else []
     fields = {"mean": (0.5,), "std": (0.5,), "classes": 4, "public": public, "defense": tuple(specs)}
     observation = observe(model, images, labels, **fields)
@@ -202,7 +220,8 @@ def test_each_attack_answers_a_whole_batch_or_declines_it(target: Target) -> Non
             attack(observation, threat_model, model)
         return
     result = attack(observation, threat_model, model)
-    assert result.images.shape == images.shape
+    assert result.images.shape[1:] == images.shape[1:]
+    assert len(result.images) == len(images) or (target.part and len(result.images) < len(images))
     assert result.images.min() >= -1
     assert result.images.max() <= 1
 

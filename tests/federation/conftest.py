@@ -7,7 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from federation_cells import BASE, CENTRAL, UTILITY, checkpoint, checkpoint_cell, consistency_cells, trained_cells, work
+from federation_cells import (
+    BASE,
+    CENTRAL,
+    MALICIOUS,
+    UTILITY,
+    checkpoint,
+    checkpoint_cell,
+    consistency_cells,
+    trained_cells,
+    work,
+)
 
 from fedsim.runs.cluster import cluster
 from fedsim.runs.directory import RunDirectory
@@ -53,6 +63,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "central": work(defense=CENTRAL),
         "sum": work(defense=[{"name": "secure_aggregation"}]),
         "signs": work({"share": "weights", "steps": 2}, defense=[{"name": "sign"}]),
+        "malicious": work(victims={"rounds": [1], "clients": 2}, malicious=MALICIOUS),
         "dp": work(defense=[{"name": "dp_sgd", "noise_multiplier": 1.0, "max_grad_norm": 1.0}]),
     }
     (directory.path / "fed_net.py").write_text(OWN_NET)

@@ -36,6 +36,8 @@ UTILITY = {
 
 CENTRAL = [{"name": "central_dp", "noise_multiplier": 0.1, "clipping_norm": 0.5}]
 
+MALICIOUS = {"name": "imprint", "bins": 64, "scale": 1.0, "gain": 1000.0}
+
 PHOTOS = {"name": "photos", "path": None, "image_size": 32, "test_fraction": 0.2, "partition": {"kind": "iid"}}
 
 MODELS = {

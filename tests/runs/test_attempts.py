@@ -66,3 +66,9 @@ def test_lists_of_two_grants_give_every_combination_that_differs():
     )
     named = [[a for a in attempts(cell) if a.attack["name"] == "inverting_gradients"] for cell in every_cell(scenario)]
     assert [len(found) for found in named] == [2, 4]
+
+
+def test_an_attack_of_a_malicious_server_runs_on_its_own_federation_and_nothing_else_does():
+    scenario = parse({"name": "changed", "attacks": ["first_linear", "imprint", "trap_weights"]}, rehearsed=False)
+    tried = [[attempt.attack["name"] for attempt in attempts(cell)] for cell in every_cell(scenario)]
+    assert tried == [["first_linear", "null_mean", "null_random"], ["imprint"], ["trap_weights"]]

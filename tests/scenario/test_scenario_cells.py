@@ -268,3 +268,31 @@ def test_the_json_schema_knows_the_shorthands_and_refuses_mistakes():
         {"seeds": "x"},
     ):
         assert not validator.is_valid({**good, **bad}), bad
+
+
+def test_an_attack_of_a_malicious_server_has_federations_of_its_own():
+    plain = _small(defenses=["none", "clip"], attacks=["first_linear"])
+    scenario = _small(defenses=["none", "clip"], attacks=["first_linear", "imprint", {"name": "imprint", "bins": 8}])
+    cells = every_cell(scenario)
+    assert [(c.defense_label, c.malicious and c.malicious["bins"]) for c in cells] == [
+        (label, bins) for label in ("none", "clip") for bins in (None, 512, 8)
+    ]
+    assert [c.work() for c in cells if c.malicious is None] == [c.work() for c in every_cell(plain)]
+    assert len({json.dumps(c.work().to_dict(), sort_keys=True) for c in cells}) == 6
+    assert all(c.setting(1) == cells[0].setting(1) for c in cells)
+    assert [Work.from_dict(json.loads(json.dumps(c.work().to_dict()))) for c in cells] == [c.work() for c in cells]
+
+
+@pytest.mark.parametrize(
+    ("model", "attack", "said"),
+    [
+        ({"name": "lenet"}, "trap_weights", "the first layer with parameters is features.0, Conv2d"),
+        ({"name": "mlp", "bias": False}, "trap_weights", "has no bias, by whose gradient an image is divided"),
+    ],
+    ids=["a convolution", "no bias"],
+)
+def test_a_model_that_a_server_cannot_change_so_is_refused_at_once(model, attack, said):
+    with pytest.raises(BadInput, match=said) as refused:
+        parse({"name": "changed", "model": model, "attacks": ["null_mean", attack]})
+    assert "attacks[1]" in str(refused.value)
+    assert parse({"name": "changed", "model": {"name": "lenet"}, "attacks": ["imprint"]})

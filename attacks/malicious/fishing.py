@@ -1,0 +1,123 @@
+"""Fishing: a head that lets the images of one class alone into the gradient of all that lies before it.
+
+Wen, Geiping, Fowl, Goldblum, Goldstein, *Fishing for User Data in Large-Batch Federated Learning via Gradient
+Magnification*, ICML 2022 (class fishing). With weights of zero for every class but the target c, what comes back to the
+features h of an image of label y is
+
+    dL/dh = (softmax_c - [y = c]) W_c
+
+and with a bias of c so low that softmax_c is next to nothing, that is zero for every image but those of class c. They
+are one batch of their own, however large the client's was; its size stands in the head's bias, `dL/db_c = -count / B`.
+Of a single one the head's own gradient follows, too: its features are `dL/dW_c / dL/db_c`, and its softmax is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from attacks import base
+from attacks.base import NotApplicable, Reconstruction, register
+from attacks.head import find_head
+from attacks.malicious.base import MaliciousAttack, Outset
+from attacks.observation import Observation, ThreatModel
+from attacks.updates import attacker_copy, lacks, observed_gradient, trained_part
+
+WHOLE = 0.05
+"""How far the count of the target's images may be from a whole number."""
+
+
+@register("fishing")
+@dataclass(kw_only=True, eq=False)
+class Fishing(MaliciousAttack):
+    """Let the images of one class alone into the gradient, and attack them as a batch of their own (Wen et al., ICML
+    2022, class fishing).
+
+    Images of other classes have no answer, and none has where the client holds none of the class. Batch norm in train
+    mode mixes the others in again.
+
+    Args:
+        target: the class.
+        margin: how far below the others its logit is put; where the others come in with nothing at all, what dropout
+            took from the one image is read as it would be without them.
+        then: the attack on what came in.
+        iterations: of that attack, where it optimises.
+    """
+
+    requires: ClassVar[Mapping[str, Sequence[str]]] = {
+        "server": ("malicious",),
+        "aggregation": ("individual",),
+        "batch_size": ("known",),
+    }
+    adapts: ClassVar[Mapping[str, str | None]] = {"clip": None}
+    ignores: ClassVar[tuple[str, ...]] = ("labels",)
+
+    target: int = 0
+    margin: float = 200.0
+    then: str = "cascade"
+    iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        self._weights("target", "margin")
+        self._whole("iterations")
+        base.create(self.then, iterations=self.iterations)
+
+    def change(self, model: nn.Module, outset: Outset, *, seed: int) -> None:
+        if self.target >= outset.classes:
+            raise ValueError(f"fishing: target = {self.target} is no class; accepted: 0 to {outset.classes - 1}")
+        try:
+            head = find_head(model.eval(), outset.input_shape)
+        except NotApplicable as reason:
+            raise ValueError(f"fishing: {reason}") from None
+        finally:
+            model.train()
+        if head.bias is None:
+            raise ValueError(f"fishing: {head.weight} has no bias, by which the target's logit is put below the others")
+        with torch.no_grad():
+            others = torch.arange(outset.classes) != self.target
+            model.get_parameter(head.weight)[others] = 0
+            bias = model.get_parameter(head.bias)
+            bias.zero_()
+            bias[self.target] = -self.margin
+
+    def reconstruct(
+        self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
+    ) -> Reconstruction:
+        observation = trained_part(observation, model)
+        gradient = observed_gradient(observation)
+        if gradient is None:
+            raise NotApplicable("the update reveals no gradient of a single step")
+        copy = attacker_copy(model, observation.state, client_mode=threat_model.client_mode)
+        head = find_head(copy, observation.input_shape)
+        if head.bias is None or head.bias not in gradient:
+            raise NotApplicable(lacks(f"the head's bias, {head.bias}"))
+        assert observation.batch_size is not None
+        share = -gradient[head.bias].double()
+        counted = observation.batch_size * float(share[self.target])
+        count = round(counted)
+        if count < 1 or abs(counted - count) > WHOLE * count:
+            raise NotApplicable(f"no image of class {self.target} in the batch, or noise on its count: {counted:.2f}")
+        scale = observation.batch_size / count
+        alone = {n: scale * g for n, g in gradient.items() if n not in (head.weight, head.bias)}
+        if count == 1:
+            features = gradient[head.weight][self.target] / gradient[head.bias][self.target]
+            delta = observation.state[head.bias].softmax(0)
+            delta[self.target] -= 1
+            alone |= {head.weight: torch.outer(delta, features), head.bias: delta}
+        caught = replace(
+            observation,
+            update={name: alone[name] for name in gradient if name in alone},
+            kind="gradient",
+            local=None,
+            batch_size=count,
+            examples=count,
+            labels=torch.full((count,), self.target),
+        )
+        attack = base.create(self.then, iterations=self.iterations)
+        attack.compile = self.compile
+        answer = attack(caught, replace(threat_model, labels="known"), model, seed=seed)
+        return replace(answer, details={**answer.details, "caught": count})

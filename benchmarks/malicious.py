@@ -1,0 +1,167 @@
+"""What servers that change the model read off one batch, with and without dropout, and what a client could see of it.
+
+    python benchmarks/malicious.py [--seeds 0 1 2] [--trained 300] [--fishing] [--json]
+
+The victim sends the float32 gradient of one batch, in train mode: 64 images for `imprint`, 20 for `trap_weights`, whose
+`share` is 1 over that. `rebuilt` counts the images to which an answer comes within `--aim` dB, `certain` the answers
+that the attack vouches for, `wrong` those of them that come within the aim of no image; each is the median over seeds,
+with the range. `d_snr` and `alike` (`fedsim.scoring.detection`) are of the changed model, in brackets of the honest
+one, on the same batch.
+
+With `--fishing` the table is of that attack instead: in a batch of 64 digits one is of its class, on which it lets
+`cascade` go with at most `--iterations`; `psnr` is that image's, `stage` who answered.
+
+With `--trained N` the honest model is trained for N steps of SGD before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from statistics import median
+from typing import Any
+
+import torch
+from patch_embedding import show
+
+import attacks
+import defenses
+from attacks import NotApplicable, ThreatModel
+from fedsim import data, models
+from fedsim.data import Dataset
+from fedsim.federation.start import train_centrally
+from fedsim.local import Local, observed, train
+from fedsim.random import rng_for, seed_for
+from fedsim.scoring.detection import alike, disaggregation
+from fedsim.sent import changed
+
+VICTIMS: tuple[tuple[str, dict[str, Any], str, dict[str, Any], int], ...] = (
+    ("mnist", {"name": "mlp"}, "imprint", {}, 64),
+    ("mnist", {"name": "lenet"}, "imprint", {}, 64),
+    ("photos", {"name": "resnet18", "width": 8}, "imprint", {}, 64),
+    ("photos", {"name": "vit"}, "imprint", {}, 64),
+    ("mnist", {"name": "mlp", "activation": "relu"}, "trap_weights", {"share": 0.05}, 20),
+    ("mnist", {"name": "mlp"}, "trap_weights", {"share": 0.05}, 20),
+    ("photos", {"name": "mlp", "activation": "relu"}, "trap_weights", {"share": 0.05}, 20),
+    ("photos", {"name": "mlp"}, "trap_weights", {"share": 0.05}, 20),
+)
+THREAT = ThreatModel(server="malicious", auxiliary_data="public", labels="unknown")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.5])
+    parser.add_argument("--trained", type=int, default=0, help="steps of SGD before the attack, batch 32, rate 0.1")
+    parser.add_argument("--aim", type=float, default=40.0, help="dB")
+    parser.add_argument("--fishing", action="store_true")
+    parser.add_argument("--iterations", type=int, default=600, help="of what fishing lets go")
+    parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
+    arguments = parser.parse_args()
+    rows = []
+    for source, model, name, keys, batch in () if arguments.fishing else VICTIMS:
+        dataset = data.load({"name": source})
+        for rate in arguments.rates:
+            found = [
+                one(dataset, {**model, "dropout": rate}, {"name": name, **keys}, batch, seed, arguments)
+                for seed in arguments.seeds
+            ]
+            label = model["name"] + (f", {model['activation']}" if "activation" in model else "")
+            counts = {key: _range([each[key] for each in found]) for key in ("rebuilt", "certain", "wrong")}
+            honest = {
+                key: f"{median(e[key] for e in found):.2f} ({median(e[f'{key} honest'] for e in found):.2f})"
+                for key in ("d_snr", "alike")
+            }
+            rows.append({"data": source, "model": label, "p": rate, "attack": name, "of": batch, **counts, **honest})
+            if not arguments.json:
+                print(".", end="", flush=True)
+    if arguments.fishing:
+        rows = [fished(model, rate, arguments) for model in ("mlp", "lenet") for rate in arguments.rates]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print()
+        show(rows)
+
+
+def fished(name: str, rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One image of class 3 among 64, for each seed."""
+    dataset = data.load({"name": "mnist"})
+    spec = {"name": "fishing", "target": 3, "iterations": arguments.iterations}
+    attack, found, stages, other = attacks.create(**spec), [], [], []
+    attack.compile = "never"
+    for seed in arguments.seeds:
+        order = torch.from_numpy(rng_for(seed, "batch").permutation(len(dataset.train_images)).copy())
+        of_class = dataset.train_labels[order] == 3
+        chosen = torch.cat([order[of_class][:1], order[~of_class][:63]])
+        model = models.build(
+            {"name": name, "dropout": rate},
+            input_shape=dataset.input_shape,
+            classes=len(dataset.classes),
+            seed=seed_for(seed, "weights"),
+        )
+        images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
+        before = disaggregation(model, images, labels)
+        state = {n: v.clone() for n, v in changed(model, dataset, spec, seed=0).items()}
+        other.append((disaggregation(model, images, labels), before))
+        local = Local(batch_size=64)
+        result = train(model, images, labels, local=local, defense=defenses.compose([]), seed=seed, client=0, round=1)
+        observation = observed(dataset, local, state=state, update=result.played.update)
+        answer = attack(observation, ThreatModel(server="malicious", labels="unknown"), model)
+        error = ((answer.images[0] - images[0]) * torch.tensor(dataset.std).view(-1, 1, 1)).square().mean()
+        found.append(min(100.0, -10 * float(error.clamp_min(1e-16).log10())))
+        stages.append(str(answer.details.get("stage")))
+    psnr = f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
+    ratio = f"{median(after for after, _ in other):.2f} ({median(before for _, before in other):.2f})"
+    return {"model": name, "p": rate, "of": 64, "psnr": psnr, "stage": ", ".join(sorted(set(stages))), "d_snr": ratio}
+
+
+def one(
+    dataset: Dataset,
+    model: dict[str, Any],
+    attack: dict[str, Any],
+    batch: int,
+    seed: int,
+    arguments: argparse.Namespace,
+) -> dict[str, float]:
+    """One client under one server."""
+    spec = {**model, "malicious": attack}
+    shape, classes = dataset.input_shape, len(dataset.classes)
+    how = {"input_shape": shape, "classes": classes, "seed": seed_for(seed, "weights")}
+    victim, bare = models.build(spec, **how), models.build(model, **how)
+    if arguments.trained:
+        train_centrally(bare, dataset, steps=arguments.trained, batch_size=32, learning_rate=0.1, seed=seed)
+    victim.load_state_dict({**victim.state_dict(), **bare.state_dict()})
+    chosen = torch.from_numpy(rng_for(seed, "batch").permutation(len(dataset.train_images))[:batch].copy())
+    images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
+    honest = disaggregation(victim, images, labels), alike(victim)
+    state = changed(victim, dataset, attack, seed=seed_for(seed, "malicious"))
+    state = {name: value.clone() for name, value in state.items()}
+    seen = disaggregation(victim, images, labels), alike(victim)
+    local = Local(batch_size=batch)
+    plain = defenses.compose([])
+    result = train(victim, images, labels, local=local, defense=plain, seed=seed, client=0, round=1, classes=classes)
+    observation = observed(dataset, local, state=state, update=result.played.update)
+    found = {"d_snr": seen[0], "alike": seen[1], "d_snr honest": honest[0], "alike honest": honest[1]}
+    try:
+        answer = attacks.create(**attack)(observation, THREAT, victim)
+    except NotApplicable:
+        return {"rebuilt": 0, "certain": 0, "wrong": 0, **found}
+    std = torch.tensor(dataset.std).view(-1, 1, 1)
+    errors = ((answer.images[:, None] - images[None]) * std).square().flatten(2).mean(2)  # (answers, images)
+    near = errors <= 10 ** (-arguments.aim / 10)
+    certain = torch.tensor(answer.details["certain"])
+    return {
+        "rebuilt": int(near.any(0).sum()),
+        "certain": int(certain.sum()),
+        "wrong": int((certain & ~near.any(1)).sum()),
+        **found,
+    }
+
+
+def _range(values: list[float]) -> str:
+    return f"{median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
+if __name__ == "__main__":
+    main()
