@@ -62,6 +62,17 @@ def test_only_the_part_is_left_and_the_federation_is_the_same():
     assert ours == replace(theirs, victims=ours.victims, utility=ours.utility)
 
 
+@pytest.mark.parametrize("at", [1, 2], ids=["imprint", "of other options"])
+def test_of_a_malicious_server_its_own_federation_is_repeated(at):
+    tried = ["null_mean", "imprint", {"name": "imprint", "bins": 8}]
+    scenario = parse({**SMALL, "sweep": {}, "defenses": ["none"], "attacks": tried}, rehearsed=False)
+    original = every_cell(scenario)[3 + at]
+    part = part_of(scenario, cell=3 + at, threat_model=ThreatModel(server="malicious").as_dict())
+    cells = every_cell(repetition(part).scenario)
+    assert [cell.malicious for cell in cells] == [None, original.malicious]
+    assert original.malicious["bins"] == (512, 8)[at - 1]
+
+
 def test_of_a_list_of_grants_only_what_the_rows_were_told_is_left():
     scenario = parse({**SMALL, "sweep": {}, "threat_model": {"defense": ["unknown", "known"]}}, rehearsed=False)
     for at, told in enumerate(("unknown", "known")):
