@@ -97,7 +97,8 @@ class Program:
         return self._compile == "auto" and self._done > 0 and self._done % DECIDE_EVERY == 0
 
     def _counted(self, state: State, data: Mapping[str, Tensor], known: Guess) -> _Costs:
-        costs = _Costs.of(self._step, state, data, known)
+        with self._step.in_one_piece():
+            costs = _Costs.of(self._step, state, data, known)
         if costs.operations > MOST_OPERATIONS and self._compile == "always":
             log.warning("the iterations are not compiled: each has %d operations, too many", costs.operations)
         return costs
@@ -111,7 +112,8 @@ class Program:
 
     def _prepare(self, state: State, data: Mapping[str, Tensor], known: Guess) -> Iterate:
         begin = time.perf_counter()
-        compiled = _compiled(self._step, state, data, known)
+        with self._step.in_one_piece():
+            compiled = _compiled(self._step, state, data, known)
         self.compile_seconds += time.perf_counter() - begin
         log.info("compiled an iteration of %d problems in %.0f s", len(state["point"]), self.compile_seconds)
         return compiled or self._step

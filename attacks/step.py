@@ -7,6 +7,7 @@ The whole iteration is one pure function of tensors, so that it can be traced, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -129,6 +130,10 @@ class Step:
         self._evaluator, self._layout, self._schedule = evaluator, layout, schedule
         self._others = [prior for prior in composition.priors if not prior.asks]
         self._problems, self._restarts = problems, restarts
+
+    def in_one_piece(self) -> AbstractContextManager[None]:
+        """For whoever writes the operations of an iteration down: see `Evaluator.in_one_piece`."""
+        return self._evaluator.in_one_piece()
 
     def start(self, point: Tensor, reference: Tensor, floor: Tensor) -> State:
         """The state before the first iteration, of problems at `point` (N, D).

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -61,9 +62,21 @@ class Evaluator(ABC):
     Attributes:
         data: what it holds of each problem, (N, ...) by name: the observed update, in the form that it compares, and
             what priors have taken of the observation.
+        whole: see `in_one_piece`.
     """
 
     data: dict[str, Tensor]
+    whole: bool = False
+
+    @contextmanager
+    def in_one_piece(self) -> Iterator[None]:
+        """While open, all problems are computed at once: whoever writes the operations down would have those of every
+        few problems, one after the other."""
+        self.whole = True
+        try:
+            yield
+        finally:
+            self.whole = False
 
     @abstractmethod
     def compare(
@@ -85,7 +98,3 @@ class Evaluator(ABC):
     def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each problem, (N,) float64, and its gradient in the named parts of the guess, (N, ...) each."""
         return self.compare(self.data, guess, unknowns)
-
-    def keep(self, problems: Tensor) -> None:
-        """Keep only these problems (indices (M,)): the others have finished."""
-        self.data = {name: value[problems] for name, value in self.data.items()}

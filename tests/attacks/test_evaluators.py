@@ -6,8 +6,9 @@ from evaluator_problems import assert_ghost_equals_general, assert_same, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import vmap
 
-from attacks.evaluators import choose
+from attacks.evaluators import choose, general
 from attacks.evaluators.forms import low_rank
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
@@ -193,10 +194,40 @@ def test_keeping_some_problems_keeps_their_scalars() -> None:
         General(ClientRound(model=model), Cosine(), observed),
     ):
         loss, gradients = evaluator(guess, ["images"])
-        evaluator.keep(left)
-        kept, kept_gradients = evaluator({name: value[left] for name, value in guess.items()}, ["images"])
+        data, some = ({name: value[left] for name, value in each.items()} for each in (evaluator.data, guess))
+        kept, kept_gradients = evaluator.compare(data, some, ["images"])
         torch.testing.assert_close(kept, loss[left], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(kept_gradients["images"], gradients["images"][left], rtol=1e-9, atol=1e-9)
+
+
+def noting(sizes: list):
+    def noted(function, *, chunk_size):
+        sizes.append(chunk_size)
+        return vmap(function, chunk_size=chunk_size)
+
+    return noted
+
+
+def test_wide_problems_are_computed_a_few_at_a_time(monkeypatch) -> None:
+    """Unless somebody writes the operations down: a compiled iteration is not to grow with the problems."""
+    model, observed, guess = problem(mlp(8).double(), 5, 1, 0)
+
+    def found(at_once: int) -> tuple[General, Tensor, Tensor, list[int]]:
+        monkeypatch.setattr(general, "AT_ONCE", at_once)
+        evaluator, sizes = General(ClientRound(model=model), Cosine(), observed), []
+        monkeypatch.setattr(general, "vmap", noting(sizes))
+        loss, gradients = evaluator(guess, ["images"])
+        return evaluator, loss, gradients["images"], sizes
+
+    largest = 8 * 32
+    many, few = found(100 * largest), found(2 * largest + 1)
+    assert (many[3], few[3]) == ([100], [2])
+    torch.testing.assert_close(few[1], many[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(few[2], many[2], rtol=1e-12, atol=1e-12)
+    with few[0].in_one_piece():
+        few[0](guess, ["images"])
+    few[0](guess, ["images"])
+    assert few[3] == [2, None, 2]
 
 
 def test_noise_shapes_are_those_of_the_layers_that_draw() -> None:

@@ -98,8 +98,8 @@ def test_as_many_examples_as_positions_are_left_at_the_end() -> None:
     model, observed, guess = problem(Positions(4).double(), 6, 2, 0)
     ghost = Ghost(ClientRound(model=model), Cosine(), observed, guess)
     loss, gradients = ghost(guess, ["images"])
-    ghost.keep(torch.arange(4))
-    kept, kept_gradients = ghost({name: value[:4] for name, value in guess.items()}, ["images"])
+    data, some = ({name: value[:4] for name, value in each.items()} for each in (ghost.data, guess))
+    kept, kept_gradients = ghost.compare(data, some, ["images"])
     torch.testing.assert_close(kept, loss[:4], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(kept_gradients["images"], gradients["images"][:4], rtol=1e-9, atol=1e-9)
 
