@@ -201,6 +201,8 @@ def test_keeping_some_problems_keeps_their_scalars() -> None:
 
 
 def noting(sizes: list):
+    """`vmap` that notes how many it takes at a time."""
+
     def noted(function, *, chunk_size):
         sizes.append(chunk_size)
         return vmap(function, chunk_size=chunk_size)
@@ -214,6 +216,7 @@ def test_wide_problems_are_computed_a_few_at_a_time(monkeypatch) -> None:
 
     def found(at_once: int) -> tuple[General, Tensor, Tensor, list[int]]:
         monkeypatch.setattr(general, "AT_ONCE", at_once)
+        monkeypatch.setattr(general, "vmap", vmap)
         evaluator, sizes = General(ClientRound(model=model), Cosine(), observed), []
         monkeypatch.setattr(general, "vmap", noting(sizes))
         loss, gradients = evaluator(guess, ["images"])
@@ -226,6 +229,7 @@ def test_wide_problems_are_computed_a_few_at_a_time(monkeypatch) -> None:
     torch.testing.assert_close(few[2], many[2], rtol=1e-12, atol=1e-12)
     with few[0].in_one_piece():
         few[0](guess, ["images"])
+    assert few[3] == [2, None]
     few[0](guess, ["images"])
     assert few[3] == [2, None, 2]
 
