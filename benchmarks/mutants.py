@@ -4,7 +4,7 @@
 
 A mutant (`mutation.py`) is drawn by seed and name, so that a sample stays the same where code is added elsewhere. It is
 tried in a process of its own, in whose imports its file is exchanged; no file is written. Of the tests that call the
-function it stands in, up to `--seconds` are run, until one fails: first those of the test file that is most about it.
+function it stands in, up to `--seconds` are run, until one fails: of each test file the quickest ones.
 Tests that start a federation are not among them. The first call measures which test calls what; `build/mutants` keeps
 that, for as long as the sources stay as they are. `--again` runs those alone that survived the last time, after tests
 were added.
@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,8 +101,9 @@ class Outcome:
 def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     """Tests that execute its function, or, for what importing executes, any function of its file.
 
-    Those of the test file that is most about it come first (most of its tests reach it, and they call little else), and
-    the quickest of a file; a file costs a second besides.
+    The files take turns, each with the quickest test that it has left, so that no file takes all the time; a file costs
+    a second besides. What was chosen of the file that is most about it is run first (most of its tests reach it, and
+    they call little else).
     """
 
     def reaches(test: str) -> bool:
@@ -114,14 +116,15 @@ def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
         of_file.setdefault(test.split("::")[0], []).append(test)
     reaching = {name: [test for test in tests if reaches(test)] for name, tests in of_file.items()}
     breadth = {name: len({tuple(one) for test in tests for one in known[test][1]}) for name, tests in of_file.items()}
-    found, left = [], seconds
-    for name in sorted(of_file, key=lambda name: (-len(reaching[name]) / len(of_file[name]), breadth[name])):
-        left -= 1.0 if reaching[name] else 0.0
-        for test in sorted(reaching[name], key=lambda test: known[test][0]):
-            if left > 0 or not found:
-                found.append(test)
-                left -= known[test][0]
-    return found
+    files = sorted(
+        filter(reaching.get, of_file), key=lambda name: (-len(reaching[name]) / len(of_file[name]), breadth[name])
+    )
+    ordered = [sorted(reaching[name], key=lambda test: known[test][0]) for name in files]
+    turns = [test for turn in zip_longest(*ordered) for test in turn if test is not None]
+    costs = [known[test][0] + (at < len(files)) for at, test in enumerate(turns)]
+    begins = [until - cost for until, cost in zip(accumulate(costs), costs)]
+    chosen = {test for test, begin in zip(turns, begins) if begin < seconds}
+    return [test for tests in ordered for test in tests if test in chosen]
 
 
 @dataclass(frozen=True)
