@@ -123,8 +123,17 @@ def _labels(
     """A victim's labels, granted or inferred from its gradient, and what the answer is to say of them."""
     if threat_model.labels == "inferred":
         gradients = mean_gradient(observation) if found is None else found
-        inferred = infer_labels(model, gradients, batch_size=images, classes=observation.classes)
-        return inferred.labels, {"labels": "inferred", "label_confidence": round(inferred.confidence, 4)}
+        inferred = infer_labels(
+            attacker_copy(model, observation.state, client_mode=threat_model.client_mode),
+            gradients,
+            batch_size=images,
+            classes=observation.classes,
+            input_shape=observation.input_shape,
+        )
+        confidence = round(inferred.confidence, 4)
+        return inferred.labels, {
+            "labels": "inferred", "label_method": inferred.method, "label_confidence": confidence
+        }  # fmt: skip
     if observation.labels is None:
         raise NotApplicable("the observation holds no labels")
     if len(observation.labels) != images:

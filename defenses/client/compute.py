@@ -110,6 +110,8 @@ class Backward(Computation):
 
     def _backward(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         parameters = self._put(weights)
+        for parameter in parameters.values():
+            parameter.grad = None  # what an earlier training left there is none of this batch
         loss = self.loss(self.model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         found = {
