@@ -95,7 +95,7 @@ def test_one_that_does_not_say_so_changes_it_somewhere(name: str) -> None:
 
 def test_what_reads_the_first_layer_alone_takes_into_account_what_is_done_behind_it() -> None:
     for name in ("precode", "stochastic_depth", "nested_dropout", "token_dropout", "dropout", "gaussian_dropout"):
-        for attack in ("first_linear", "sparse_dictionary", "patch_embedding"):
+        for attack in ("first_linear", "sparse_dictionary", "patch_embedding", "imprint", "trap_weights"):
             assert needed_for(attack, name) is None, (attack, name)
     for name in ("dropconnect", "mixout", "lora_dropout", "mixup", "input_noise", "soteria"):
         for attack in ("first_linear", "sparse_dictionary", "patch_embedding"):
@@ -107,4 +107,6 @@ def test_what_reads_the_first_layer_alone_takes_into_account_what_is_done_behind
         "first_linear",
         "sparse_dictionary",
         "patch_embedding",
+        "imprint",
+        "trap_weights",
     }
