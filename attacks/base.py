@@ -144,6 +144,12 @@ class Attack:
             if not 0 <= getattr(self, key) < math.inf:
                 raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is not a number of at least 0")
 
+    def _positive(self, *options: str) -> None:
+        """Raise ValueError unless these options are numbers above 0."""
+        for key in options:
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is not a number above 0")
+
     def check(self, threat_model: ThreatModel) -> None:
         """Raise `NotApplicable` if the threat model does not grant what this attack requires."""
         for aspect, accepted in self.requires.items():

@@ -26,6 +26,7 @@ from attacks.head import find_head
 from attacks.malicious.base import MaliciousAttack, Outset
 from attacks.observation import Observation, ThreatModel
 from attacks.updates import attacker_copy, lacks, observed_gradient, trained_part
+from defenses.registry import parameters
 
 WHOLE = 0.05
 """How far the count of the target's images may be from a whole number."""
@@ -45,7 +46,7 @@ class Fishing(MaliciousAttack):
         margin: how far below the others its logit is put; where the others come in with nothing at all, what dropout
             took from the one image is read as it would be without them.
         then: the attack on what came in.
-        iterations: of that attack, where it optimises.
+        iterations: of that attack, where it has any.
     """
 
     requires: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -64,7 +65,10 @@ class Fishing(MaliciousAttack):
     def __post_init__(self) -> None:
         self._weights("target", "margin")
         self._whole("iterations")
-        base.create(self.then, iterations=self.iterations)
+        known = _followers()
+        if self.then not in known:
+            accepted = ", ".join(known)
+            raise ValueError(f"fishing: then = {self.then!r} is no attack that can follow (accepted: {accepted})")
 
     def change(self, model: nn.Module, outset: Outset, *, seed: int) -> None:
         if self.target >= outset.classes:
@@ -117,7 +121,14 @@ class Fishing(MaliciousAttack):
             examples=count,
             labels=torch.full((count,), self.target),
         )
-        attack = base.create(self.then, iterations=self.iterations)
+        has = "iterations" in parameters(base.get(self.then))
+        attack = base.create(self.then, **({"iterations": self.iterations} if has else {}))
         attack.compile = self.compile
         answer = attack(caught, replace(threat_model, labels="known"), model, seed=seed)
         return replace(answer, details={**answer.details, "caught": count})
+
+
+def _followers() -> list[str]:
+    """The attacks that look at an update, and neither change a model nor are told what was drawn."""
+    found = [(name, base.get(name)) for name in base.names()]
+    return [n for n, one in found if not (one.floor or one.oracle or issubclass(one, MaliciousAttack))]

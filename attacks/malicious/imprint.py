@@ -75,7 +75,7 @@ class Imprint(MaliciousAttack):
 
     def __post_init__(self) -> None:
         self._whole("bins")
-        self._weights("scale", "gain")
+        self._positive("scale", "gain")
 
     def on_model(self, model: nn.Module, *, input_shape: tuple[int, int, int]) -> nn.Module:
         like = next(model.parameters())

@@ -48,7 +48,7 @@ class TrapWeights(MaliciousAttack):
     gain: float = 100.0
 
     def __post_init__(self) -> None:
-        self._weights("gain")
+        self._positive("gain")
         if not 0 < self.share < 1:
             raise ValueError(f"trap_weights: share = {self.share} is not in (0, 1)")
 

@@ -25,6 +25,7 @@ from fedsim.scenario import trial
 from fedsim.scenario.batches import check_batches
 from fedsim.scenario.cells import Cell, every_cell, servers
 from fedsim.scenario.document import KeyPath, Problem, parse_path
+from fedsim.scenario.filled import filled
 from fedsim.scenario.schema import Scenario
 from fedsim.sent import changed
 
@@ -43,7 +44,10 @@ def rehearse(scenario: Scenario) -> None:
     check_batches(scenario, divisions)
     alike = len(servers(scenario))
     for i, cell in enumerate(every_cell(scenario)[: len(scenario.defenses) * alike]):
-        _model(cell, dataset, ("defenses", i // alike))
+        if cell.malicious is None:
+            _model(cell, dataset, ("defenses", i // alike))
+        else:
+            _malicious(cell, cell.malicious, dataset)
     if scenario.model.checkpoint is not None:
         _checkpoint(scenario, dataset)
 
@@ -56,9 +60,6 @@ def _data(scenario: Scenario) -> Dataset:
 
 
 def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
-    if cell.malicious is not None:
-        _malicious(cell, dataset)
-        return
     spec = cell.model_spec()
     shape = dataset.input_shape
     try:
@@ -79,17 +80,16 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
         raise _problem(error, defense) from None
 
 
-def _malicious(cell: Cell, dataset: Dataset) -> None:
-    """Whether the model is one that the server can change so."""
-    assert cell.malicious is not None
+def _malicious(cell: Cell, attack: dict[str, Any], dataset: Dataset) -> None:
+    """Whether the model is one that the server of an attack can change so."""
     if not len(dataset.public):
         raise Problem(("data",), "has no test image, by which a malicious server sets its weights")
     try:
-        spec = {**cell.model_spec(), "malicious": cell.malicious}
+        spec = {**cell.model_spec(), "malicious": attack}
         model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0)
-        changed(model, dataset, cell.malicious, seed=0)
+        changed(model, dataset, attack, seed=0)
     except ValueError as error:
-        at = [attack.name for attack in cell.scenario.attacks].index(str(cell.malicious["name"]))
+        at = [filled(attack.spec()) for attack in cell.scenario.attacks].index(attack)
         raise _problem(error, ("attacks", at)) from None
 
 

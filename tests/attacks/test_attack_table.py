@@ -142,6 +142,7 @@ TABLE = [
     Target(a("trap_weights"), 100, dropout=0.5, grants=MALICIOUS, model=with_bias),
     Target(a("trap_weights", share=0.1, gain=50.0), 100, grants=MALICIOUS, model=with_bias, batch=3),
     Target(a("fishing"), 100, dropout=0.5, grants={"server": "malicious"}, model=with_bias, part=True),
+    Target(a("fishing", then="first_linear", target=1), 100, dropout=0.5, **FISHING),
     Target(a("fishing", then="inverting_gradients", iterations=600, margin=50.0, target=1), 30, **FISHING),
     Target(a("null_mean"), 8, dropout=0.5),
     Target(a("null_random"), 5, dropout=0.5),

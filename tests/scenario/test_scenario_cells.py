@@ -288,11 +288,20 @@ def test_an_attack_of_a_malicious_server_has_federations_of_its_own():
     [
         ({"name": "lenet"}, "trap_weights", "the first layer with parameters is features.0, Conv2d"),
         ({"name": "mlp", "bias": False}, "trap_weights", "has no bias, by whose gradient an image is divided"),
+        ({"name": "mlp"}, {"name": "fishing", "target": 10}, "target = 10 is no class; accepted: 0 to 9"),
+        ({"name": "mlp"}, {"name": "fishing", "then": "nothing"}, "then = 'nothing' is no attack that can follow"),
+        ({"name": "mlp"}, {"name": "fishing", "then": "fishing"}, "then = 'fishing' is no attack that can follow"),
+        ({"name": "mlp"}, {"name": "imprint", "gain": 0}, "gain = 0.0 is not a number above 0"),
     ],
-    ids=["a convolution", "no bias"],
+    ids=["a convolution", "no bias", "no class", "no attack", "itself", "no gain"],
 )
 def test_a_model_that_a_server_cannot_change_so_is_refused_at_once(model, attack, said):
     with pytest.raises(BadInput, match=said) as refused:
         parse({"name": "changed", "model": model, "attacks": ["null_mean", attack]})
     assert "attacks[1]" in str(refused.value)
-    assert parse({"name": "changed", "model": {"name": "lenet"}, "attacks": ["imprint"]})
+
+
+def test_of_two_attacks_of_one_name_the_one_to_blame_is_named():
+    with pytest.raises(BadInput, match=r"attacks\[1\].*target = 10"):
+        parse({"name": "changed", "attacks": ["fishing", {"name": "fishing", "target": 10}]})
+    assert parse({"name": "changed", "model": {"name": "lenet"}, "attacks": ["imprint", "fishing"]})
