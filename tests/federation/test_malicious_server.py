@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
+import polars as pl
+import pytest
 import torch
 from federation_cells import MALICIOUS
 
 import attacks
 from attacks import ThreatModel
 from fedsim import models, observations
+from fedsim.answers import JobSpec
 from fedsim.files import read_json, read_tensors
+from fedsim.runs.attack import attack
+from fedsim.scenario.schema import Engine
+from fedsim.scoring.job import score_job
 from fedsim.truth import open_envelope
 
 
@@ -46,3 +54,27 @@ def test_the_attack_reads_off_what_the_clients_trained_on(simulated):
         shown = ((answer.images * std + mean) * 255).round()
         found += sum(any(torch.equal(image, true.float()) for true in truth) for image in shown)
     assert found == 4
+
+
+def test_its_rows_say_who_sent_what_and_what_a_client_could_have_seen(simulated, tmp_path):
+    cell = simulated.cell("malicious")
+    clients = tuple(client for _, client in observations.listed(cell))
+    spec = JobSpec(
+        cell="malicious",
+        round=1,
+        clients=clients,
+        attack=MALICIOUS,
+        grants={"auxiliary_data": "public"},
+        engine=Engine(device="cpu", compile="never"),
+        seed=0,
+        version="",
+    )
+    attack(cell, tmp_path / "job", spec)
+    score_job(cell, tmp_path / "job", tmp_path / "score", key="k", metrics=["psnr"])
+    rows = pl.read_parquet(tmp_path / "score" / "rows.parquet")
+    assert rows["threat_server"].to_list() == ["malicious"] * 4
+    assert rows["psnr"].min() > 60
+    for details in rows["details"]:
+        seen = json.loads(details)["detectable"]
+        assert seen["alike"] == pytest.approx(1.0)
+        assert 0 < seen["d_snr"] < 100
