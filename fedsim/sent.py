@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks.malicious import Outset
 from fedsim.data import Dataset
-from fedsim.models import malicious
+from fedsim.models import malicious_attack
 
 
 def changed(model: nn.Module, dataset: Dataset, attack: Mapping[str, Any], *, seed: int) -> dict[str, Tensor]:
@@ -25,5 +25,5 @@ def changed(model: nn.Module, dataset: Dataset, attack: Mapping[str, Any], *, se
         std=tuple(dataset.std),
         public=dataset.public,
     )
-    malicious(attack).change(model, outset, seed=seed)
+    malicious_attack(attack).change(model, outset, seed=seed)
     return {name: value.detach() for name, value in model.state_dict().items()}

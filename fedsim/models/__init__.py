@@ -5,7 +5,7 @@
 0.5
 """
 
-from fedsim.models.build import MODELS, build, effective_dropout, malicious, names, parameters
+from fedsim.models.build import MODELS, build, effective_dropout, malicious_attack, names, parameters
 from fedsim.models.checkpoint import fingerprint, restore
 from fedsim.models.factory import source
 
@@ -14,7 +14,7 @@ __all__ = [
     "build",
     "effective_dropout",
     "fingerprint",
-    "malicious",
+    "malicious_attack",
     "names",
     "parameters",
     "restore",

@@ -91,7 +91,7 @@ def build(
     model = _defended(model, spec, seed)
     if spec.get("malicious") is not None:
         with _seeded(None if seed is None else seed_for(seed, "malicious weights")):
-            model = malicious(spec["malicious"]).on_model(model, input_shape=input_shape)
+            model = malicious_attack(spec["malicious"]).on_model(model, input_shape=input_shape)
     with explained(tried, Exception):
         check_explicit(model, example)  # at the rate that is set: a layer of rate 0 draws nothing, however often called
         _check_logits(model, example, classes)
@@ -110,7 +110,7 @@ def _defended(model: nn.Module, spec: Mapping[str, Any], seed: int | None) -> nn
     return model
 
 
-def malicious(spec: Mapping[str, Any]) -> MaliciousAttack:
+def malicious_attack(spec: Mapping[str, Any]) -> MaliciousAttack:
     """The attack of a server that changes the model, of its specification."""
     attack = attacks.create(**spec)
     if not isinstance(attack, MaliciousAttack):

@@ -16,7 +16,7 @@ from fedsim.random import seed_for
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.salt import hash_of
 from fedsim.scenario import Cell, Scenario, every_cell
-from fedsim.scenario.filled import filled, malicious
+from fedsim.scenario.filled import filled, is_malicious
 from fedsim.scenario.work import Spec
 from fedsim.version import __version__
 
@@ -56,7 +56,7 @@ def attempts(cell: Cell) -> list[Attempt]:
     """
     found: list[Attempt] = []
     first, *others = cell.scenario.grants()
-    tried = [spec for spec in attack_specs(cell.scenario) if not malicious(spec)]
+    tried = [spec for spec in attack_specs(cell.scenario) if not is_malicious(spec)]
     for spec in tried if cell.malicious is None else [cell.malicious]:
         algorithm = attacks.get(spec["name"])
         decisive = (algorithm.uses() - algorithm.given.keys()) & cell.knowable()

@@ -20,7 +20,7 @@ from fedsim.files import key_of
 from fedsim.runs.jobs import Attempt, attempts
 from fedsim.scenario import Cell, Scenario, every_cell
 from fedsim.scenario.document import KeyPath, Problem, format_path, parse_path
-from fedsim.scenario.filled import malicious
+from fedsim.scenario.filled import is_malicious
 
 _FILES = ("path", "checkpoint")
 
@@ -129,7 +129,7 @@ def _cell(whole: Scenario, part: Part) -> tuple[Cell, int]:
     found: dict[str, tuple[Cell, int]] = {}
     more: dict[str, int] = {}
     wanted_of = {**part.params, "name": part.attack}
-    server = wanted_of if malicious(wanted_of) else None
+    server = wanted_of if is_malicious(wanted_of) else None
     for cell in every_cell(whole):
         if cell.malicious != server:
             continue

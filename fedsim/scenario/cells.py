@@ -13,7 +13,7 @@ from attacks.threat import GRANTS
 from fedsim import data, models
 from fedsim.local import Local
 from fedsim.paths import look_beside
-from fedsim.scenario.filled import filled, malicious
+from fedsim.scenario.filled import filled, is_malicious
 from fedsim.scenario.schema import Scenario, label_of, specs_of
 from fedsim.scenario.work import CentralTraining, Checkpoint, Federation, Start, Utility, Victims, Work
 
@@ -179,4 +179,4 @@ def every_cell(scenario: Scenario) -> list[Cell]:
 
 def servers(scenario: Scenario) -> list[dict[str, Any] | None]:
     """The servers of a scenario without a sweep: an honest one, and one for each attack that changes the model."""
-    return [None, *(dict(filled(spec)) for spec in scenario.attack_specs() if malicious(spec))]
+    return [None, *(dict(filled(spec)) for spec in scenario.attack_specs() if is_malicious(spec))]

@@ -20,6 +20,6 @@ def filled(spec: Spec) -> Spec:
     return {key: value for key, value in filled.items() if key not in attack.later or value != defaults[key]}
 
 
-def malicious(spec: Spec) -> bool:
+def is_malicious(spec: Spec) -> bool:
     """Whether an attack is one of a server that changes the model, so that it has federations of its own."""
     return issubclass(attacks.get(spec["name"]), MaliciousAttack)

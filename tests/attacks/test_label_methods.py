@@ -17,19 +17,23 @@ from attacks.labels.confidence import of_whole
 SHAPE = (1, 4, 4)
 BIASED = ("counted", "restored")
 """Methods that decline without the bias of the last layer."""
-SINGLE = ("idlg",)
 SHOWN = ("geng", "llg_star")
 """Methods that show the model images."""
 
 
-def evidence(labels, *, bias=True, seed=0):
-    """Of a new model, whose softmax is nearly even."""
+REPEATED = [0, 0, 0, 1, 3, 3, 4, 4]
+
+
+def client(labels, *, bias=True, seed=0):
+    """A new model, whose softmax is nearly even, and the gradient of images of these labels."""
     torch.manual_seed(seed)
     model = paper_mlp(dropout=0.0, inputs=16, width=32, classes=5, bias=bias)
-    labels = torch.tensor(labels)
-    images = torch.randn(len(labels), *SHAPE)
-    observation = observe(model, images, labels, classes=5)
-    return Evidence.of(model, observation.update, images=len(labels), classes=5, input_shape=SHAPE)
+    return model, observe(model, torch.randn(len(labels), *SHAPE), torch.tensor(labels), classes=5).update
+
+
+def evidence(labels, *, bias=True, seed=0):
+    model, update = client(labels, bias=bias, seed=seed)
+    return Evidence.of(model, update, images=len(labels), classes=5, input_shape=SHAPE)
 
 
 def test_there_are_these_methods():
@@ -39,7 +43,7 @@ def test_there_are_these_methods():
 
 @pytest.mark.parametrize("name", ["counted", "geng", "restored"])
 def test_repeats_are_counted_in_a_new_model(name):
-    for seed, labels in enumerate(([0, 0, 0, 1, 3, 3, 4, 4], [2] * 8, [0, 1, 2, 3, 4, 4, 4, 4])):
+    for seed, labels in enumerate((REPEATED, [2] * 8, [0, 1, 2, 3, 4, 4, 4, 4])):
         found = create(name).infer(evidence(labels, seed=seed))
         assert found.labels.tolist() == labels
         assert found.method == name
@@ -60,11 +64,9 @@ def test_yin_takes_labels_to_differ():
         create("yin").infer(evidence([0, 1, 2, 3, 4, 4]))
 
 
-@pytest.mark.parametrize("name", sorted({*names()} - {"geng"}))
+@pytest.mark.parametrize("name", ["counted", "idlg", "restored", "yin"])  # the others take inputs of one sign, or guess
 @pytest.mark.parametrize("label", range(5))
-def test_one_label_is_read_by_all_that_need_no_picture_of_the_softmax(name, label):
-    if name in ("llg", "llg_star"):  # by sums of what enters the layer, which GELU leaves of any sign
-        return
+def test_one_label_is_read(name, label):
     assert create(name).infer(evidence([label], seed=label)).labels.tolist() == [label]
 
 
@@ -96,12 +98,9 @@ def test_a_batch_is_not_one_image():
 
 
 def test_the_rule_answers_by_the_method_that_is_right():
-    torch.manual_seed(0)
-    model = paper_mlp(dropout=0.0, inputs=16, width=32, classes=5, bias=True)
-    labels = torch.tensor([0, 0, 0, 1, 3, 3, 4, 4])
-    update = observe(model, torch.randn(8, *SHAPE), labels, classes=5).update
+    model, update = client(REPEATED)
     found = infer_labels(model, update, batch_size=8, classes=5, input_shape=SHAPE)
-    assert found.labels.tolist() == labels.tolist()
+    assert found.labels.tolist() == REPEATED
     assert found.method in ("geng", "restored")
     assert found.misfit < 0.1
     assert infer_labels(model, update, batch_size=8, classes=5).method == "counted"  # nobody told the shape of an image
@@ -109,13 +108,10 @@ def test_the_rule_answers_by_the_method_that_is_right():
 
 
 def test_without_a_bias_labels_of_a_batch_are_guessed_and_said_to_be():
-    torch.manual_seed(0)
-    model = paper_mlp(dropout=0.0, inputs=16, width=32, classes=5, bias=False)
-    labels = torch.tensor([0, 0, 0, 1, 3, 3, 4, 4])
-    update = observe(model, torch.randn(8, *SHAPE), labels, classes=5).update
+    model, update = client(REPEATED, bias=False)
     found = infer_labels(model, update, batch_size=8, classes=5, input_shape=SHAPE)
     assert (found.method, len(found.labels)) == ("geng", 8)
-    assert found.confidence == pytest.approx(min(found.confidence, of_whole(found.misfit, 8, 5)))
+    assert found.confidence <= of_whole(found.misfit, 8, 5)
 
 
 def test_expected_counts_become_whole_ones():
