@@ -43,7 +43,15 @@ def advise(board: pl.DataFrame, judged: Sequence[Verdict]) -> Advice | None:
         rivals.setdefault(verdict.setting, []).append(verdict)
     chosen = {setting: one for setting, group in rivals.items() if (one := _choice(group)) is not None}
     limits = [*_limits(board, chosen), *_more(rivals), *_untried(board)]
-    return Advice(_use(rivals, chosen), _cost(rivals, chosen), limits)
+    return Advice([*_use(rivals, chosen), *_silent(board, judged)], _cost(rivals, chosen), limits)
+
+
+def _silent(board: pl.DataFrame, judged: Sequence[Verdict]) -> list[str]:
+    """Defenses under which no attack had an answer: they are in no verdict, and that is none in their favour."""
+    known = {(verdict.setting, verdict.defense) for verdict in judged}
+    pairs = board.select("setting_label", "defense_label").unique(maintain_order=True).rows()
+    names = list(dict.fromkeys(defense for setting, defense in pairs if (setting, defense) not in known))
+    return [f"Under {_named(names)} no attack had an answer, which says nothing for it."] if names else []
 
 
 def _choice(rivals: list[Verdict]) -> Verdict | None:
@@ -63,11 +71,7 @@ def _use(rivals: dict[str, list[Verdict]], chosen: dict[str, Verdict]) -> list[s
 
 
 def _praise(verdict: Verdict) -> str:
-    result = (
-        "none of the attacks tried rebuilt an image"
-        if verdict.kind == "resists"
-        else "the strongest attack did no better than a guess that ignores the update"
-    )
+    result = "none of the attacks tried rebuilt an image" if verdict.kind == "resists" else _held(verdict)
     among = f"{verdict.best['n']} images of {verdict.best['clients']} clients"
     return f"use {verdict.defense}. Under it {result} ({among})."
 
@@ -101,11 +105,17 @@ def _refusal(rivals: list[Verdict]) -> str:
 
 def _doubts(held: list[Verdict]) -> Iterator[str]:
     """Why defenses that held are not recommended; those of which the same is true in one sentence."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for verdict in held:
-        alike.setdefault(verdict.objections, []).append(verdict.defense)
-    for objections, names in alike.items():
-        yield f"No image was rebuilt under {_named(names)}, but {joined(list(objections))}."
+        alike.setdefault((_held(verdict), verdict.objections), []).append(verdict.defense)
+    for (result, objections), names in alike.items():
+        yield f"{result[0].upper()}{result[1:]} under {_named(names)}, but {joined(list(objections))}."
+
+
+def _held(verdict: Verdict) -> str:
+    if verdict.kind == "resists":
+        return "no image was rebuilt"
+    return "the strongest attack did no better than a guess that ignores the update"
 
 
 def _named(names: list[str]) -> str:

@@ -26,7 +26,10 @@ BESIDE = ("psnr_original", "psnr_trained")
 """Scores against other pictures of an image, of defenses that make some; an image without an answer has the floor's."""
 
 _FLOOR = "null_mean"
-_VICTIM = ["cell", "seed", "round", "client", "sample"]
+_IMAGE = ["seed", "round", "client", "sample"]
+_SAME = (["cell"], ["run", "scenario", "setting", "defense_params"])
+"""What images of these numbers are of: a federation; or the honest one beside that of a malicious server, whose clients
+train on the same images."""
 _UNIT = ["seed", "client"]
 """Of a sum over clients all images come from one answer: it is one unit (`_summary`)."""
 
@@ -46,9 +49,15 @@ def counted(results: pl.DataFrame) -> pl.DataFrame:
         results: rows of `fedsim.table.SCHEMA`, those of the floor `null_mean` among them.
     """
     rows = results.filter(pl.col("observed").fill_null(value=True)).with_columns(answered().alias("answered"))
-    floors = rows.filter((pl.col("attack") == _FLOOR) & pl.col("answered")).unique(_VICTIM, keep="first")
-    floors = floors.select(*_VICTIM, *(pl.col(name).alias(f"_floor_{name}") for name in (*SCORES, *BESIDE)))
-    rows = rows.join(floors, on=_VICTIM, how="left", nulls_equal=True, maintain_order="left")
+    guessed = rows.filter((pl.col("attack") == _FLOOR) & pl.col("answered"))
+    both = (*SCORES, *BESIDE)
+    for at, same in enumerate(_SAME):
+        floors = guessed.unique([*same, *_IMAGE], keep="first")
+        floors = floors.select(*same, *_IMAGE, *(pl.col(name).alias(f"_floor_{at}_{name}") for name in both))
+        rows = rows.join(floors, on=[*same, *_IMAGE], how="left", nulls_equal=True, maintain_order="left")
+    rows = rows.with_columns(
+        pl.coalesce(f"_floor_{at}_{name}" for at in range(len(_SAME))).alias(f"_floor_{name}") for name in both
+    )
     measured = [name for name in SCORES if results[name].is_not_null().any()]
     missing = ~pl.col("answered")
     scored = rows.with_columns(

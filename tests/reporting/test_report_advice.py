@@ -82,6 +82,21 @@ def test_an_attack_that_never_knew_the_defense_is_no_evidence_for_it():
     ]
 
 
+def test_what_is_no_better_than_a_guess_is_not_said_to_have_rebuilt_nothing():
+    """One of eight images was rebuilt, and the median is the guess's."""
+    some = under("pruning", 19.0).with_columns(leaked_psnr=pl.col("client") == 7)
+    guess = under("pruning", 25.0, attack="null_mean")
+    said = advice(under("none", 40.0), some, guess).use[0]
+    assert "No image was rebuilt" not in said
+    assert "The strongest attack did no better than a guess that ignores the update under pruning, but" in said
+
+
+def test_a_defense_under_which_no_attack_had_an_answer_is_said_to_be_unknown():
+    silent = [unscored(defense="dp_sgd", attack="imprint", client=c, status="not_applicable", reason="") for c in range(8)]
+    said = advice(under("none", 40.0), under("clip", 30.0), table.frame(silent))
+    assert said.use[-1] == "Under dp_sgd no attack had an answer, which says nothing for it."
+
+
 def test_failed_attacks_are_no_evidence():
     """Six of eight attacks on the defense failed, the others rebuilt nothing."""
     clip = {"defense": "clip", "attack": "dropout_inversion"}

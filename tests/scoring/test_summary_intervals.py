@@ -49,6 +49,15 @@ def test_an_image_without_an_answer_counts_with_the_score_of_the_floor():
     assert row["leaked_psnr"] == 0.5
 
 
+def test_an_image_without_an_answer_in_a_malicious_servers_federation_has_the_floor_of_the_honest_one():
+    """The floor is measured where the server is honest; its clients train on the same images."""
+    own = {"setting": ["s"] * 2, "defense_params": ["[]"] * 2}
+    changed = rows([20.0, None], status=["ok", "not_applicable"], cell=["changed"] * 2, **own)
+    other = {"setting": ["s"] * 2, "defense_params": ['[{"name": "clip"}]'] * 2}
+    floors = [floor([12.0, 14.0], cell=["honest"] * 2, **own), floor([1.0, 1.0], cell=["other"] * 2, **other)]
+    assert of(pl.concat([changed, *floors]))["psnr"] == 17.0
+
+
 def test_an_image_that_a_partial_answer_lacks_counts_too():
     """One image of a batch of eight was returned: the seven others have rows of status ok without scores."""
     columns = {"client": [0] * 8, "sample": list(range(8))}
