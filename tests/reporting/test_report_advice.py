@@ -92,7 +92,8 @@ def test_what_is_no_better_than_a_guess_is_not_said_to_have_rebuilt_nothing():
 
 
 def test_a_defense_under_which_no_attack_had_an_answer_is_said_to_be_unknown():
-    silent = [unscored(defense="dp_sgd", attack="imprint", client=c, status="not_applicable", reason="") for c in range(8)]
+    declined = {"attack": "imprint", "status": "not_applicable", "reason": ""}
+    silent = [unscored(defense="dp_sgd", client=client, **declined) for client in range(8)]
     said = advice(under("none", 40.0), under("clip", 30.0), table.frame(silent))
     assert said.use[-1] == "Under dp_sgd no attack had an answer, which says nothing for it."
 
