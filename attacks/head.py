@@ -340,7 +340,8 @@ def _rounding(observation: Observation, names: list[str], size: float) -> float:
         return eps
     assert observation.local is not None
     weights = sum(float(observation.state[name].double().square().sum()) for name in names) ** 0.5
-    rounding = eps * (1 + weights / (observation.local.learning_rate * size))
+    rate = max(part.rate(0) for part in observation.local.parts(names))
+    rounding = eps * (1 + weights / (rate * size))
     if rounding > _COARSEST:
         raise NotApplicable(f"the head's weight delta has lost its digits: rounding is {rounding:.0%} of it")
     return rounding

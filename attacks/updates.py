@@ -20,6 +20,7 @@ from attacks.base import NotApplicable
 from attacks.observation import Observation
 from defenses import Composition, compose
 from defenses.client.kernels import start_recurrences
+from defenses.client.optimizers import Optimizer
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ORDER, ClientRound, replay
 from defenses.client.training import LocalTraining
@@ -208,14 +209,22 @@ def mean_gradient(observation: Observation) -> dict[str, Tensor]:
     local = observation.local
     if local is None:
         raise NotApplicable("a weight delta needs local_training known")
-    unit, still = {"": torch.ones(())}, {"": torch.zeros(())}
-    if local.optimizer.first_gradient(unit, still, local.learning_rate) is None:
-        raise NotApplicable(f"labels cannot be inferred: {local.optimizer.name} does not add up gradients")
-    moved, state = torch.zeros(()), local.optimizer.init(still)
-    for _ in range(local_steps(observation)):
-        change, state = local.optimizer.update(unit, state, still, local.learning_rate)
-        moved = moved + change[""]
-    return {name: value / moved.to(value) for name, value in observation.update.items()}
+    if (other := next((one for one in local.optimizers if not _adds_up(one)), None)) is not None:
+        raise NotApplicable(f"labels cannot be inferred: {other.name} does not add up gradients")
+    still = {name: torch.zeros((), dtype=torch.float64) for name in observation.update}
+    unit = {name: torch.ones_like(value) for name, value in still.items()}
+    moved, state = still, local.init(still)
+    for step in range(local_steps(observation)):
+        change, state = local.change(unit, state, still, step)
+        moved = {name: value + change[name] for name, value in moved.items()}
+    if not all(moved.values()):
+        raise NotApplicable("labels cannot be inferred: some parameters are trained at a learning rate of zero")
+    return {name: value / moved[name].to(value) for name, value in observation.update.items()}
+
+
+def _adds_up(optimizer: Optimizer) -> bool:
+    one = {"": torch.ones(())}
+    return optimizer.first_gradient(one, {"": torch.zeros(())}, 1.0) is not None
 
 
 def as_one_batch(observation: Observation) -> None:
@@ -234,8 +243,9 @@ def as_one_batch(observation: Observation) -> None:
         raise NotApplicable("a sum over clients of several local steps is not the update of one batch")
     if local is not None and (local.clip_norm is not None or local.clip_value is not None):
         raise NotApplicable("each client clipped its own gradient: the sum is not the update of one batch")
-    if observation.kind == "delta" and local is not None and not isinstance(local.optimizer, SGD):
-        raise NotApplicable(f"{local.optimizer.name} acted on each client's own gradient: the sum is not of one batch")
+    if observation.kind == "delta" and local is not None and not local.linear:
+        name = next(one.name for one in local.optimizers if not isinstance(one, SGD))
+        raise NotApplicable(f"{name} acted on each client's own gradient: the sum is not of one batch")
     defense = known_defense(observation)
     if defense.changes_batch or defense.changes_loss or defense.replaces_gradient or defense.changes_update:
         raise NotApplicable("the defense acted on each client by itself: the sum is not the update of one batch")

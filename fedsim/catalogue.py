@@ -9,13 +9,13 @@ from rich.table import Table
 
 import attacks
 import defenses
-from defenses.client import optimizers
+from defenses.client import optimizers, schedules
 from defenses.registry import parameters
 from fedsim.errors import BadInput
 
 
 def catalogue(kind: str) -> Table:
-    """The members of one kind: attacks, defenses, optimizers, models, datasets, metrics or scenarios."""
+    """The members of one kind: attacks, defenses, optimizers, schedules, models, datasets, metrics or scenarios."""
     if kind not in _KINDS:
         raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
     rows = list(_KINDS[kind]())
@@ -76,6 +76,10 @@ def _optimizers() -> Iterable[Row]:
     return _members(optimizers.names(), optimizers.get)
 
 
+def _schedules() -> Iterable[Row]:
+    return _members(schedules.names(), schedules.get)
+
+
 def _models() -> Iterable[Row]:
     from fedsim import models
 
@@ -108,6 +112,7 @@ _KINDS: dict[str, Callable[[], Iterable[Row]]] = {
     "attacks": _attacks,
     "defenses": _defenses,
     "optimizers": _optimizers,
+    "schedules": _schedules,
     "models": _models,
     "datasets": _datasets,
     "metrics": _metrics,

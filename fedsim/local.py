@@ -23,7 +23,9 @@ from fedsim.random import generator_for
 _LATER = (
     "epochs",
     "examples",
+    "schedule",
     "optimizer",
+    "groups",
     "clip_norm",
     "clip_value",
     "proximal",

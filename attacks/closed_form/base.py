@@ -75,7 +75,7 @@ class Puzzle:
         """What the only step of an optimizer that is not linear says of each entry of the gradients; None where the
         update is linear in them, so that its rounding is all that is lost, or where they cannot be known."""
         observation, local = self.observation, self.observation.local
-        if observation.kind == "gradient" or local is None or self.steps != 1 or isinstance(local.optimizer, SGD):
+        if observation.kind == "gradient" or local is None or self.steps != 1 or local.linear:
             return None
         update = {name: value.double() for name, value in observation.update.items()}
         return local.first_estimate(update, entry_rounding(observation), {name: self.weight(name) for name in update})
@@ -85,12 +85,16 @@ class Puzzle:
         """How much of each entry of the gradients is noise that a defense is known to have added, and which entries
         say nothing; None: nothing is known of either."""
         observation, local = self.observation, self.observation.local
-        rate = 1.0
-        if observation.kind == "delta" and local is not None and isinstance(local.optimizer, SGD):
-            rate = _linear(local, self.steps)[1]
-        defense = known_defense(observation)
-        found = defense.spread(observation.update, examples=self.images or 1, rate=rate)
-        return None if found is None else found.times(1 / rate)
+        rates = dict.fromkeys(observation.update, 1.0)
+        if observation.kind == "delta" and local is not None and local.linear:
+            rates = {name: _linear(local, self.steps, name)[1] for name in rates}
+        defense, found = known_defense(observation), dict[float, Spread]()
+        for rate in set(rates.values()):  # parameters that are trained apart have rates of their own
+            own = defense.spread(observation.update, examples=self.images or 1, rate=rate)
+            if own is None:
+                return None
+            found[rate] = own.times(1 / rate)
+        return Spread.joined({name: found[rate] for name, rate in rates.items()})
 
     def precision(self, name: str) -> Tensor | None:
         """One over the standard deviation of each entry of a gradient, 0 where nothing is known; None: all alike."""
@@ -109,7 +113,7 @@ class Puzzle:
             return self.estimates[name].value
         local = self.observation.local
         assert local is not None  # or `local_steps` had declined
-        kept, pushed = _linear(local, self.steps)
+        kept, pushed = _linear(local, self.steps, name)
         return -(update - (kept - 1) * self.weight(name)) / pushed
 
     def weight(self, name: str) -> Tensor:
@@ -169,24 +173,28 @@ def _dtype(observation: Observation) -> torch.dtype:
 def _refuse(puzzle: Puzzle, local: LocalTraining) -> None:
     """Raise NotApplicable unless the delta is a sum of multiples of the steps' gradients and of the weights sent, or of
     a single step that says something of its gradient."""
-    if not isinstance(local.optimizer, SGD) and puzzle.estimates is None:
-        raise NotApplicable(f"{local.optimizer.name} does not add up gradients: what it sends does not reveal them")
+    if not local.linear and puzzle.estimates is None:
+        name = next(one.name for one in local.optimizers if not isinstance(one, SGD))
+        raise NotApplicable(f"{name} does not add up gradients: what it sends does not reveal them")
     if local.clip_value is not None:
         raise NotApplicable("the entries of the client's gradients were clipped: they do not reveal what they were")
+    if local.linear and any(_linear(local, puzzle.steps, name)[1] == 0 for name in puzzle.names):
+        raise NotApplicable("the learning rate of a parameter is zero: what changed it is not its gradient")
 
 
-def _linear(local: LocalTraining, steps: int) -> tuple[float, float]:
-    """The share of the sent weights that is in the returned ones, apart from gradients: what weight decay leaves; and
-    what the gradient of a single step was multiplied by.
+def _linear(local: LocalTraining, steps: int, name: str) -> tuple[float, float]:
+    """Of a parameter the share of the sent weights that is in the returned ones, apart from gradients: what weight
+    decay leaves; and what the gradient of a single step was multiplied by, or of several steps their largest rate.
 
     SGD is linear in the weights and the gradients, so this scalar recursion is the whole effect of the decay.
     """
-    optimizer = local.optimizer
+    [part] = local.parts([name])
+    optimizer = part.optimizer
     assert isinstance(optimizer, SGD)
     kept, velocity = 1.0, 0.0
-    for _ in range(steps):
+    for step in range(steps):
         decay = optimizer.weight_decay * kept
         velocity = optimizer.momentum * velocity + decay
-        kept -= local.learning_rate * (decay + optimizer.momentum * velocity if optimizer.nesterov else velocity)
+        kept -= part.rate(step) * (decay + optimizer.momentum * velocity if optimizer.nesterov else velocity)
     ahead = optimizer.momentum if optimizer.nesterov and steps == 1 else 0.0
-    return kept, local.learning_rate * (1 + ahead)
+    return kept, max(part.rate(step) for step in range(steps)) * (1 + ahead)

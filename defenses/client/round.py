@@ -225,10 +225,10 @@ def _body(
         entering=partial(resting.entering, start),
     )
     turn = Turn(source.draw, dict(memory or {}), classes=round.classes, own=own)
-    state = local.optimizer.init(start)
+    state = local.init(start)
     weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
     pieces = local.batches(len(images), round.batch_size, order)
-    update = local.optimizer.surrogate if surrogate and len(pieces) == 1 else local.optimizer.update
+    soft = surrogate and len(pieces) == 1
     for step, chosen in enumerate(pieces):
         source.step = step
         same = Fixed()
@@ -243,7 +243,7 @@ def _body(
         else:
             gradient, loss = computation.gradient(weights, batch, targets)
         gradient = local.adjusted(gradient, weights, start)
-        change, state = update(gradient, state, weights, local.learning_rate)
+        change, state = local.change(gradient, state, weights, step, surrogate=soft)
         weights = {name: value + change[name] for name, value in weights.items()}
         losses.append(loss)
     sent = gradient if round.share == "gradient" else {name: weights[name] - start[name] for name in start}

@@ -38,6 +38,13 @@ class Spread:
         """Nothing is added, but only the entries that were kept (bool, by parameter) say anything."""
         return cls({name: torch.where(one, 0.0, torch.inf).double() for name, one in kept.items()})
 
+    @classmethod
+    def joined(cls, of: Mapping[str, Spread]) -> Spread:
+        """Of each parameter what another spread says of it."""
+        alone = {name: own.alone[name] for name, own in of.items() if own.alone is not None}
+        steps = {name: own.steps[name] for name, own in of.items() if own.steps is not None}
+        return cls({name: own.added[name] for name, own in of.items()}, alone or None, steps or None)
+
     def then(self, later: Spread) -> Spread:
         """Of this noise, and of another that came on top of it."""
         replaced = [self.alone, later.alone]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from defenses.client.training import LocalTraining
 from fedsim import data
 from fedsim.audit.canary import NoCanary, play
 from fedsim.audit.consistency import Finding
-from fedsim.audit.facts import Canary, Facts
+from fedsim.audit.facts import Canary, Facts, Option
 from fedsim.audit.matching import Unusable
 from fedsim.audit.observing import Reply
 from fedsim.audit.picture import CannotReplay, layout, picture_of
@@ -185,14 +185,20 @@ def _seen(facts: Facts, again: Replayed, told: Told, steps: int) -> Iterator[Fin
     else:
         yield Finding("Replay", "our picture of the client's round gives what it sent, to float32")
     optimizer = facts.optimizer.removeprefix("torch.optim.")
-    keys = ", ".join(f"{key} {value:g}" for key, value in _spoken(facts))
-    yield Finding("Optimizer", f"the client trains with {optimizer}, learning rate {facts.lr:g}{keys and f', {keys}'}")
+    keys = ", ".join(f"{key} {value:g}" for key, value in _spoken(facts.options))
+    rates = _rates(facts.learning_rates)
+    yield Finding("Optimizer", f"the client trains with {optimizer}, learning rate {rates}{keys and f', {keys}'}")
+    for group in facts.groups:
+        which = ", ".join(group.parameters[:4]) + (", ..." if len(group.parameters) > 4 else "")
+        apart = ", ".join(f"{key} {value:g}" for key, value in _spoken(group.options))
+        says = f"it trains {which} apart: learning rate {_rates(group.learning_rates)}{apart and f', {apart}'}"
+        yield Finding("Optimizer", says)
     local = told.local
     if local is not None:
         spec: Mapping[str, Any] = local.optimizer.spec()
         pairs = [
             ("optimizer", optimizer.lower(), spec["name"]),
-            ("learning rate", facts.lr, local.learning_rate),
+            ("learning rate", facts.lr, _first_rate(local)),
             ("momentum", facts.momentum, spec.get("momentum", 0.0)),
             ("weight decay", facts.weight_decay, spec.get("weight_decay", 0.0)),
         ]
@@ -211,11 +217,20 @@ def _seen(facts: Facts, again: Replayed, told: Told, steps: int) -> Iterator[Fin
         yield Finding("Canary", note)
 
 
-def _spoken(facts: Facts) -> Iterator[tuple[str, float]]:
-    if facts.momentum:
-        yield "momentum", facts.momentum
-    if facts.weight_decay:
-        yield "weight decay", facts.weight_decay
+def _spoken(options: Mapping[str, Option]) -> Iterator[tuple[str, float]]:
+    for key in ("momentum", "weight_decay"):
+        if value := options.get(key):
+            yield key.replace("_", " "), float(value)  # type: ignore[arg-type]
+
+
+def _rates(rates: Sequence[float]) -> str:
+    if len(set(rates)) == 1:
+        return f"{rates[0]:g}"
+    return f"{rates[0]:g} in the first step, {rates[-1]:g} in the last, {min(rates):g} to {max(rates):g}"
+
+
+def _first_rate(local: LocalTraining) -> float:
+    return local.learning_rate * (1.0 if local.schedule is None else local.schedule.factor(0))
 
 
 def _value(value: object) -> str:

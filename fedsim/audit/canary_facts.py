@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from fedsim.audit.canary_form import Images, Refusal, numbers
 from fedsim.audit.canary_items import Loaders
 from fedsim.audit.canary_seen import Call, Step
 from fedsim.audit.canary_watch import Watch
-from fedsim.audit.facts import Facts, LossSeen
+from fedsim.audit.facts import Facts, GroupSeen, LossSeen
 
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-5}
 """How far an image may be from the canary's and still be it; coarser types round more."""
@@ -57,17 +57,17 @@ def judged(watch: Watch, loaders: Loaders, received: Mapping[str, Tensor]) -> Ju
         "train" if not resting else "eval" if len(resting) == len(modules) else "mixed"
     )
     first = watch.steps[0]
-    options = dict(first.options[0])
-    options.pop("initial_lr", None)
+    own, *others = _groups(watch.steps)
     facts = Facts(
         optimizer=_named(first.optimizer),
-        options={name: value for name, value in options.items() if name != "lr"},
-        learning_rates=tuple(float(step.options[0]["lr"]) for step in watch.steps),
+        options=own.options,
+        learning_rates=own.learning_rates,
+        groups=tuple(others),
         steps=len(watch.steps),
         backwards=tuple(step.backwards for step in watch.steps),
         mode=mode,
         resting=resting if mode == "mixed" else (),
-        frozen=tuple(names[name] for name, _ in model.named_parameters() if name not in gradients),
+        frozen=tuple(name for name, _ in model.named_parameters() if name not in gradients),
         dropout={site: rate for call in calls for site, rate in call.rates.items()},
         dtype=watch.dtype,
         losses=tuple(
@@ -118,15 +118,13 @@ def _unexplained(
 def _of_step(number: int, step: Step, first: Step, images: Images, known: bool) -> Iterator[str]:
     if step.optimizer is not first.optimizer:
         yield f"step {number} is of another optimizer: its state started anew"
-    if len(step.options) > 1:
-        keys = [key for key, value in step.options[0].items() if any(o.get(key) != value for o in step.options[1:])]
-        yield f"the optimizer treats groups of parameters differently ({', '.join(keys)})"
+    if [group.names for group in step.groups] != [group.names for group in first.groups]:
+        yield "the optimizer's groups of parameters change between steps"
+    elif (odd := _changing(step, first)) is not None:
+        yield f"the optimizer's hyper-parameters change between steps ({odd})"
     if step.gradients != first.gradients:
         missing = sorted(step.gradients ^ first.gradients)[0]
         yield f"{missing} has a gradient in some steps only"
-    same = [{key: value for key, value in one.options[0].items() if key != "lr"} for one in (step, first)]
-    if same[0] != same[1]:
-        yield "the optimizer's hyper-parameters change between steps"
     if step.clipped != first.clipped:
         yield "gradients are clipped in some steps only, or by another bound"
     if len(step.clipped) > 1:
@@ -157,6 +155,26 @@ def _of_step(number: int, step: Step, first: Step, images: Images, known: bool) 
         if entered.mean is not None and entered.std is not None:
             seen = f"mean {numbers(entered.mean)} and std {numbers(entered.std)}"
             yield f"the model is given images of {seen}, not {numbers(images.mean)} and {numbers(images.std)} as stated"
+
+
+def _groups(steps: list[Step]) -> list[GroupSeen]:
+    """The optimizer's groups, those that are treated alike as one; the first of its own comes first."""
+    found: list[GroupSeen] = []
+    for place, group in enumerate(steps[0].groups):
+        rates = tuple(step.groups[place].rate for step in steps if place < len(step.groups))
+        own = GroupSeen(parameters=group.names, options=group.others, learning_rates=rates)
+        alike = [n for n, one in enumerate(found) if replace(one, parameters=own.parameters) == own]
+        if alike:
+            found[alike[0]] = replace(own, parameters=found[alike[0]].parameters + own.parameters)
+        else:
+            found.append(own)
+    return found
+
+
+def _changing(step: Step, first: Step) -> str | None:
+    """A hyper-parameter that is another than in the first step, the learning rate apart."""
+    pairs = zip(step.groups, first.groups, strict=True)
+    return next((key for one, other in pairs for key, value in one.others.items() if other.others[key] != value), None)
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,30 @@ class Clipped:
     parameters: int
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """A group of an optimizer's parameters: the names of those that are the model's, and its hyper-parameters."""
+
+    names: tuple[str, ...]
+    options: Mapping[str, Option]
+
+    @property
+    def rate(self) -> float:
+        return float(self.options["lr"])
+
+    @property
+    def others(self) -> dict[str, Option]:
+        """The hyper-parameters apart from the learning rate."""
+        return {key: value for key, value in self.options.items() if key not in ("lr", "initial_lr")}
+
+
 @dataclass
 class Step:
     """One step of an optimizer.
 
     Args:
         calls: forward passes whose gradients went into it.
-        options: hyper-parameters of its groups of parameters, without duplicates.
+        groups: of its parameters, those that hold one of the model's.
         gradients: the names of the parameters that it was given a gradient for.
         clipped: by what, before it.
         altered: a parameter that was changed since the step before, by something else.
@@ -65,7 +82,7 @@ class Step:
 
     optimizer: Optimizer
     calls: list[Call]
-    options: list[dict[str, Option]]
+    groups: tuple[Grouped, ...]
     gradients: frozenset[str]
     clipped: list[Clipped]
     backwards: int

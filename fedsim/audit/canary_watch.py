@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from defenses.stochastic.functional import FUNCTIONS, child
-from fedsim.audit.canary_seen import Call, Clipped, Option, Step, autocast, plain, tensors
+from fedsim.audit.canary_seen import Call, Clipped, Grouped, Step, autocast, plain, tensors
 
 
 @dataclass
@@ -171,16 +171,18 @@ class Watch:
         if not self.steps:
             self.first = {name: value.detach().clone() for name, value in found.items()}
             self.dtype = str(next(iter(found.values())).dtype).removeprefix("torch.")
-        options: list[dict[str, Option]] = []
-        for group in optimizer.param_groups:
-            own = {name: plain(value) for name, value in group.items() if name not in ("params", "param_names")}
-            if any(id(value) in names for value in group["params"]) and own not in options:
-                options.append(own)
+        groups = (
+            Grouped(
+                tuple(names[id(value)] for value in group["params"] if id(value) in names),
+                {name: plain(value) for name, value in group.items() if name not in ("params", "param_names")},
+            )
+            for group in optimizer.param_groups
+        )
         self.steps.append(
             Step(
                 optimizer=optimizer,
                 calls=calls,
-                options=options,
+                groups=tuple(group for group in groups if group.names),
                 gradients=frozenset(found),
                 clipped=self._clipped,
                 backwards=self._backwards,

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from defenses.client.groups import Part
+from defenses.client.optimizers import Optimizer
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.training import LocalTraining
 from defenses.stochastic.places import head
@@ -61,7 +63,7 @@ def findings(reply: Reply, told: Told, model: nn.Module) -> list[Finding]:
         found += _steps_sizes(reply, told, told.local)
         found += _decay(reply, told.local)
     found += _images(reply, told, model)
-    if not told.defense and (told.local is None or isinstance(told.local.optimizer, SGD)):
+    if not told.defense and (told.local is None or told.local.linear):
         found += _rounded(reply)  # Adam's steps are rounded signs themselves
     return sorted(found, key=lambda finding: not finding.wrong)
 
@@ -135,9 +137,12 @@ def _head(reply: Reply, told: Told, local: LocalTraining, model: nn.Module) -> I
     outside [-1, 1]."""
     name = _head_name(model, "bias")
     steps = steps_of(reply, told)
-    if name is None or name not in reply.update or not isinstance(local.optimizer, SGD) or steps is None:
+    if name is None or name not in reply.update or steps is None:
         return
-    if local.optimizer.weight_decay or told.defense or not reply.update[name].any():
+    [part] = local.parts([name])
+    if not isinstance(part.optimizer, SGD) or part.optimizer.weight_decay:
+        return
+    if told.defense or not reply.update[name].any():
         return
     change = reply.update[name].double()
     length, total = float(change.abs().sum()), abs(float(change.sum()))
@@ -149,24 +154,22 @@ def _head(reply: Reply, told: Told, local: LocalTraining, model: nn.Module) -> I
         )
         yield Finding("Loss", says, True)
         return
-    most = 2 * local.learning_rate * _push(local, steps)
+    most = 2 * _push(part, part.optimizer, steps)
     if length > 1.01 * most + lost:
         says = (
             f"the head's bias moved by {length:.3g} in all, and by at most {most:.3g} in {_steps(steps)} of a mean "
-            f"cross-entropy at the learning rate {local.learning_rate:g}: the rate, the steps or the momentum is "
+            f"cross-entropy at the learning rate {part.learning_rate:g}: the rate, the steps or the momentum is "
             "larger, or the loss is summed over the batch"
         )
         yield Finding("Learning rate, steps or reduction", says, True)
 
 
-def _push(local: LocalTraining, steps: int) -> float:
-    """How far SGD moves in so many steps along a gradient of 1 at a rate of 1."""
-    optimizer = local.optimizer
-    assert isinstance(optimizer, SGD)
+def _push(part: Part, optimizer: SGD, steps: int) -> float:
+    """How far SGD moves in so many steps along a gradient of 1."""
     moved, velocity = 0.0, 0.0
-    for _ in range(steps):
+    for step in range(steps):
         velocity = optimizer.momentum * velocity + 1
-        moved += 1 + optimizer.momentum * velocity if optimizer.nesterov else velocity
+        moved += part.rate(step) * (1 + optimizer.momentum * velocity if optimizer.nesterov else velocity)
     return moved
 
 
@@ -175,8 +178,10 @@ def _steps_sizes(reply: Reply, told: Told, local: LocalTraining) -> Iterator[Fin
     sizes = torch.cat([value.flatten().abs() for value in reply.update.values()])
     sizes = sizes[sizes > 0]
     steps = steps_of(reply, told)
-    if len(sizes) < 100:
+    if len(sizes) < 100 or local.groups:  # whose entries move by rates of their own
         return
+    [part] = local.parts([next(iter(reply.update))])
+    rate, rates = part.rate(0), sum(part.rate(step) for step in range(steps or 1))
     most, middle = float(sizes.max()), float(sizes.median())
     alike = float(((sizes - middle).abs() < 0.02 * middle).double().mean())
     if isinstance(local.optimizer, SGD):
@@ -187,16 +192,19 @@ def _steps_sizes(reply: Reply, told: Told, local: LocalTraining) -> Iterator[Fin
     if steps == 1 and alike < 0.5 and local.optimizer.name.startswith("adam"):
         says = f"entries moved by differing amounts, where the first step of {local.optimizer.name} moves all alike"
         yield Finding("Optimizer", f"{says}: another optimizer, or more steps", True)
-    elif steps is not None and most > 1.01 * ADAM * local.learning_rate * steps and local.optimizer.name == "adam":
+    elif steps is not None and most > 1.01 * ADAM * rates and local.optimizer.name == "adam":
         says = f"an entry moved by {most:.3g}, more than {_steps(steps)} of adam at {local.learning_rate:g} can"
         yield Finding("Learning rate or steps", says, True)
-    elif steps == 1 and alike > ALIKE and not 0.98 < middle / local.learning_rate < 1.02:
-        says = f"most entries moved by {middle:.3g}: that is the learning rate of one step, not {local.learning_rate:g}"
+    elif steps == 1 and alike > ALIKE and not 0.98 * rate < middle < 1.02 * rate:
+        says = f"most entries moved by {middle:.3g}: that is the learning rate of one step, not {rate:g}"
         yield Finding("Learning rate", says, True)
 
 
 def _decay(reply: Reply, local: LocalTraining) -> Iterator[Finding]:
     """Where there is no gradient, weight decay alone moves a weight: by the same share of each."""
+    if local.groups or not reply.update:  # of which each may decay by its own
+        return
+    [part] = local.parts([next(iter(reply.update))])
     said = float(getattr(local.optimizer, "weight_decay", 0.0))
     eps = torch.finfo(torch.float32).eps
     rest, shares = 0, 0
@@ -221,7 +229,7 @@ def _decay(reply: Reply, local: LocalTraining) -> Iterator[Finding]:
     place = int(counts.argmax())
     ratio, share = float(common[place]) * 2 * eps, float(counts[place]) / len(every)
     if not said and ratio < -8 * eps and share > 0.05:
-        decay = -ratio / local.learning_rate
+        decay = -ratio / (part.rate(0) or local.learning_rate)
         says = f"{share:.0%} of the large weights shrank by the same share, {-ratio:.2g}"
         yield Finding("Weight decay", f"{says}: a weight decay of about {decay:.2g} in one step", True)
 
@@ -241,10 +249,12 @@ def _images(reply: Reply, told: Told, model: nn.Module) -> Iterator[Finding]:
             f"the head's update has rank {rank}: it is of at least {rank} images, where what was said makes "
             f"{images}; or there is weight decay, an optimizer that acts on each entry, or noise"
         )
-        plain = told.local is None or (
-            isinstance(told.local.optimizer, SGD) and not told.local.optimizer.weight_decay
-        )
+        plain = told.local is None or not any(_acts_on_entries(optimizer) for optimizer in told.local.optimizers)
         yield Finding("Images", says, plain)
+
+
+def _acts_on_entries(optimizer: Optimizer) -> bool:
+    return not isinstance(optimizer, SGD) or optimizer.weight_decay > 0
 
 
 def _rounded(reply: Reply) -> Iterator[Finding]:

@@ -29,18 +29,28 @@ class LossSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupSeen:
+    """Parameters that the optimizer treats unlike those of its first group: their names, and the like of `Facts`."""
+
+    parameters: tuple[str, ...]
+    options: Mapping[str, Option]
+    learning_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a client was seen to do in one round, as far as it can be said in a few words.
 
     Args:
         optimizer: its class, `torch.optim.SGD`; another's with its module, `opacus.optimizers.DPOptimizer`.
-        options: its hyper-parameters as torch names them, without the learning rate.
-        learning_rates: of each step.
+        options: its hyper-parameters as torch names them, without the learning rate; of its first group of parameters.
+        learning_rates: of each step, likewise.
+        groups: the other parameters, where their hyper-parameters or rates are others.
         steps: of the optimizer.
         backwards: how many backward passes each step added up.
         mode: of the modules during training; `mixed` where `resting` names those in evaluation mode.
         resting: paths of the modules that were in evaluation mode.
-        frozen: parameters that no step was given a gradient for.
+        frozen: parameters, by the model's own names, that no step was given a gradient for.
         dropout: the rate at each site that drew a mask, by its name in `Canary.noise`.
         dtype: of the parameters while they were trained, `float32`.
         losses: what the loss was computed with, and `loss_values` what backward passes started from.
@@ -54,6 +64,7 @@ class Facts:
     optimizer: str
     options: Mapping[str, Option]
     learning_rates: tuple[float, ...]
+    groups: tuple[GroupSeen, ...] = ()
     steps: int
     backwards: tuple[int, ...]
     mode: Literal["train", "eval", "mixed"]
@@ -99,6 +110,14 @@ class Facts:
         found = {name: frozen(value) for name, value in plain.items()}
         found["losses"] = tuple(LossSeen(**loss) for loss in plain["losses"])
         found["options"] = {name: frozen(value) for name, value in plain["options"].items()}
+        found["groups"] = tuple(
+            GroupSeen(
+                parameters=tuple(group["parameters"]),
+                options={name: frozen(value) for name, value in group["options"].items()},
+                learning_rates=tuple(group["learning_rates"]),
+            )
+            for group in plain["groups"]
+        )
         return cls(**found)
 
 

@@ -193,6 +193,12 @@ def _said(told: Told) -> Iterator[tuple[str, str]]:
         spec = dict(local.optimizer.spec())
         keys = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.items() if key != "name" and value)
         yield "optimizer", f"{spec['name']}, learning rate {local.learning_rate:g}" + (f", {keys}" if keys else "")
+        if local.schedule is not None:
+            of = {key: value for key, value in local.schedule.spec().items() if key != "name"}
+            yield "schedule", f"{local.schedule.name}, " + ", ".join(f"{key} {value}" for key, value in of.items())
+        for group in local.groups:
+            said = {key: value for key, value in group.to_dict().items() if value is not None}
+            yield "trained apart", json.dumps(said)
         yield "length", f"{local.epochs} epoch(s)" if local.epochs is not None else f"{local.steps} step(s)"
     if told.defense:
         yield "defense", ", ".join(str(part["name"]) for part in told.defense)

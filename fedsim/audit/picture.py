@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 
 from defenses.client import optimizers
 from defenses.client.compute import own_loss
+from defenses.client.groups import Group
 from defenses.client.optimizers import Optimizer
 from defenses.client.round import ORDER, ClientRound
+from defenses.client.schedules import Schedule
+from defenses.client.schedules.listed import Listed
 from defenses.client.training import LocalTraining
 from defenses.stochastic.convert import Inexplicit, convert
-from fedsim.audit.facts import Canary, Facts
+from fedsim.audit.facts import Canary, Facts, GroupSeen, Option
 
 
 class CannotReplay(ValueError):
@@ -101,12 +105,14 @@ def layout(canary: Canary) -> tuple[LocalTraining, int | None, Tensor, Tensor | 
     facts, steps = canary.facts, canary.order
     sizes = [len(step) for step in steps]
     taken = [index for step in steps for index in step]
-    if len(set(facts.learning_rates)) > 1:
-        low, high = min(facts.learning_rates), max(facts.learning_rates)
-        raise CannotReplay(f"the learning rate changes between steps, from {low:g} to {high:g}")
+    rate = max(facts.learning_rates) or max((r for group in facts.groups for r in group.learning_rates), default=0.0)
+    if not rate:
+        raise CannotReplay("the learning rate is zero in all of its steps")
     base = LocalTraining(
-        learning_rate=facts.lr,
-        optimizer=optimizer_of(facts),
+        learning_rate=rate,
+        schedule=_schedule(facts.learning_rates, rate),
+        optimizer=optimizer_of(facts.optimizer, facts.options),
+        groups=tuple(_group(group, facts, rate) for group in facts.groups),
         clip_norm=facts.clip_norm,
         clip_value=facts.clip_value,
     )
@@ -127,32 +133,49 @@ def layout(canary: Canary) -> tuple[LocalTraining, int | None, Tensor, Tensor | 
     raise CannotReplay(f"its steps take {', '.join(map(str, sizes[:8]))} images, which no epochs of one batch size do")
 
 
-def optimizer_of(facts: Facts) -> Optimizer:
+def _schedule(rates: Sequence[float], top: float) -> Schedule | None:
+    """The factors of the rates that were seen; None where they are all `top`."""
+    factors = tuple(rate / top for rate in rates)
+    return None if set(factors) == {1.0} else Listed(factors=factors)
+
+
+def _group(seen: GroupSeen, facts: Facts, rate: float) -> Group:
+    return Group(
+        parameters=tuple(glob.escape(name) for name in seen.parameters),
+        optimizer=optimizer_of(facts.optimizer, seen.options),
+        schedule=Listed(factors=tuple(own / rate for own in seen.learning_rates)),
+    )
+
+
+def optimizer_of(name: str, options: Mapping[str, Option]) -> Optimizer:
     """Our optimizer of the same meaning.
+
+    Args:
+        name: of its class, as `Facts.optimizer` has it.
 
     Raises:
         CannotReplay: there is none.
     """
-    options = facts.options
     for odd in ("maximize", "amsgrad", "dampening"):
         if options.get(odd):
-            raise CannotReplay(f"{facts.optimizer} with {odd} = {options[odd]}")
-    if facts.optimizer == "torch.optim.SGD":
-        keys = {"momentum": facts.momentum, "nesterov": facts.nesterov, "weight_decay": facts.weight_decay}
-        return optimizers.create("sgd", **keys)
-    if facts.optimizer in ("torch.optim.Adam", "torch.optim.AdamW"):
+            raise CannotReplay(f"{name} with {odd} = {options[odd]}")
+    decay = options.get("weight_decay") or 0.0
+    if name == "torch.optim.SGD":
+        keys = {"momentum": options.get("momentum") or 0.0, "nesterov": bool(options.get("nesterov"))}
+        return optimizers.create("sgd", **keys, weight_decay=decay)
+    if name in ("torch.optim.Adam", "torch.optim.AdamW"):
         betas = options["betas"]
         assert isinstance(betas, tuple)
-        apart = facts.optimizer.endswith("AdamW") or bool(options.get("decoupled_weight_decay"))
+        apart = name.endswith("AdamW") or bool(options.get("decoupled_weight_decay"))
         return optimizers.create(
             "adamw" if apart else "adam",
             beta1=betas[0],
             beta2=betas[1],
             epsilon=options["eps"],
-            weight_decay=facts.weight_decay,
+            weight_decay=decay,
         )
     known = ", ".join(optimizers.names())
-    raise CannotReplay(f"no optimizer of ours computes what {facts.optimizer} does; there are {known}")
+    raise CannotReplay(f"no optimizer of ours computes what {name} does; there are {known}")
 
 
 def normalised(canary: Canary) -> Tensor:

@@ -15,7 +15,10 @@ from fedsim.cli.shell import ScenarioArgument, SetOption, app, out
 def list_members(
     kinds: Annotated[
         list[str],
-        typer.Argument(metavar="KIND...", help="attacks, defenses, optimizers, models, datasets, metrics or scenarios"),
+        typer.Argument(
+            metavar="KIND...",
+            help="attacks, defenses, optimizers, schedules, models, datasets, metrics or scenarios",
+        ),
     ],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a document.")] = False,
 ) -> None:

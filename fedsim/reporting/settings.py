@@ -16,13 +16,17 @@ _WORDS = {
     "steps": lambda value: f"steps {value}",
     "share": lambda value: {"gradient": "gradients"}.get(value, str(value)),
     "optimizer.name": lambda value: str(value),
+    "schedule.name": lambda value: f"{value} schedule" if value else "constant rate",
+    "groups": lambda value: f"{len(value or ())} parameter groups",
     "optimizer.momentum": lambda value: f"momentum {value}",
     "content": lambda value: f"files {str(value)[:6]}",
 }
-_ALWAYS = {
+_ALWAYS: dict[str, Any] = {
     "federation.local.batch_size": 1,
     "federation.local.steps": 1,
     "federation.local.epochs": None,
+    "federation.local.schedule.name": None,
+    "federation.local.groups": [],
     "federation.local.optimizer.name": "sgd",
     "federation.local.optimizer.momentum": 0.0,
     "federation.local.clip_norm": None,

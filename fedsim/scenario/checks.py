@@ -12,7 +12,7 @@ import torch
 import attacks
 import defenses
 from defenses.base import Deployment
-from defenses.client import optimizers
+from defenses.client import optimizers, schedules
 from fedsim.scenario.document import KeyPath, Problem, format_path
 from fedsim.scenario.members import SGD, Member
 from fedsim.scenario.schema import Folder, Local, Npz, Scenario, label_of, specs_of
@@ -64,11 +64,25 @@ def _federation(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     if local.share == "gradient" and local.optimizer != SGD:
         message = "share: gradient sends the gradient before any optimizer; use share: weights"
         yield ("federation", "local", "optimizer"), message
+    for key in ("schedule", "groups"):
+        if local.share == "gradient" and getattr(local, key):
+            yield ("federation", "local", key), f"share: gradient is sent before any step; use share: weights for {key}"
     if local.epochs is not None and local.steps != 1:
         yield ("federation", "local", "steps"), "give either epochs or steps"
     if local.examples is not None and local.epochs is None:
         yield ("federation", "local", "examples"), "says how many examples epochs go through, but there are no epochs"
-    yield from _refused(("federation", "local", "optimizer"), local.optimizer, optimizers.create)
+    for optimizer, schedule, path in _trained(local):
+        if optimizer is not None:
+            yield from _refused((*path, "optimizer"), optimizer, optimizers.create)
+        if schedule is not None:
+            yield from _refused((*path, "schedule"), schedule, schedules.create)
+
+
+def _trained(local: Local) -> Iterator[tuple[Member | None, Member | None, KeyPath]]:
+    """The optimizer and the schedule of all parameters, and of each group."""
+    yield local.optimizer, local.schedule, ("federation", "local")
+    for number, group in enumerate(local.groups):
+        yield group.optimizer, group.schedule, ("federation", "local", "groups", number)
 
 
 def _victims(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:

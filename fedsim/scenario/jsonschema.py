@@ -25,8 +25,8 @@ def json_schema() -> dict[str, Any]:
     for name, block in schema["$defs"].items():
         if name.endswith("Defense"):  # at several strengths an entry is several
             block["properties"] = {key: _or_several(key, of) for key, of in block["properties"].items()}
-        if "optimizer" in block.get("properties", {}):
-            block["properties"]["optimizer"] = _or_name(block["properties"]["optimizer"])
+        for key in {"optimizer", "schedule"} & block.get("properties", {}).keys():
+            block["properties"][key] = _or_name(block["properties"][key])
         partition = block.get("properties", {}).get("partition")
         if partition is not None:
             block["properties"]["partition"] = {"anyOf": [{"const": "iid"}, partition]}
@@ -34,6 +34,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _or_name(union: dict[str, Any]) -> dict[str, Any]:
+    """A block or, in short, its name; a union that may be null stays one."""
+    if "discriminator" not in union:
+        return {**union, "anyOf": [_or_name(one) if "discriminator" in one else one for one in union["anyOf"]]}
     names = [name for name in union["discriminator"]["mapping"] if name != "factory"]
     return {"anyOf": [{"enum": names}, {key: value for key, value in union.items() if key != "discriminator"}]}
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 import attacks
 import defenses
-from defenses.client import optimizers
+from defenses.client import optimizers, schedules
 from defenses.registry import parameters
 from fedsim import models
 from fedsim.models.build import MODELS
@@ -140,11 +140,13 @@ if TYPE_CHECKING:
     Attack: TypeAlias = Member
     Defense: TypeAlias = Member
     Optimizer: TypeAlias = Member
+    Schedule: TypeAlias = Member
 else:
     Model = _union([*(_model(name) for name in models.names()), FactoryModel])
     Attack = _union(_member("attack", name, cls, parameters(cls)) for name, cls in attacks.base._registry)
     Defense = _union(_member("defense", name, cls, parameters(cls)) for name, cls in defenses.base._registry)
     Optimizer = _union(_member("optimizer", name, cls, parameters(cls)) for name, cls in optimizers._registry)
+    Schedule = _union(_member("schedule", name, cls, parameters(cls)) for name, cls in schedules._registry)
 
 SGD = TypeAdapter(Optimizer).validate_python({"name": "sgd"})
 """Plain stochastic gradient descent."""

@@ -27,8 +27,12 @@ def write_out(data: dict[str, Any]) -> None:
             data[key] = [_named(item) for item in data[key]]
     federation = data.get("federation")
     local = federation.get("local") if isinstance(federation, dict) else None
-    if isinstance(local, dict) and isinstance(local.get("optimizer"), str):
-        local["optimizer"] = {"name": local["optimizer"]}
+    if isinstance(local, dict):
+        groups = local.get("groups")
+        for block in (local, *(groups if isinstance(groups, list) else ())):
+            for key in ("optimizer", "schedule"):
+                if isinstance(block, dict) and isinstance(block.get(key), str):
+                    block[key] = {"name": block[key]}
     source = data.get("data")
     if isinstance(source, dict) and isinstance(source.get("partition"), str):
         source["partition"] = {"kind": source["partition"]}

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, JsonValue, PrivateAttr, Tag, create_m
 
 from attacks import ThreatModel
 from attacks.threat import GRANTS
-from fedsim.scenario.members import SGD, Attack, Block, Count, Defense, Member, Model, Optimizer, Positive
+from fedsim.scenario.members import SGD, Attack, Block, Count, Defense, Member, Model, Optimizer, Positive, Schedule
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Literal["mse", "psnr", "ssim", "lpips"]
@@ -94,6 +94,19 @@ class Hub(_Source):
     label_key: str | None = None
 
 
+class Group(Block):
+    """Parameters that a client trains unlike the others."""
+
+    parameters: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Patterns of their names, such as `*.bias`; the first group that a name fits has it."""
+    scale: Annotated[float, Field(ge=0)] = 1.0
+    """Their learning rate over `learning_rate`."""
+    optimizer: Optimizer | None = None
+    """Theirs; null is that of the others."""
+    schedule: Schedule | None = None
+    """Theirs; null is that of the others."""
+
+
 class Local(Block):
     """What a client does in a round."""
 
@@ -106,8 +119,12 @@ class Local(Block):
     examples: Count | None = None
     """How many of its examples a client goes through in its epochs; null is all."""
     learning_rate: Positive = 0.1
+    schedule: Schedule | None = None
+    """What it is multiplied by in each step of a round; null is a constant rate."""
     optimizer: Optimizer = SGD
     """Its state starts afresh in each round."""
+    groups: tuple[Group, ...] = ()
+    """Parameters that are trained otherwise."""
     clip_norm: Positive | None = None
     """Bound of each step's gradient in L2 norm; null is none."""
     clip_value: Positive | None = None
@@ -278,9 +295,10 @@ class Scenario(Block):
         varied = {*self.sweep, *(key for setting in self.settings for key in setting)}
         if "model.name" in varied:  # the defaults of one model are unknown keys, or other values, to the next
             plain["model"] = {key: plain["model"][key] for key in plain["model"] if key in self.model.model_fields_set}
-        if "federation.local.optimizer.name" in varied:  # and those of one optimizer
-            own = self.federation.local.optimizer
-            plain["federation"]["local"]["optimizer"] = own.model_dump(mode="json", include=own.model_fields_set)
+        local = self.federation.local
+        for key, own in (("optimizer", local.optimizer), ("schedule", local.schedule)):
+            if own is not None and f"federation.local.{key}.name" in varied:  # and those of one optimizer
+                plain["federation"]["local"][key] = own.model_dump(mode="json", include=own.model_fields_set)
         if any(key.split(".")[0] == "federation" for key in varied):  # what nobody wrote follows from it in each
             for block, key in self._following:
                 del plain[block][key]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import attacks
 import defenses
 from attacks import LocalTraining, NotApplicable, ThreatModel
+from defenses.client.groups import refuse_foreign
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.training import freeze
 from fedsim import data, models, observations
@@ -76,6 +77,8 @@ def _gradient(
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(local.dtype)
     try:
         freeze(model, local.training.trained)
+        for group in local.training.groups:
+            refuse_foreign(model, group.parameters, "groups")
     except ValueError as error:
         raise BadInput(f"federation.local.{error}") from None
     if not entries.trained(model):
@@ -105,7 +108,8 @@ def _gradient(
 
 
 def _one_step(local: Local) -> Local:
-    return replace(local, share="gradient", training=replace(local.training, steps=1, epochs=None, optimizer=SGD()))
+    plain = replace(local.training, steps=1, epochs=None, optimizer=SGD(), schedule=None, groups=())
+    return replace(local, share="gradient", training=plain)
 
 
 @contextmanager

@@ -17,7 +17,14 @@ from fedsim.scenario.members import FACTORY, Block, FactoryModel
 from fedsim.scenario.normalise import canonical
 from fedsim.scenario.schema import Scenario
 
-_KINDS = {"model": "model", "attacks": "attack", "defenses": "defense", "data": "data set"}
+_KINDS = {
+    "model": "model",
+    "attacks": "attack",
+    "defenses": "defense",
+    "data": "data set",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
+}
 
 _WORDS = {
     "a valid array": "a list",
@@ -73,7 +80,8 @@ def _problem(error: Mapping[str, Any]) -> Problem:
 
 
 def _unnamed(path: KeyPath, tag: str, value: Any, known: list[str]) -> Problem:
-    kind = _KINDS.get(str(path[0]), "member") if tag == "name" else tag
+    place = next((str(part) for part in reversed(path) if not isinstance(part, int)), "")
+    kind = _KINDS.get(place, "member") if tag == "name" else tag
     names = ", ".join(name for name in known if name != FACTORY) + (", or a factory" if FACTORY in known else "")
     if isinstance(value, dict) and tag in value:
         return Problem((*path, tag), f"unknown {kind} {value[tag]!r}{nearest(value[tag], known)} (known: {names})")

@@ -238,7 +238,32 @@ VARIANTS = {
             ("net.train()", "net.train()\n        rates = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)"),
             ("optimizer.step()", "optimizer.step()\n                rates.step()"),
         ),
-        why="learning rate changes between steps, from 0.0125 to 0.05",
+        facts={"learning_rates": (0.05, 0.025, 0.0125)},
+    ),
+    "a warm-up from nothing, and a cosine": Variant(
+        train=changed(
+            TRAIN,
+            (
+                "net.train()",
+                "net.train()\n        from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR\n"
+                "        parts = [LambdaLR(optimizer, lambda n: n / 2), CosineAnnealingLR(optimizer, 5)]\n"
+                "        rates = SequentialLR(optimizer, parts, [2])",
+            ),
+            ("optimizer.step()", "optimizer.step()\n                rates.step()"),
+        ),
+        project=changed(PROJECT, ("epochs = 1", "epochs = 2")),
+        facts={"steps": 6, "lr": 0.0},
+    ),
+    "momentum that changes": Variant(
+        train=changed(
+            TRAIN,
+            (
+                "net.train()",
+                "net.train()\n        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=9)",
+            ),
+            ("optimizer.step()", "optimizer.step()\n                rates.step()"),
+        ),
+        why=r"hyper-parameters change between steps \(momentum\)",
     ),
     "accumulation": Variant(
         train=changed(
@@ -308,7 +333,41 @@ VARIANTS = {
         train=optimizer(
             'torch.optim.SGD([{"params": net.conv.parameters()}, {"params": net.fc2.parameters(), "lr": 1.0}], lr=lr)'
         ),
-        why=r"groups of parameters differently \(lr\)",
+        facts={"frozen": ("fc1.weight", "fc1.bias"), "learning_rates": (0.05,) * 3},
+    ),
+    "two rates, each with a schedule of its own": Variant(
+        train=changed(
+            TRAIN,
+            (
+                "torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)",
+                'torch.optim.SGD([{"params": net.conv.parameters()}, {"params": [*net.fc1.parameters(), '
+                '*net.fc2.parameters()], "lr": 0.5, "momentum": 0.5}], lr=lr)\n'
+                "        each = [lambda n: 0.5**n, lambda n: (3 - n) / 3]\n"
+                "        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, each)",
+            ),
+            ("optimizer.step()", "optimizer.step()\n                rates.step()"),
+        ),
+    ),
+    "no decay of biases, by the earlier api": Variant(
+        client=EARLIER,
+        train=optimizer(
+            'torch.optim.AdamW([{"params": [p for p in net.parameters() if p.dim() > 1]}, '
+            '{"params": [p for p in net.parameters() if p.dim() < 2], "weight_decay": 0.0}], lr=1e-3, weight_decay=0.5)'
+        ),
+    ),
+    "frozen layers, by the earlier api": Variant(
+        client=EARLIER,
+        train=changed(TRAIN, ("net.train()", "net.train()\n        net.conv.requires_grad_(False)")),
+        facts={"frozen": ("conv.weight", "conv.bias")},
+    ),
+    "a group of its own from the second step on": Variant(
+        train=changed(
+            TRAIN,
+            ("torch.optim.SGD(net.parameters()", "torch.optim.SGD(net.fc2.parameters()"),
+            ("optimizer.step()", 'optimizer.step()\n                if len(optimizer.param_groups) < 2:\n'
+             '                    optimizer.add_param_group({"params": net.conv.parameters()})'),
+        ),
+        why="groups of parameters change between steps",
     ),
     "rmsprop": Variant(
         train=optimizer("torch.optim.RMSprop(net.parameters(), lr=1e-3)"),

@@ -14,12 +14,13 @@ from types import ModuleType
 import pytest
 import torch
 from client_apps import MEAN, STD, a_message, model_of, photographs, written
-from client_variants import VARIANTS, Variant
+from client_variants import EARLIER, VARIANTS, Variant, changed, optimizer
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedsim.audit import canary, canary_process
 from fedsim.audit.canary import Canary, NoCanary, play
+from fedsim.audit.facts import GroupSeen
 from fedsim.audit.replaying import replayed
 from fedsim.errors import BadInput
 from fedsim.recording import Recorded
@@ -101,6 +102,28 @@ def test_nothing_is_drawn_from_who_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("forked")
+def test_arrays_that_have_numbers_for_names(tmp_path: Path) -> None:
+    """What is frozen, and what is trained apart, is named as the model names it."""
+    variant = Variant(
+        client=EARLIER,
+        train=changed(
+            optimizer(
+                'torch.optim.SGD([{"params": net.fc1.parameters()}, {"params": net.fc2.parameters(), "lr": 1}], lr)'
+            ),
+            ("net.train()", "net.train(); net.conv.requires_grad_(False)"),
+        ),
+    )
+    app = written(tmp_path / "app", train=variant.train, client=variant.client)
+    model = model_of(app)
+    named = a_message(model)
+    sent = replace(named, sent={str(place): value for place, value in enumerate(named.sent.values())})
+    found = play(app, sent, *photographs(6), mean=MEAN, std=STD)
+    assert found.facts.frozen == ("conv.weight", "conv.bias")
+    assert [group.parameters for group in found.facts.groups] == [("fc2.weight", "fc2.bias")]
+    assert replayed(found, model).why is None
+
+
+@pytest.mark.usefixtures("forked")
 def test_a_replay_with_one_fact_wrong_is_told_from_the_client(tmp_path: Path) -> None:
     found, model = a_canary(tmp_path)
     facts = found.facts
@@ -108,6 +131,14 @@ def test_a_replay_with_one_fact_wrong_is_told_from_the_client(tmp_path: Path) ->
         "momentum": replace(found, facts=replace(facts, options={**facts.options, "momentum": 0.8})),
         "decay": replace(found, facts=replace(facts, options={**facts.options, "weight_decay": 1e-3})),
         "rate": replace(found, facts=replace(facts, learning_rates=(0.0501,) * 3)),
+        "schedule": replace(found, facts=replace(facts, learning_rates=(0.05, 0.05, 0.0501))),
+        "group": replace(
+            found,
+            facts=replace(
+                facts,
+                groups=(GroupSeen(parameters=("fc2.bias",), options=facts.options, learning_rates=(0.06,) * 3),),
+            ),
+        ),
         "order": replace(found, order=(found.order[1], found.order[0], found.order[2])),
         "labels": replace(found, labels=found.labels.roll(1)),
         "mask": replace(found, noise={**found.noise, "drop": found.noise["drop"].flip(0)}),

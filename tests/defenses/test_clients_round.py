@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 import defenses
 from attacks.updates import attacker_copy
+from defenses.client import schedules
+from defenses.client.groups import Group
 from defenses.client.optimizers import Optimizer, create
 from defenses.client.optimizers import names as optimizers
 from defenses.client.optimizers.adam import Adam
@@ -183,12 +185,31 @@ ONLY = {
 }
 """The models that a defense can handle, where it is not all of them."""
 
+SCHEDULES = [
+    schedules.create("listed", factors=(0.0, 1.0, 0.3)),
+    schedules.create("step", every=1, gamma=0.5),
+    schedules.create("cosine", steps=4, least=0.01),
+    schedules.create("linear", steps=2, start=0.2),
+]
+"""Every schedule: a new one adds a line."""
+
+GROUPS = [
+    (Group(parameters=("*bias",), scale=0.5, optimizer=create("sgd", momentum=0.5)),),
+    (
+        Group(parameters=("*head*", "*6*"), scale=10.0),
+        Group(parameters=("*weight",), optimizer=create("sgd", weight_decay=0.1), schedule=SCHEDULES[1]),
+    ),
+    (Group(parameters=("*bias",), optimizer=create("adam", epsilon=1e-3)),),
+]
+
 local_trainings = st.builds(
     LocalTraining,
     steps=st.integers(1, 3),
     epochs=st.sampled_from([None, None, 1, 2]),
     learning_rate=st.sampled_from([0.01, 0.3]),
+    schedule=st.sampled_from([None, *SCHEDULES]),
     optimizer=st.sampled_from(OPTIMIZERS),
+    groups=st.sampled_from([(), (), *GROUPS]),
     clip_norm=st.sampled_from([None, None, 0.1]),
     clip_value=st.sampled_from([None, None, 0.01]),
     proximal=st.sampled_from([0.0, 0.5]),
@@ -238,6 +259,7 @@ def assert_same(played: Played, replayed: Played) -> None:
 def test_the_tables_are_complete() -> None:
     assert set(DEFENSES) == set(defenses.names())
     assert {optimizer.name for optimizer in OPTIMIZERS} == set(optimizers())
+    assert {schedule.name for schedule in SCHEDULES} == set(schedules.names())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

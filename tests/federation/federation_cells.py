@@ -91,4 +91,11 @@ def consistency_cells() -> dict[str, Work]:
             for precision in ("float32", "float64"):
                 local = {"share": share, "steps": steps, "precision": precision, "batch_size": 4}
                 cells[f"{name}-{share}-{precision}"] = work(local, model=model, data=data)
+    model, data = MODELS["mlp"]
+    apart = {
+        "schedule": {"name": "step", "gamma": 0.5},
+        "groups": [{"parameters": ["*.bias"], "scale": 3.0, "optimizer": {"name": "sgd", "momentum": 0.9}}],
+    }
+    local = {"share": "weights", "steps": 2, "precision": "float64", "batch_size": 4, **apart}
+    cells["trained-apart"] = work(local, model=model, data=data)
     return cells

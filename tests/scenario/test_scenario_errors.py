@@ -93,6 +93,23 @@ def test_the_file_that_the_others_spoil_is_good(file):
         ("[1, 2], c", "[@0, 2], c", "victims.rounds[0]: 0 should be greater than or equal to 1"),
         ("clients_per_round: 4", "clients_per_round: @9", "federation.clients_per_round: 9 clients a round, but there"),
         ("steps: 1", "steps: @3", "federation.local.steps: share: gradient needs steps: 1, not 3; use share: weights"),
+        ("steps: 1", "schedule: @cosin", "federation.local.schedule.name: unknown schedule 'cosin'; did you mean"),
+        ("steps: 1", "schedule: @step", "federation.local.schedule: share: gradient is sent before any step"),
+        (
+            "steps: 1, share: gradient",
+            "share: weights, schedule: {name: step, gamma: @-1.0}",
+            "federation.local.schedule.gamma: step: gamma = -1.0 is not a number of at least 0",
+        ),
+        (
+            "steps: 1, share: gradient",
+            "share: weights, groups: [{parameters: ['*'], optimizer: {name: sgd, @momentom: 1}}]",
+            "federation.local.groups[0].optimizer.momentom: unknown key",
+        ),
+        (
+            "steps: 1, share: gradient",
+            "share: weights, groups: [{parameters: ['*'], scale: @-1.0}]",
+            "federation.local.groups[0].scale: -1.0 should be greater than or equal to 0",
+        ),
         ("[0, 1]", "[0, @0]", "seeds[1]: 0 stands in seeds[0] already"),
         ("[0, 1]", "@[]", "seeds: the list is empty"),
         ("[0, 1]", "[0, @-1]", "seeds[1]: -1 should be greater than or equal to 0"),

@@ -39,6 +39,8 @@ CHANGES = {  # key: another value than the base's, and whether it parts settings
     "federation.local.epochs": (1, True),
     "federation.local.examples": (4, True),
     "federation.local.optimizer": ({"name": "adamw"}, True),
+    "federation.local.schedule": ({"name": "step"}, True),
+    "federation.local.groups": ([{"parameters": ["*.bias"], "scale": 2.0}], True),
     "federation.local.clip_norm": (1.0, True),
     "federation.local.clip_value": (1.0, True),
     "federation.local.proximal": (0.1, True),
@@ -66,6 +68,8 @@ WEIGHTS = {  # keys that have a meaning with other keys only
     "federation.local.epochs": _DELTA,
     "federation.local.examples": [*_DELTA, "federation.local.epochs=2"],
     "federation.local.optimizer": _DELTA,
+    "federation.local.schedule": _DELTA,
+    "federation.local.groups": _DELTA,
 }
 
 
