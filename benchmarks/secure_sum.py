@@ -1,11 +1,14 @@
-"""How many clients' images `sparse_dictionary` rebuilds from nothing but the sum of their updates.
+"""How many images attacks on a linear first layer rebuild from nothing but the sum of several clients' updates.
 
     python benchmarks/secure_sum.py [--clients 16 32 64 96] [--rates 0.5] [--batch-size 1] [--pretrain 0] [--json]
+    python benchmarks/secure_sum.py --clients 1 --batch-size 32 --rates 0 0.5 --attacks sparse_dictionary cocktail_party
 
 Under secure aggregation a server sees the mean of K clients' updates and none by itself. For a closed form that is the
-update of one batch of K times B images: each client's dropout masks are its own, as each image's are in a batch. The
-victims are an MLP with biases on MNIST, in train mode, one local step, equal weights. An update is the clients' float32
-gradient (`gradient`), or the change of their float32 weights at `--learning-rate` (`delta`), averaged in float32.
+update of one batch of K times B images: each client's dropout masks are its own, as each image's are in a batch; one
+client is a batch of its own, and no sum. The victims are an MLP with biases, in train mode, one local step, equal
+weights. An update is the clients' float32 gradient (`gradient`), or the change of their float32 weights at
+`--learning-rate` (`delta`), averaged in float32. Several seeds are other images, weights and masks: their counts are
+added up, and `median` is over all their images (0 dB where an image has no answer).
 
 `rebuilt` counts the images with at least `--aim` dB in the answer matched to them (one each), `certain` those that the
 attack vouches for, `wrong` those among them that do not reach the aim. `rank` is how many of the images the sum shows
@@ -19,6 +22,7 @@ import json
 import time
 from dataclasses import replace
 from itertools import product
+from statistics import median
 from typing import Any
 
 import torch
@@ -28,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attacks
-from attacks import LocalTraining, NotApplicable, ThreatModel
+from attacks import Attack, LocalTraining, NotApplicable, Observation, ThreatModel
 from fedsim import data, models
 from fedsim.data import Dataset
 from fedsim.federation.start import train_centrally
@@ -42,17 +46,24 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5])
     parser.add_argument("--kinds", nargs="+", default=["gradient"], choices=["gradient", "delta"])
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument(
+        "--attacks", nargs="+", default=["sparse_dictionary"], help="with options as in cocktail_party:signal=pixels"
+    )
+    parser.add_argument("--data", default="mnist", help="mnist or photos")
+    parser.add_argument("--activation", default="gelu", choices=["gelu", "relu"])
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--pretrain", type=int, default=0, help="steps of SGD before the attack, batch 32, rate 0.1")
     parser.add_argument("--learning-rate", type=float, default=0.1, help="of the local step of a delta")
     parser.add_argument("--aim", type=float, default=40.0, help="dB")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
-    dataset = data.load({"name": "mnist"})
+    dataset = data.load({"name": arguments.data})
     rows = [
-        row(dataset, rate, kind, clients, arguments)
-        for rate, kind, clients in product(arguments.rates, arguments.kinds, arguments.clients)
+        row(dataset, rate, kind, clients, name, arguments)
+        for rate, kind, clients, name in product(
+            arguments.rates, arguments.kinds, arguments.clients, arguments.attacks
+        )
     ]
     if arguments.json:
         print(json.dumps(rows, indent=1))
@@ -60,38 +71,62 @@ def main() -> None:
         show(rows)
 
 
-def row(dataset: Dataset, rate: float, kind: str, clients: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One sum, attacked."""
-    spec = {"name": "mlp", "bias": True, "dropout": rate, "width": arguments.width}
+def row(
+    dataset: Dataset, rate: float, kind: str, clients: int, attack: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One sum for each seed, attacked."""
+    found = {"images": 0, "rebuilt": 0, "certain": 0, "wrong": 0, "rank": 0}
+    scores: list[float] = []
+    declined: list[str] = []
+    seconds = 0.0
+    for seed in arguments.seeds:
+        images, observation, model = summed(dataset, rate, kind, clients, seed, arguments)
+        begin = time.perf_counter()
+        threat_model = ThreatModel(aggregation=f"sum_of_{clients}" if clients > 1 else "individual")
+        [result] = created(attack).run([observation], threat_model, model, seed=seed)
+        seconds = max(seconds, time.perf_counter() - begin)
+        found["images"] += len(images)
+        if isinstance(result, NotApplicable):
+            declined.append(str(result))
+            scores += [0.0] * len(images)
+            continue
+        reached = matched(result.images, images, torch.tensor(dataset.std).view(-1, 1, 1))
+        certain = torch.tensor(result.details["certain"])
+        found["rebuilt"] += int((reached >= arguments.aim).sum())
+        found["certain"] += int(certain.sum())
+        found["wrong"] += int((certain & (reached < arguments.aim)).sum())
+        found["rank"] += result.details.get("rank", 0)
+        scores += reached.clamp_min(0).tolist() + [0.0] * (len(images) - len(reached))
+    setting = {"attack": attack, "p": rate, "kind": kind, "pretrain": arguments.pretrain, "clients": clients}
+    reason = {"declined": f"{len(declined)}: {declined[0]}" if declined else None}
+    return {**setting, **found, "median": median(scores), "seconds": seconds, **reason}
+
+
+def created(attack: str) -> Attack:
+    """By its name, with options as in `cocktail_party:signal=pixels`."""
+    name, *options = attack.split(":")
+    return attacks.create(name, **dict(option.split("=") for option in options))
+
+
+def summed(
+    dataset: Dataset, rate: float, kind: str, clients: int, seed: int, arguments: argparse.Namespace
+) -> tuple[Tensor, Observation, nn.Module]:
+    """The images of all clients, what the server sees of them, and their model."""
+    spec = {"name": "mlp", "bias": True, "dropout": rate, "width": arguments.width, "activation": arguments.activation}
     classes = len(dataset.classes)
-    model = models.build(spec, input_shape=dataset.input_shape, classes=classes, seed=arguments.seed)
+    model = models.build(spec, input_shape=dataset.input_shape, classes=classes, seed=seed)
     if arguments.pretrain:
-        train_centrally(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.1, seed=arguments.seed)
+        train_centrally(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.1, seed=seed)
     model.train()
     size = arguments.batch_size
-    order = rng_for(arguments.seed, "victims").permutation(len(dataset.test_images))[: clients * size]
+    order = rng_for(seed, "victims").permutation(len(dataset.test_images))[: clients * size]
     chosen = torch.from_numpy(order.copy())
     images, labels = dataset.normalise(dataset.test_images[chosen]), dataset.test_labels[chosen]
     local = LocalTraining(learning_rate=arguments.learning_rate)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    update = mean_update(model, images.split(size), labels.split(size), kind, local, arguments.seed)
+    update = mean_update(model, images.split(size), labels.split(size), kind, local, seed)
     client = Local(training=local, batch_size=len(images), share="weights" if kind == "delta" else "gradient")
-    observation = replace(observed(dataset, client, state=state, update=update), labels=labels)
-    begin = time.perf_counter()
-    threat_model = ThreatModel(aggregation=f"sum_of_{clients}")
-    [result] = attacks.create("sparse_dictionary").run([observation], threat_model, model, seed=arguments.seed)
-    found: dict[str, Any] = {"rebuilt": 0, "certain": 0, "wrong": 0, "rank": None, "declined": None}
-    if isinstance(result, NotApplicable):
-        found["declined"] = str(result)
-    else:
-        scores = matched(result.images, images, torch.tensor(dataset.std).view(-1, 1, 1))
-        certain = torch.tensor(result.details["certain"])
-        found["rebuilt"] = int((scores >= arguments.aim).sum())
-        found["certain"] = int(certain.sum())
-        found["wrong"] = int((certain & (scores < arguments.aim)).sum())
-        found["rank"] = result.details["rank"]
-    setting = {"p": rate, "kind": kind, "pretrain": arguments.pretrain, "clients": clients, "images": len(images)}
-    return {**setting, **found, "seconds": time.perf_counter() - begin}
+    return images, replace(observed(dataset, client, state=state, update=update), labels=labels), model
 
 
 def mean_update(

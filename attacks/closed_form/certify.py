@@ -29,3 +29,16 @@ def ends(observation: Observation) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (observation.mean, observation.std))
     low, high = ((end - mean) / std for end in (0, 1))
     return low.expand(observation.input_shape), high.expand(observation.input_shape)
+
+
+def filling(images: Tensor, activity: Tensor, observation: Observation) -> Tensor:
+    """Divisors (B,) that make images of unknown scale (B, C, H, W) as large as the range of pixels allows.
+
+    The sign is the one at which the layer is active where its delta is large: `activity` (B, inputs) is
+    sum_j |d_j| W_j.
+    """
+    sign = torch.where((images.flatten(1) * activity).sum(1) < 0, -1.0, 1.0).to(images)
+    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
+    steps = images * std * sign.view(-1, 1, 1, 1)
+    black, white = mean.clamp_min(1e-3), (1 - mean).clamp_min(1e-3)  # a mean at the end of the range leaves no room
+    return sign * torch.maximum(steps / white, -steps / black).flatten(1).amax(1)

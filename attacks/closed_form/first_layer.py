@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
+from attacks.closed_form.low_rank import LowRank, low_rank
 from attacks.closed_form.masks import watch
 from attacks.updates import lacks
 
@@ -30,6 +31,13 @@ class FirstLinear:
     def image(self, rows: Tensor, input_shape: tuple[int, int, int]) -> Tensor:
         """Inputs of the layer (B, C * H * W) as images (B, C, H, W)."""
         return rows.unflatten(1, input_shape)
+
+    def space(self, puzzle: Puzzle, generator: torch.Generator) -> LowRank:
+        """The low-rank part of [dL/dW, dL/db], which is a sum of one outer product an image."""
+        columns = [puzzle.gradient(self.weight)]
+        if self.bias is not None:
+            columns.append(puzzle.gradient(self.bias)[:, None])
+        return low_rank(torch.cat(columns, 1), expected=puzzle.images, generator=generator)
 
 
 def first_linear(puzzle: Puzzle) -> FirstLinear:

@@ -46,6 +46,13 @@ class LowRank:
     def rank(self) -> int:
         return len(self.values)
 
+    def beyond(self, vectors: Tensor) -> Tensor:
+        """How far each vector (B, k), of the first k columns, is from the space of the rows, together with the noise of
+        these: (B,), relative to its length."""
+        basis = torch.linalg.qr(self.right[: vectors.shape[1]]).Q
+        unit = torch.nn.functional.normalize(vectors.to(basis), dim=1)
+        return ((unit - unit @ basis @ basis.T).square().sum(1) + self.residual**2).sqrt()
+
 
 def low_rank(matrix: Tensor, *, expected: int | None, generator: torch.Generator) -> LowRank:
     """The part of a matrix (m, n) that stands above its own noise.

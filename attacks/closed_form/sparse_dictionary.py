@@ -27,14 +27,13 @@ from torch import Tensor
 
 from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
-from attacks.closed_form.certify import in_range, outside
+from attacks.closed_form.certify import filling, in_range, outside
 from attacks.closed_form.dictionary import sparse_directions
 from attacks.closed_form.first_layer import FirstLinear, first_linear, random_input
 from attacks.closed_form.length import mismatch
-from attacks.closed_form.low_rank import LowRank, low_rank
+from attacks.closed_form.low_rank import LowRank
 from attacks.closed_form.masks import read_masks
 from attacks.closed_form.sparsity import Directions
-from attacks.observation import Observation
 from attacks.seeds import generator_for
 
 CERTAIN = 1e-3  # bound on the root mean squared error, in pixels of [0, 1], of an image called certain: 60 dB
@@ -77,7 +76,7 @@ class SparseDictionary(ClosedForm):
         observation = puzzle.observation
         first = first_linear(puzzle)
         generator = generator_for(seed, self.name, round=observation.round, client=observation.client)
-        space = _space(puzzle, first, generator)
+        space = first.space(puzzle, generator)
         directions = sparse_directions(space, starts=self.starts, generator=generator)
         sure = int(directions.sure.sum())
         if sure == 0 and not (space.rank == 1 and puzzle.images == 1):
@@ -92,7 +91,7 @@ class SparseDictionary(ClosedForm):
             error = error + SAFETY * slack / scale.abs() * rows.square().mean(1).sqrt()
         else:
             activity = (space.left @ directions.weights).abs().T @ puzzle.weight(first.weight)
-            scale = _filling(first.image(rows, observation.input_shape), activity, observation)
+            scale = filling(first.image(rows, observation.input_shape), activity, observation)
         visible = scale.abs() > 0
         images = first.image(rows / torch.where(visible, scale, 1)[:, None], observation.input_shape)
         determined = visible & directions.sure & (error < scale.abs())  # better than the mean image
@@ -126,18 +125,8 @@ class SparseDictionary(ClosedForm):
         """
         observation, first = puzzle.observation, first_linear(puzzle)
         generator = generator_for(0, self.name, round=observation.round, client=observation.client)
-        space = _space(puzzle, first, generator)
-        basis = torch.linalg.qr(space.right[: images[0].numel()]).Q
-        unit = torch.nn.functional.normalize(images.flatten(1).to(basis), dim=1)
-        return ((unit - unit @ basis @ basis.T).square().sum(1) + space.residual**2).sqrt()
-
-
-def _space(puzzle: Puzzle, first: FirstLinear, generator: torch.Generator) -> LowRank:
-    """The low-rank part of [dL/dW, dL/db]."""
-    columns = [puzzle.gradient(first.weight)]
-    if first.bias is not None:
-        columns.append(puzzle.gradient(first.bias)[:, None])
-    return low_rank(torch.cat(columns, 1), expected=puzzle.images, generator=generator)
+        space = first.space(puzzle, generator)
+        return space.beyond(images.flatten(1))
 
 
 def _doubt(puzzle: Puzzle, first: FirstLinear, images: Tensor) -> str | None:
@@ -177,16 +166,3 @@ def _error(space: LowRank, directions: Directions, inverse: Tensor, rows: Tensor
     spread = spread * directions.excess.square() * (len(space.left) / directions.zeros.clamp_min(1)).sqrt()
     slip = torch.where(directions.sure, spread, 1.0) * rows.square().mean(1).sqrt()
     return SAFETY * (rounding.square() + slip.square().sum() - slip.square()).sqrt()
-
-
-def _filling(images: Tensor, activity: Tensor, observation: Observation) -> Tensor:
-    """Divisors (B,) that make images of unknown scale (B, C, H, W) as large as the range of pixels allows.
-
-    The sign is the one at which the layer is active where its delta is large: `activity` (B, inputs) is
-    sum_j |d_j| W_j.
-    """
-    sign = torch.where((images.flatten(1) * activity).sum(1) < 0, -1.0, 1.0).to(images)
-    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.std))
-    steps = images * std * sign.view(-1, 1, 1, 1)
-    black, white = mean.clamp_min(1e-3), (1 - mean).clamp_min(1e-3)  # a mean at the end of the range leaves no room
-    return sign * torch.maximum(steps / white, -steps / black).flatten(1).amax(1)

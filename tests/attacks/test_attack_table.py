@@ -129,6 +129,8 @@ TABLE = [
     Target(a("patch_embedding", ridge=1e-3), 12, defense=NOISY, model=tiny_vit, single=True),
     Target(a("sparse_dictionary"), 100, dropout=0.5, model=with_bias),
     Target(a("sparse_dictionary", starts=2), 100, dropout=0.5, defense=CLIPPED, model=with_bias, batch=4),
+    Target(a("cocktail_party"), 100, dropout=0.5, model=with_bias),
+    Target(a("cocktail_party", signal="pixels", independence=0.5, iterations=20), 100, model=with_bias),
     Target(a("april"), 60, dropout=0.5, model=lambda rate: AprilViT(rate=rate), single=True),
     Target(a("first_linear"), 100, dropout=0.5, single=True),
     Target(a("first_linear"), 100, dropout=0.5, defense=CLIPPED, single=True),

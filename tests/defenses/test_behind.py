@@ -104,6 +104,7 @@ def test_what_reads_the_first_layer_alone_takes_into_account_what_is_done_behind
     assert needed_for("april", "attention_drop") is None
     assert needed_for("inverting_gradients", "stochastic_depth") is False
     assert {name for name in attacks.names() if attacks.get(name).reads_first} == {
+        "cocktail_party",
         "first_linear",
         "sparse_dictionary",
         "patch_embedding",
