@@ -13,6 +13,7 @@ from torch import nn
 from fedsim import table
 from fedsim.audit.adversaries import Attempt, Budget, Plan, plan
 from fedsim.audit.canaries import Played, Sweep, pictures, played
+from fedsim.audit.choosing import chosen
 from fedsim.audit.consistency import Finding, findings, from_message
 from fedsim.audit.defended import OTHERS, defended
 from fedsim.audit.guessing import Guess, guesses
@@ -151,9 +152,9 @@ def _canaries(
         firsts.setdefault(subject.reply.round, subject)
     part = replace(sweep, batches=(1,), steps=(1,))
     for place, (round, first) in enumerate(firsts.items()):
-        recorded = store.read(round, first.reply.node)
-        chosen = sweep if place == 0 else part
-        for one in played(chosen, recorded, completed(told, recorded), model, most=desk.budget.images, say=desk.say):
+        seen = chosen(store.read(round, first.reply.node), model, told.arrays)
+        wide, own = sweep if place == 0 else part, completed(told, seen.recorded)
+        for one in played(wide, seen, own, model, most=desk.budget.images, say=desk.say):
             if isinstance(one, Finding):
                 desk.findings.append((one, f"round {round}, canary"))
                 continue
@@ -236,7 +237,7 @@ def _subjects(
             left += 1
             continue
         try:
-            recorded = store.read(round, node)
+            recorded = chosen(store.read(round, node), model, told.arrays).recorded
             reply = Reply.of(recorded, told, model)
         except (Unusable, BadInput) as reason:
             faults.append(Fault(round, node, str(reason)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from defenses.client.training import LocalTraining
 from fedsim import data
 from fedsim.audit.canary import NoCanary, play
+from fedsim.audit.choosing import Chosen
 from fedsim.audit.consistency import Finding
 from fedsim.audit.facts import Canary, Facts, Option
 from fedsim.audit.matching import Unusable
@@ -22,7 +23,6 @@ from fedsim.audit.replaying import Replayed, replayed
 from fedsim.audit.told import Told
 from fedsim.audit.working import Subject
 from fedsim.errors import BadInput
-from fedsim.recording import Recorded
 from fedsim.truth import Truth
 
 BATCHES = (1, 2, 4, 8)
@@ -110,15 +110,17 @@ def pictures(sweep: Sweep, told: Told) -> tuple[Tensor, Tensor]:
 
 
 def played(
-    sweep: Sweep, recorded: Recorded, told: Told, model: nn.Module, *, most: int, say: Callable[[str], None]
+    sweep: Sweep, seen: Chosen, told: Told, model: nn.Module, *, most: int, say: Callable[[str], None]
 ) -> Iterator[Played | Finding]:
     """Let the client play each canary of a sweep, on what was sent in one round.
 
     Yields a finding in place of a canary that cannot be played; the first that cannot ends the sweep.
 
     Args:
+        seen: what was sent, and which records of the reply held the model.
         most: images of a canary, at most.
     """
+    recorded = seen.recorded
     images, labels = pictures(sweep, told)
     points = [(point, False) for point in sweep.points(min(len(images), most))]
     if sweep.own:
@@ -136,6 +138,8 @@ def played(
                 batch_size=point.batch_size,
                 run_config=sweep.run_config,
                 timeout=sweep.timeout,
+                message=seen.message,
+                received_in=seen.received_in,
             )
             yield _played(canary, told, model, own=own)
         except (NoCanary, Unusable) as fault:

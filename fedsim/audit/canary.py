@@ -25,6 +25,7 @@ from fedsim.audit.facts import Canary, Facts, LossSeen
 from fedsim.errors import BadInput, FedsimError
 from fedsim.files import read_json, read_tensors, write_json, write_tensors
 from fedsim.recording import Recorded
+from fedsim.recording.records import Records, joined
 
 __all__ = ["Canary", "Facts", "LossSeen", "NoCanary", "play"]
 
@@ -48,8 +49,8 @@ def play(
     node_config: Mapping[str, Value] | None = None,
     seed: int = 0,
     timeout: float = 300.0,
-    arrays: str = "arrays",
-    record: str = "config",
+    message: Records | None = None,
+    received_in: Sequence[str] = (),
 ) -> Canary:
     """Run a client app for one round on known images.
 
@@ -64,7 +65,8 @@ def play(
         node_config: by default the first of two partitions.
         seed: of Python's, NumPy's and torch's global generators in the client's process.
         timeout: seconds.
-        arrays, record: what the records of the message are called.
+        message: its records of arrays, by their names; None: one, with what was sent.
+        received_in: the records of the reply that hold the model; empty: the only one that could.
 
     Raises:
         BadInput: a folder that is no Flower app, or images that cannot be a canary.
@@ -75,7 +77,9 @@ def play(
     _check(images, labels, mean, std)
     with tempfile.TemporaryDirectory(prefix="fedsim-canary-") as name:
         folder = Path(name)
+        message = message or {recorded.record: recorded.sent}
         write_tensors(folder / "sent.safetensors", recorded.sent)
+        write_tensors(folder / "message.safetensors", joined(message))
         write_tensors(folder / "images.safetensors", {"pixels": images, "labels": labels.long()})
         request = {
             "app": str(app),
@@ -84,8 +88,9 @@ def play(
             "node_config": dict(node_config or {"partition-id": 0, "num-partitions": 2}),
             "config": recorded.config,
             "names": list(recorded.sent),
-            "arrays": arrays,
-            "record": record,
+            "message": {record: list(arrays) for record, arrays in message.items()},
+            "received_in": list(received_in),
+            "record": recorded.config_record,
             "mean": list(mean),
             "std": list(std),
             "batch_size": batch_size,

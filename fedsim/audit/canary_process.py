@@ -26,6 +26,7 @@ from fedsim.audit.canary_items import Loaders
 from fedsim.audit.canary_modes import watching
 from fedsim.audit.canary_watch import Watch
 from fedsim.files import read_json, read_tensors, write_json, write_tensors
+from fedsim.recording.records import Records, alike, parted
 
 DAY = 86400.0
 
@@ -60,8 +61,10 @@ def answered(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     loaders = Loaders(Images(known["pixels"], known["labels"], mean, std), request["batch_size"])
     loaders.install()
     watch = Watch(sent)
+    message = parted(read_tensors(folder / "message.safetensors"), request["message"])
+    message = {record: {name: message[record][name] for name in order} for record, order in request["message"].items()}
     with watching(watch):
-        received, metrics = _round(request, sent)
+        received, metrics = _round(request, sent, message)
     received = _renamed(received, sent)
     result = judged(watch, loaders, received)
     write_tensors(folder / "received.safetensors", received)
@@ -75,8 +78,10 @@ def answered(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _round(request: dict[str, Any], sent: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One train message to the client app; the arrays of its reply, and its metrics."""
+def _round(
+    request: dict[str, Any], sent: dict[str, Tensor], records: Records
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """One train message to the client app; the arrays of its reply that are the model, and its metrics."""
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
 
     sys.path.insert(0, request["app"])
@@ -87,9 +92,8 @@ def _round(request: dict[str, Any], sent: dict[str, Tensor]) -> tuple[dict[str, 
     if getattr(app, "_call", None) is not None:  # made of a `client_fn`: the older form of message
         content = _older(sent, request["config"])
     else:
-        content = RecordDict(
-            {request["arrays"]: ArrayRecord(sent), request["record"]: ConfigRecord(dict(request["config"]))}
-        )
+        content = RecordDict({name: ArrayRecord(dict(arrays)) for name, arrays in records.items()})
+        content[request["record"]] = ConfigRecord(dict(request["config"]))
     about = Metadata(
         run_id=1,
         message_id="1",
@@ -108,14 +112,24 @@ def _round(request: dict[str, Any], sent: dict[str, Tensor]) -> tuple[dict[str, 
     reply = app(message, context)
     if reply.has_error():
         raise Refusal(f"the client answers with an error: {reply.error.reason}")
-    arrays = list(reply.content.array_records.values())
-    if len(arrays) != 1:
-        raise Refusal(f"the client's reply holds {len(arrays)} records of arrays; one is what an update is read from")
-    received = {
-        name: torch.from_numpy(np.array(array.numpy())) for name, array in arrays[0].items()
+    back = {
+        record: {name: torch.from_numpy(np.array(array.numpy())) for name, array in arrays.items()}
+        for record, arrays in reply.content.array_records.items()
     }
+    received = _model_of(back, sent, request["received_in"])
     metrics = {name: value for record in reply.content.metric_records.values() for name, value in record.items()}
     return received, metrics
+
+
+def _model_of(back: Records, sent: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
+    """The arrays of a reply that are the model: of the records that are named, or of the only one that could be."""
+    fitting = [record for record, arrays in back.items() if alike(arrays, sent)]
+    names = wanted or (list(back) if len(back) == 1 else fitting)
+    if not wanted and len(names) != 1:
+        raise Refusal(f"the client's reply holds {len(back)} records of arrays, {len(names)} of which are the model's")
+    if missing := [record for record in names if record not in back]:
+        raise Refusal(f"the client's reply has no record {missing[0]!r} of arrays, as it had when it was recorded")
+    return {name: value for record in names for name, value in back[record].items()}
 
 
 def _older(sent: dict[str, Tensor], config: dict[str, Any]) -> Any:

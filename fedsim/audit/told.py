@@ -23,6 +23,7 @@ class Told:
         model_keys: what it is called with.
         output: the field of what the model returns that holds the logits; empty where it returns them alone.
         loss: `package.module:function` of what clients minimise; empty: the cross-entropy.
+        arrays: the record of arrays that holds the model, where a message or a reply has several that could.
         shape: (C, H, W) of one image.
         classes: the number of classes.
         mean, std: per channel; the model sees `(pixel - mean) / std` with pixels in [0, 1].
@@ -40,6 +41,7 @@ class Told:
     model_keys: Mapping[str, Any] = field(default_factory=dict)
     output: str = ""
     loss: str = ""
+    arrays: str = ""
     shape: tuple[int, int, int]
     classes: int
     mean: tuple[float, ...]

@@ -40,6 +40,9 @@ def audit(
     loss: Annotated[
         str, typer.Option(metavar="MODULE:NAME", help="What clients minimise, where it is not the cross-entropy.")
     ] = "",
+    arrays: Annotated[
+        str, typer.Option(metavar="RECORD", help="The record of arrays that holds the model, where several could.")
+    ] = "",
     defenses: Annotated[
         list[str] | None,
         typer.Option("--defense", metavar="SPEC", help="What clients do to updates: 'clip: {norm: 1.0}'."),
@@ -94,6 +97,7 @@ def audit(
         model_keys=_keys("--model-arg", model_args or []),
         output=output,
         loss=loss,
+        arrays=arrays,
         defense=_defenses(defenses or []),
         shape=(channels, height, width),
         classes=classes,

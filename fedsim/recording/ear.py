@@ -9,12 +9,14 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from flwr.app import ArrayRecord, Message, Metadata
 from torch import Tensor
 
 from fedsim.recording.recorded import Recorded, Value, fault_of
 from fedsim.recording.recorder import Recorder
+from fedsim.recording.records import joined
 
 ROUND = "server-round"
 """Where Flower's strategies tell clients the round."""
@@ -25,19 +27,42 @@ class Unheard(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """The arrays of a message, by the records that hold them."""
+
+    records: dict[str, dict[str, Tensor]]
+
+    @property
+    def single(self) -> bool:
+        return len(self.records) == 1
+
+    @cached_property
+    def alone(self) -> dict[str, Tensor]:
+        """Those of the only record, whatever its name."""
+        [arrays] = self.records.values()
+        return arrays
+
+    @cached_property
+    def together(self) -> dict[str, Tensor]:
+        """Those of all records, as `record/name`."""
+        return joined(self.records)
+
+
+@dataclass(frozen=True, eq=False)
 class Asked:
     """A message to a client, of which no reply has come yet.
 
     Args:
         metadata: the message's; it gets its id when it is sent.
-        sent: a reason in their place where a message holds no arrays that can be recorded.
+        sent: a reason in its place where a message holds no arrays that can be recorded.
     """
 
     round: int
     node: str
     metadata: Metadata
-    sent: dict[str, Tensor] | str
+    sent: Held | str
     config: dict[str, Value]
+    config_record: str
 
 
 class Ear:
@@ -59,7 +84,7 @@ class Ear:
             those of which a reply is waited for.
         """
         wanted: list[Asked] = []
-        known: dict[int, dict[str, Tensor] | str] = {}  # strategies send one record to all nodes
+        known: dict[tuple[int, ...], Held | str] = {}  # strategies send one record to all nodes
         training = [message for message in messages if _of_training(message)]
         self._exchanges += bool(training)
         for message in training:
@@ -70,11 +95,11 @@ class Ear:
             self._nodes.add(node)
             if not self._recorder.wants(number, node):
                 continue
-            found = list(message.content.array_records.values())
-            key = id(found[0]) if len(found) == 1 else -len(found)
+            key = tuple(id(record) for record in message.content.array_records.values())
             if key not in known:
-                known[key] = _arrays_or_reason(message, "the message")
-            wanted.append(Asked(number, node, message.metadata, known[key], config))
+                known[key] = _held_or_reason(message, "the message")
+            called = next(iter(message.content.config_records), "config")
+            wanted.append(Asked(number, node, message.metadata, known[key], config, called))
         self._pending += wanted
         return wanted
 
@@ -118,10 +143,26 @@ def _recorded(asked: Asked, reply: Message) -> Recorded:
         raise Unheard(asked.sent)
     if reply.has_error():
         raise Unheard(f"the client raised {raised(str(reply.error.reason))}")
-    received = _named_alike(asked.sent, _arrays(reply, "the reply"))
-    if (fault := fault_of(asked.sent, received)) is not None:
+    back, records = _held(reply, "the reply"), tuple[str, ...]()
+    if asked.sent.single and back.single:
+        sent, received = asked.sent.alone, _named_alike(asked.sent.alone, back.alone)
+    else:
+        sent, received = asked.sent.together, back.together
+        records = tuple(dict.fromkeys([*asked.sent.records, *back.records]))
+    if (fault := fault_of(sent, received, records)) is not None:
         raise Unheard(fault)
-    return Recorded(asked.round, asked.node, asked.sent, received, _values(reply, "metric_records"), asked.config)
+    metrics = _values(reply, "metric_records")
+    return Recorded(
+        asked.round,
+        asked.node,
+        sent,
+        received,
+        metrics,
+        asked.config,
+        records,
+        next(iter(asked.sent.records)),
+        asked.config_record,
+    )
 
 
 def _of_training(message: Message) -> bool:
@@ -143,20 +184,20 @@ def _values(message: Message, kind: str) -> dict[str, Value]:
     }
 
 
-def _arrays_or_reason(message: Message, what: str) -> dict[str, Tensor] | str:
+def _held_or_reason(message: Message, what: str) -> Held | str:
     try:
-        return _arrays(message, what)
+        return _held(message, what)
     except Unheard as reason:
         return str(reason)
 
 
-def _arrays(message: Message, what: str) -> dict[str, Tensor]:
-    """The arrays of the one record that a message has of them, whatever its name."""
-    found: list[ArrayRecord] = list(message.content.array_records.values())
-    if len(found) != 1:
-        raise Unheard(f"{what} holds {len(found)} records of arrays, not one" if found else f"{what} holds no arrays")
+def _held(message: Message, what: str) -> Held:
+    """The arrays of all records that a message has of them."""
+    found: dict[str, ArrayRecord] = dict(message.content.array_records)
+    if not found:
+        raise Unheard(f"{what} holds no arrays")
     try:
-        return dict(found[0].to_torch_state_dict())
+        return Held({name: dict(record.to_torch_state_dict()) for name, record in found.items()})
     except (TypeError, ValueError, EOFError, OSError) as error:  # NumPy's and torch's, of what is no array of numbers
         raise Unheard(f"{what}'s arrays cannot be read: {' '.join(str(error).split())[:200]}") from error
 

@@ -71,6 +71,9 @@ class Entry:
     received: Arrays
     metrics: Mapping[str, Value]
     config: Mapping[str, Value]
+    records: tuple[str, ...] = ()
+    record: str = "arrays"
+    config_record: str = "config"
 
     @classmethod
     def of(cls, plain: Any) -> Entry:
@@ -83,6 +86,12 @@ class Entry:
         told = {key: plain.get(key, {}) for key in ("metrics", "config")}
         if not all(isinstance(record, dict) for record in told.values()):
             raise ValueError('"metrics" and "config" must be objects')
+        records = plain.get("records", [])
+        if not isinstance(records, list) or not all(isinstance(record, str) for record in records):
+            raise ValueError('"records" must be a list of names')
+        names = {key: plain.get(key, key.rpartition("_")[0] or "arrays") for key in ("record", "config_record")}
+        if not all(isinstance(name, str) for name in names.values()):
+            raise ValueError('"record" and "config_record" must be names')
         return cls(
             round,
             node,
@@ -90,6 +99,9 @@ class Entry:
             Arrays.of(plain.get("received")),
             metrics=from_plain(told["metrics"]),
             config=from_plain(told["config"]),
+            records=tuple(records),
+            record=names["record"],
+            config_record=names["config_record"],
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -101,9 +113,22 @@ class Entry:
             "received": self.received.to_plain(),
             "metrics": to_plain(self.metrics),
             "config": to_plain(self.config),
+            **({"records": list(self.records)} if self.records else {}),
+            **({"record": self.record} if self.record != "arrays" else {}),
+            **({"config_record": self.config_record} if self.config_record != "config" else {}),
         }
 
     def read(self, folder: Path) -> Recorded:
         """The entry with its arrays, which lie in `folder`. Raises: as `Arrays.check`."""
         sent, received = self.sent.read(folder), self.received.read(folder)
-        return Recorded(self.round, self.node, sent, received, dict(self.metrics), dict(self.config))
+        return Recorded(
+            self.round,
+            self.node,
+            sent,
+            received,
+            dict(self.metrics),
+            dict(self.config),
+            self.records,
+            self.record,
+            self.config_record,
+        )

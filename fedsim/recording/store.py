@@ -110,7 +110,7 @@ class Store:
         where = f"round {recorded.round}, node {recorded.node}"
         if (folder / f"{name}.json").exists():
             raise BadInput(f"{self.path}: {where} is there already")
-        if not sound and (fault := fault_of(recorded.sent, recorded.received)) is not None:
+        if not sound and (fault := fault_of(recorded.sent, recorded.received, recorded.records)) is not None:
             raise BadInput(f"{where}: {fault}")
         entry = Entry(
             recorded.round,
@@ -119,6 +119,9 @@ class Store:
             Arrays(f"{name}.safetensors", tuple(recorded.received)),
             recorded.metrics,
             recorded.config,
+            recorded.records,
+            recorded.record,
+            recorded.config_record,
         )
         try:
             plain = entry.to_plain()
@@ -153,7 +156,7 @@ class Store:
             recorded = _entry(file).read(file.parent)
         except UNREADABLE as error:
             raise BadInput(f"{where} cannot be read: {_line(error)}") from error
-        if (fault := fault_of(recorded.sent, recorded.received)) is not None:
+        if (fault := fault_of(recorded.sent, recorded.received, recorded.records)) is not None:
             raise BadInput(f"{where}: {fault}")
         return recorded
 

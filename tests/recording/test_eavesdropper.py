@@ -26,6 +26,7 @@ import fedsim
 from fedsim.errors import BadInput
 from fedsim.recording import Store
 from fedsim.recording.eavesdropper import Eavesdropper
+from fedsim.recording.records import parted
 
 ROUNDS = 3
 
@@ -213,14 +214,23 @@ FAULTS = {
     "other names": "the reply's arrays are not those of the model: weight, count missing, head never sent",
     "other shape": "weight has shape (3, 2), not (2, 3)",
     "no arrays": "the reply holds no arrays",
-    "two records": "the reply holds 2 records of arrays, not one",
+    "two records": "no record of the reply has the arrays of one that was sent; it holds a (1), b (2)",
+    "NaN in the only record that fits": "bias holds NaN or infinity",
 }
 ANSWERS = {
     "NaN": content(10, NAN),
     "other names": content(10, {"bias": torch.zeros(2), "head": torch.zeros(1)}),
     "other shape": content(10, {**STATE, "weight": torch.zeros(3, 2)}),
     "no arrays": RecordDict({"metrics": MetricRecord({"num-examples": 1})}),
-    "two records": RecordDict({"a": ArrayRecord(STATE), "b": ArrayRecord(STATE)}),
+    "two records": RecordDict(
+        {
+            "a": ArrayRecord({"weight": torch.zeros(2, 3)}),
+            "b": ArrayRecord({name: STATE[name] for name in ("bias", "count")}),
+        }
+    ),
+    "NaN in the only record that fits": RecordDict(
+        {"a": ArrayRecord(NAN), "b": ArrayRecord({"c": torch.zeros(1)})}
+    ),
 }
 
 
@@ -250,6 +260,41 @@ def test_another_dtype_or_order_of_a_reply_is_kept(tmp_path):
     received = Store.open(tmp_path / "o").read(1, "10").received
     assert list(received) == ["count", "bias", "weight"]
     assert received["weight"].dtype == torch.float64
+
+
+def test_several_records_are_all_kept(tmp_path):
+    """A control variate beside the model, a part that came back alone: each array is called after its record."""
+    reply = RecordDict(
+        {
+            "model": ArrayRecord(trained(10)),
+            "control": ArrayRecord(NAN),
+            "control/more": ArrayRecord({"bias": torch.ones(1)}),
+        }
+    )
+    grid = Nodes(answers={(10, 1): reply})
+    Eavesdropper(Forgiving(), store=tmp_path / "o").start(grid, ArrayRecord(STATE), num_rounds=1)
+    store = Store.open(tmp_path / "o")
+    assert store.faults() == []
+    recorded = store.read(1, "10")
+    assert recorded.records == ("arrays", "model", "control", "control/more")
+    assert list(recorded.sent) == ["arrays/weight", "arrays/bias", "arrays/count"]
+    back = parted(recorded.received, recorded.records)
+    assert torch.equal(back["model"]["weight"], trained(10)["weight"])
+    assert back["control"]["bias"].isnan().any()
+    assert back["control/more"].keys() == {"bias"}
+    assert store.read(1, "20").records == ()
+    assert store.read(1, "20").sent.keys() == STATE.keys()
+
+
+def test_what_the_message_called_its_records_is_kept(tmp_path):
+    class Naming(Forgiving):
+        def configure_train(self, server_round, arrays, config, grid):
+            self.arrayrecord_key, self.configrecord_key = "weights", "orders"
+            return super().configure_train(server_round, arrays, config, grid)
+
+    Eavesdropper(Naming(), store=tmp_path / "o").start(Nodes(), ArrayRecord(STATE), num_rounds=1)
+    recorded = Store.open(tmp_path / "o").read(1, "10")
+    assert (recorded.record, recorded.config_record, recorded.records) == ("weights", "orders", ())
 
 
 def test_a_list_of_arrays_has_the_names_of_what_was_sent_if_it_fits(tmp_path):
