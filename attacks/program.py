@@ -7,8 +7,9 @@ graph of tensor operations by `make_fx`, backward passes included, and the graph
     always   compile
     never    run as it is
 
-Local steps are unrolled in the graph, so that it grows with them; one of too many operations is not compiled at all: by
-the cost that is estimated here compiling would take minutes.
+Where clients take several local steps, these are unrolled in such a graph, so that it would grow with them. There not
+the iteration is compiled but one local step (`attacks.local_step`), which most of the time goes into. What has too many
+operations is not compiled at all: by the cost that is estimated here compiling would take minutes.
 
 How many iterations to expect is not how many there may be: most problems converge long before. At first it is what is
 usual; a problem that has gone on for longer is expected to take as long again. Costs are counted in operations, never
@@ -20,7 +21,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,8 +48,7 @@ COMPILE_SECONDS_PER_OPERATION = 0.045
 """Rough costs on a processor of today, the compiler's cache cold."""
 
 MOST_OPERATIONS = 7_000
-"""No longer iteration is compiled. One of a ResNet18 has 5,100, of a ViT 4,100, of an MLP with 1, 8 and 20 local steps
-540, 3,400 and 8,300."""
+"""No longer iteration is compiled, nor local step. One of a ResNet18 has 5,100, of a ViT 4,100, of an MLP 540."""
 
 USUAL = 2_000
 """Iterations that problems take."""
@@ -99,6 +99,7 @@ class Program:
     def _counted(self, state: State, data: Mapping[str, Tensor], known: Guess) -> _Costs:
         with self._step.in_one_piece():
             costs = _Costs.of(self._step, state, data, known)
+        costs = replace(costs, operations=costs.operations // self._step.local_steps(state, known))
         if costs.operations > MOST_OPERATIONS and self._compile == "always":
             log.warning("the iterations are not compiled: each has %d operations, too many", costs.operations)
         return costs
@@ -112,8 +113,14 @@ class Program:
 
     def _prepare(self, state: State, data: Mapping[str, Tensor], known: Guess) -> Iterate:
         begin = time.perf_counter()
-        with self._step.in_one_piece():
-            compiled = _compiled(self._step, state, data, known)
+        if self._step.local_steps(state, known) > 1:
+            if not self._programs:  # they serve any number of problems
+                self._step.compile_local_steps(len(state["point"]))
+                self._step(state, data, known)
+            compiled = None
+        else:
+            with self._step.in_one_piece():
+                compiled = _compiled(self._step, state, data, known)
         self.compile_seconds += time.perf_counter() - begin
         log.info("compiled an iteration of %d problems in %.0f s", len(state["point"]), self.compile_seconds)
         return compiled or self._step
@@ -122,7 +129,7 @@ class Program:
 @dataclass(frozen=True)
 class _Costs:
     """Estimates in seconds of an iteration of one problem, and of each further one (compiled it takes about half); and
-    the operations of an iteration."""
+    the operations of what would be compiled."""
 
     first: float
     problem: float

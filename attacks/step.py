@@ -135,6 +135,13 @@ class Step:
         """For whoever writes the operations of an iteration down: see `Evaluator.in_one_piece`."""
         return self._evaluator.in_one_piece()
 
+    def local_steps(self, state: State, known: Guess) -> int:
+        """See `Evaluator.local_steps`."""
+        return self._evaluator.local_steps({**known, **self._layout.guess(state["point"])})
+
+    def compile_local_steps(self, problems: int) -> None:
+        self._evaluator.compile_local_steps(problems)
+
     def start(self, point: Tensor, reference: Tensor, floor: Tensor) -> State:
         """The state before the first iteration, of problems at `point` (N, D).
 

@@ -215,7 +215,7 @@ def mean_gradient(observation: Observation) -> dict[str, Tensor]:
     unit = {name: torch.ones_like(value) for name, value in still.items()}
     moved, state = still, local.init(still)
     for step in range(local_steps(observation)):
-        change, state = local.change(unit, state, still, step)
+        change, state = local.change(unit, state, still, local.rates(still, step))
         moved = {name: value + change[name] for name, value in moved.items()}
     if not all(moved.values()):
         raise NotApplicable("labels cannot be inferred: some parameters are trained at a learning rate of zero")

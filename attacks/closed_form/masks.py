@@ -130,7 +130,7 @@ def untouched(observation: Observation, weight: str) -> Tensor:
         return update == 0
     sent = {weight: observation.state[weight].double()}
     none = {weight: torch.zeros_like(sent[weight])}
-    decayed = local.change(none, local.init(sent), sent, 0)[0][weight]
+    decayed = local.change(none, local.init(sent), sent, local.rates(sent, 0))[0][weight]
     if not decayed.any():
         return update == 0
     rounding = 2 * torch.finfo(getattr(torch, observation.precision)).eps * sent[weight].abs()

@@ -95,6 +95,14 @@ class Evaluator(ABC):
         loss, slopes = self.compare(data, guess, unknowns)
         return loss, torch.zeros_like(loss), slopes
 
+    def local_steps(self, guess: Guess) -> int:
+        """In how many steps, alike enough to be one program, it replays the clients' rounds; 1: they are not apart."""
+        return 1
+
+    def compile_local_steps(self, problems: int) -> None:
+        """From now on each of these steps is run by a program (`attacks.local_step`), of at most so many problems."""
+        raise NotImplementedError
+
     def __call__(self, guess: Guess, unknowns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each problem, (N,) float64, and its gradient in the named parts of the guess, (N, ...) each."""
         return self.compare(self.data, guess, unknowns)

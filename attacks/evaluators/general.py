@@ -17,6 +17,7 @@ from torch.func import grad_and_value, vmap
 from attacks.base import NotApplicable
 from attacks.evaluators.base import Beliefs, Evaluator
 from attacks.facts import FACT
+from attacks.local_step import LocalSteps
 from attacks.objectives import Objective, OfEntries
 from attacks.unknowns import Guess, noise_of
 from defenses.client.kept import Kept, as_tensors, from_tensors, remains
@@ -69,6 +70,7 @@ class General(Evaluator):
         for name, one in (kept or {}).items():
             self.data |= as_tensors(name, one) if name in trained else {}
         self.data |= self._beliefs.data()
+        self._steps: LocalSteps | None = None
         self._chunk = max(1, AT_ONCE // max([1, *(value.numel() for value in trained.values())]))
         if not self._compares and objective.needs == "products":
             self.data[THEIRS] = self._each(self._norms)(dict(self.data))
@@ -89,6 +91,15 @@ class General(Evaluator):
         judged = self._each(grad_and_value(self._judged, has_aux=True))
         gradients, (_, (losses, penalties)) = judged(unknown, known, dict(data), weight)
         return losses, penalties, gradients
+
+    def local_steps(self, guess: Guess) -> int:
+        if self._beliefs.asks or self._round.defense.replaces_gradient:
+            return 1
+        return len(self._round.local.sizes(guess["images"].shape[1], self._round.batch_size))
+
+    def compile_local_steps(self, problems: int) -> None:
+        few = next(iter(self._state.values())).device.type == "cpu"
+        self._steps = LocalSteps(min(problems, self._chunk) if few else problems)
 
     def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function for all problems: on a processor, and where nobody writes down its operations, for a few at a
@@ -114,7 +125,10 @@ class General(Evaluator):
 
     def _played(self, guess: Tensors) -> Played:
         images, labels, noise = guess["images"], guess["labels"], noise_of(guess)
-        return replay(self._round, self._state, images, labels, noise, surrogate=True, watched=self._beliefs.asks)
+        asked, run_step = self._beliefs.asks, None if self.whole else self._steps
+        return replay(
+            self._round, self._state, images, labels, noise, surrogate=True, watched=asked, run_step=run_step
+        )
 
     def _mismatch(self, simulated: Tensors, data: Tensors) -> Tensor:
         observed = self._compared({name: data[name] for name in self._names}, data)

@@ -86,8 +86,14 @@ class Computation(ABC):
         self.model, self.source = model, source
         self.label_smoothing, self.term = label_smoothing, term
 
+    def noise(self, images: Tensor) -> dict[str, Tensor]:
+        """What is drawn of layers' noise ahead of a step's forward pass: none where the module draws it on its way."""
+        return {}
+
     @abstractmethod
-    def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def gradient(
+        self, weights: Tensors, images: Tensor, labels: Tensor, noise: Tensors
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The gradient by parameter name, and the loss; images (B, C, H, W), labels (B,) or (B, K) probabilities."""
 
     @abstractmethod
@@ -104,7 +110,9 @@ class Computation(ABC):
 class Backward(Computation):
     """The client's: the module itself, in the mode that it is in. Its parameters and buffers change."""
 
-    def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def gradient(
+        self, weights: Tensors, images: Tensor, labels: Tensor, noise: Tensors
+    ) -> tuple[dict[str, Tensor], Tensor]:
         with drawing(self.model, self.source.draw):
             return self._backward(weights, images, labels)
 
@@ -188,9 +196,9 @@ class Functional(Computation):
         self._buffers = {**dict(model.named_buffers()), **(buffers or {})}
         self._layers = stochastic_layers(model)
 
-    def gradient(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        noise = self._noise(images)
-
+    def gradient(
+        self, weights: Tensors, images: Tensor, labels: Tensor, noise: Tensors
+    ) -> tuple[dict[str, Tensor], Tensor]:
         def loss(weights: Tensors) -> tuple[Tensor, Inputs]:
             with watching(self.model, self.watched) as entered:
                 return self._loss(weights, noise, images, labels), entered
@@ -200,7 +208,7 @@ class Functional(Computation):
         return dict(found), value
 
     def per_example(self, weights: Tensors, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        noise = self._noise(images)
+        noise = self.noise(images)
         own = {path: value for path, value in noise.items() if "example" in self._layers[path].axes}
         shared = {path: value for path, value in noise.items() if path not in own}
 
@@ -237,7 +245,7 @@ class Functional(Computation):
         with by_formula(self.model), drawing(self.model, at_rest):
             return cast(Tensor, functional_call(self.model, {**own, **weights, **substituted}, (images,)))
 
-    def _noise(self, images: Tensor) -> dict[str, Tensor]:
+    def noise(self, images: Tensor) -> dict[str, Tensor]:
         """What the source gives of each layer in this step; those at rest are left out."""
         found = {path: self.source.draw(path, layer, images) for path, layer in self._layers.items()}
         return {path: value for path, value in found.items() if value is not None}

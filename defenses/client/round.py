@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,13 @@ Tensors = Mapping[str, Tensor]
 
 ORDER = "order"
 """The name among the draws of the order in which epochs take the examples, (epochs * examples,) int64."""
+
+Moved = tuple[Tensors, Any, Tensor]
+"""After a local step: the weights, the optimizer's state, and the loss."""
+
+RunStep = Callable[[Callable[..., Moved], Any], Moved]
+"""Runs a local step: a function of its inputs (nested tensors and numbers), and of nothing else that is not the same in
+every step of the round and whenever it is replayed. So one program can serve them all."""
 
 HIDDEN = "hidden"
 """What a user's own layers draw from torch's global generator is seeded by this name; it cannot be replayed."""
@@ -149,6 +156,7 @@ def replay(
     surrogate: bool = False,
     source: Source | None = None,
     watched: Collection[str] = (),
+    run_step: RunStep | None = None,
 ) -> Played:
     """The same round as a pure function of tensors.
 
@@ -161,6 +169,8 @@ def replay(
         source: of the noise, in place of `drawn`.
         watched: layers, by module path, whose inputs are asked for; none are seen where a defense takes the examples'
             gradients one by one.
+        run_step: how the steps of a round of several are run, where no defense replaces their gradients and no layer is
+            watched; None: one after the other, as they are.
 
     Raises:
         ValueError: a name that the model does not have, or images that do not fit the local training.
@@ -182,7 +192,17 @@ def replay(
         watched=watched,
     )
     update, loss, memory = _body(
-        round, start, computation, source, images, labels, order, memory, buffers=buffers, surrogate=surrogate
+        round,
+        start,
+        computation,
+        source,
+        images,
+        labels,
+        order,
+        memory,
+        buffers=buffers,
+        surrogate=surrogate,
+        run_step=None if watched else run_step,
     )
     return Played(
         update=update,
@@ -209,6 +229,7 @@ def _body(
     buffers: Tensors | None = None,
     surrogate: bool = False,
     batches: list[Batch] | None = None,
+    run_step: RunStep | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Memory]:
     """All that happens between a batch and what is sent, for both interpreters."""
     local, defense = round.local, round.defense
@@ -225,10 +246,27 @@ def _body(
         entering=partial(resting.entering, start),
     )
     turn = Turn(source.draw, dict(memory or {}), classes=round.classes, own=own)
-    state = local.init(start)
-    weights, gradient, losses = dict(start), dict[str, Tensor](), list[Tensor]()
+    state: Any = local.init(start)
+    weights: Tensors = dict(start)
+    gradient: Tensors = {}
+    losses = list[Tensor]()
     pieces = local.batches(len(images), round.batch_size, order)
     soft = surrogate and len(pieces) == 1
+
+    def moved(found: Tensors, weights: Tensors, state: Any, rates: Sequence[float]) -> tuple[Tensors, Tensors, Any]:
+        """What the optimizer is given of a gradient; the weights and the optimizer's state after it."""
+        gradient = local.adjusted(found, weights, start)
+        change, state = local.change(gradient, state, weights, rates, surrogate=soft)
+        return gradient, {name: value + change[name] for name, value in weights.items()}, state
+
+    def alone(
+        weights: Tensors, state: Any, batch: Tensor, targets: Tensor, noise: Tensors, rates: Sequence[float]
+    ) -> Moved:
+        """A step as a function of what changes from one to the next."""
+        found, loss = computation.gradient(weights, batch, targets, noise)
+        _, weights, state = moved(found, weights, state, rates)
+        return weights, state, loss
+
     for step, chosen in enumerate(pieces):
         source.step = step
         same = Fixed()
@@ -238,15 +276,18 @@ def _body(
         if batches is not None and defense.changes_batch:
             views = defense.views(images[chosen], labels[chosen], turn=replace(turn, source=same.draw))
             batches.append(Batch(chosen, batch.detach(), views.detach()))
-        if defense.replaces_gradient:
-            gradient, loss = defense.gradient(partial(computation.per_example, weights, batch, targets), turn=turn)
+        rates = local.rates(start, step)
+        if run_step is not None and len(pieces) > 1 and not defense.replaces_gradient:
+            given = (weights, state, batch, targets, computation.noise(batch), rates)
+            weights, state, loss = run_step(alone, given)
         else:
-            gradient, loss = computation.gradient(weights, batch, targets)
-        gradient = local.adjusted(gradient, weights, start)
-        change, state = local.change(gradient, state, weights, step, surrogate=soft)
-        weights = {name: value + change[name] for name, value in weights.items()}
+            if defense.replaces_gradient:
+                found, loss = defense.gradient(partial(computation.per_example, weights, batch, targets), turn=turn)
+            else:
+                found, loss = computation.gradient(weights, batch, targets, computation.noise(batch))
+            gradient, weights, state = moved(found, weights, state, rates)
         losses.append(loss)
-    sent = gradient if round.share == "gradient" else {name: weights[name] - start[name] for name in start}
+    sent = dict(gradient) if round.share == "gradient" else {name: weights[name] - start[name] for name in start}
     sent = (defense.surrogate if surrogate else defense.on_update)(sent, turn=turn)
     return sent, torch.stack(losses).mean(), turn.memory
 

@@ -118,20 +118,30 @@ class LocalTraining:
         """The optimizer's state before the first step of a round, part by part."""
         return tuple(part.optimizer.init(_of(part, parameters)) for part in self.parts(parameters))
 
+    def rates(self, names: Iterable[str], step: int) -> tuple[float, ...]:
+        """The learning rate of each part of these parameters, in the step of this number, the first being 0."""
+        return tuple(part.rate(step) for part in self.parts(names))
+
     def change(
-        self, gradient: Tensors, state: tuple[State, ...], weights: Tensors, step: int, *, surrogate: bool = False
+        self,
+        gradient: Tensors,
+        state: tuple[State, ...],
+        weights: Tensors,
+        rates: Sequence[float],
+        *,
+        surrogate: bool = False,
     ) -> tuple[dict[str, Tensor], tuple[State, ...]]:
         """By how much a step changes the parameters, and the optimizer's state after it.
 
         Args:
             gradient: that the optimizer is given, of all parameters that `init` was given.
-            step: its number, the first of the round being 0.
+            rates: of the step, part by part (`rates`).
             surrogate: whether a picture of it is wanted that is easier to differentiate (`Optimizer.surrogate`).
         """
         changes, after = dict[str, Tensor](), list[State]()
-        for part, own in zip(self.parts(gradient), state, strict=True):
+        for part, own, rate in zip(self.parts(gradient), state, rates, strict=True):
             update = part.optimizer.surrogate if surrogate else part.optimizer.update
-            change, own = update(_of(part, gradient), own, _of(part, weights), part.rate(step))
+            change, own = update(_of(part, gradient), own, _of(part, weights), rate)
             changes |= change
             after.append(own)
         return {name: changes[name] for name in gradient}, tuple(after)

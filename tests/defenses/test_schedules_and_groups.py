@@ -179,7 +179,7 @@ def test_the_mean_of_the_gradients_is_taken_at_the_rates_there_were() -> None:
     unit = {name: torch.ones(2, dtype=torch.float64) for name in "ab"}
     moved, state = {name: torch.zeros(2, dtype=torch.float64) for name in "ab"}, local.init(unit)
     for step in range(3):
-        change, state = local.change({"a": 2 * unit["a"], "b": 5 * unit["b"]}, state, moved, step)
+        change, state = local.change({"a": 2 * unit["a"], "b": 5 * unit["b"]}, state, moved, local.rates(moved, step))
         moved = {name: value + change[name] for name, value in moved.items()}
     _, observation = sent(local)
     found = mean_gradient(replace(observation, update=moved, state=dict.fromkeys("ab", unit["a"])))

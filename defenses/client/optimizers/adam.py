@@ -18,7 +18,8 @@ CENSORED = 3.0  # a size that is within so many standard deviations of 1 may be 
 class Moments(NamedTuple):
     """Running means of the gradients and of their squares."""
 
-    steps: int
+    steps: Tensor
+    """() float64: of every step alike, so that a program of one serves all."""
     mean: Tensors
     square: Tensors
 
@@ -44,7 +45,8 @@ class Adam(Optimizer):
 
     def init(self, parameters: Tensors) -> Moments:
         zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        return Moments(0, zeros, zeros)
+        like = next(iter(zeros.values()))
+        return Moments(like.new_zeros((), dtype=torch.float64), zeros, zeros)
 
     def update(
         self, gradient: Tensors, state: Moments, parameters: Tensors, learning_rate: float
@@ -83,7 +85,7 @@ class Adam(Optimizer):
         steps = state.steps + 1
         mean = {name: self.beta1 * state.mean[name] + (1 - self.beta1) * g for name, g in gradient.items()}
         square = {name: self.beta2 * state.square[name] + (1 - self.beta2) * g * g for name, g in gradient.items()}
-        size, scale = learning_rate / (1 - self.beta1**steps), math.sqrt(1 - self.beta2**steps)
+        size, scale = learning_rate / (1 - self.beta1**steps), (1 - self.beta2**steps).sqrt()
         sizes = {name: root(value) / scale for name, value in square.items()}
         change = {
             name: -size * m / (sizes[name] + (sizes[name].mean() if soft else 0.0) + self.epsilon)

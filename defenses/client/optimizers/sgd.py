@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from defenses.client.optimizers import Optimizer, State, Tensors, register
@@ -27,13 +28,16 @@ class SGD(Optimizer):
         if self.nesterov and not self.momentum:
             raise ValueError("sgd: nesterov = True is not possible without a momentum")
 
+    def init(self, parameters: Tensors) -> State:
+        return {name: torch.zeros_like(value) for name, value in parameters.items()} if self.momentum else None
+
     def update(
         self, gradient: Tensors, state: State, parameters: Tensors, learning_rate: float
     ) -> tuple[dict[str, Tensor], State]:
         decayed = {name: g + self.weight_decay * parameters[name] for name, g in gradient.items()}
         if not self.momentum:
             return {name: -learning_rate * g for name, g in decayed.items()}, None
-        velocity = {name: g if state is None else self.momentum * state[name] + g for name, g in decayed.items()}
+        velocity = {name: self.momentum * state[name] + g for name, g in decayed.items()}
         moved = {n: decayed[n] + self.momentum * v for n, v in velocity.items()} if self.nesterov else velocity
         return {name: -learning_rate * v for name, v in moved.items()}, velocity
 
