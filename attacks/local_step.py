@@ -124,7 +124,7 @@ class _Run:
                 every[place] = value
             return self.forward(*every)
 
-        _, product = vjp(of, *(inputs[place] for place in moving))
+        product = vjp(of, *(inputs[place] for place in moving))[1]
         return tuple(product(slopes))
 
     def together(self, function: Function, count: int) -> Function:

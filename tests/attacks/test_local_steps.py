@@ -8,16 +8,21 @@ from attack_victims import paper_mlp
 from torch import nn
 
 import attacks
-from attacks import LocalTraining, Observation, Reconstruction, ThreatModel, local_step
+from attacks import LocalTraining, Observation, Reconstruction, ThreatModel, local_step, program
 from attacks.evaluators import general
 from defenses.client.optimizers.adam import Adam
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ORDER, ClientRound, play
 
 MOMENTUM = LocalTraining(steps=3, learning_rate=0.05, optimizer=SGD(momentum=0.9, weight_decay=1e-3), proximal=0.1)
-ADAM = LocalTraining(steps=2, learning_rate=0.001, optimizer=Adam(), clip_norm=1.0)
+ADAM = LocalTraining(steps=2, learning_rate=0.001, optimizer=Adam(epsilon=1e-3), clip_norm=1.0)
 EPOCHS = LocalTraining(epochs=2, learning_rate=0.05)
 """Of three images in batches of two: the last one of an epoch has another shape."""
+
+
+@pytest.fixture(autouse=True)
+def of_more_operations_than_are_compiled_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "MOST_OPERATIONS", 1150)
 
 
 def clients(local: LocalTraining, count: int = 3) -> tuple[nn.Module, list[Observation]]:
@@ -54,11 +59,19 @@ def clients(local: LocalTraining, count: int = 3) -> tuple[nn.Module, list[Obser
 
 def answers(local: LocalTraining, name: str, compile: str, count: int = 3) -> list[Reconstruction]:
     model, seen = clients(local, count)
-    attack = attacks.create(name, iterations=15, tolerance=0)
+    attack = attacks.create(name, iterations=6, tolerance=0)
     attack.compile = compile  # type: ignore[assignment]
     found = attack.run(seen, ThreatModel(noise="known" if name == "well_informed" else "unknown"), model)
     assert all(isinstance(one, Reconstruction) for one in found), found
     return found  # type: ignore[return-value]
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What local steps are made into programs from now on."""
+    traced: list[object] = []
+    made = local_step._program
+    monkeypatch.setattr(local_step, "_program", lambda *given: traced.append(given) or made(*given))
+    return traced
 
 
 def alike(found: list[Reconstruction], expected: list[Reconstruction]) -> None:
@@ -67,15 +80,30 @@ def alike(found: list[Reconstruction], expected: list[Reconstruction]) -> None:
         assert one.loss == pytest.approx(other.loss, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["well_informed", "dropout_inversion"])
-@pytest.mark.parametrize("local", [MOMENTUM, ADAM, EPOCHS], ids=["momentum", "adam", "epochs"])
+@pytest.mark.parametrize(
+    ("local", "name"),
+    [
+        (MOMENTUM, "well_informed"),
+        (ADAM, "well_informed"),
+        (EPOCHS, "well_informed"),
+        (EPOCHS, "dropout_inversion"),
+    ],
+    ids=["momentum", "adam", "epochs", "masks"],
+)
 def test_the_same_answers(local: LocalTraining, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)  # the traced graph itself, run as it is
-    traced = []
-    program = local_step._program
-    monkeypatch.setattr(local_step, "_program", lambda *given: traced.append(given) or program(*given))
+    traced = noted(monkeypatch)
     alike(answers(local, name, "always"), answers(local, name, "never"))
     assert len(traced) == (4 if local.epochs else 2)  # a step and its product, for each shape of a batch
+
+
+def test_few_steps_are_compiled_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    monkeypatch.setattr(program, "MOST_OPERATIONS", 7_000)
+    traced = noted(monkeypatch)
+    [answer] = answers(MOMENTUM, "inverting_gradients", "always", 1)
+    assert "compiled" in answer.details
+    assert not traced
 
 
 def test_programs_of_two_problems_serve_three_and_do_not_serve_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +116,11 @@ def test_programs_of_two_problems_serve_three_and_do_not_serve_a_few(monkeypatch
     alike(answers(MOMENTUM, "well_informed", "always"), expected)
 
 
-def test_what_is_really_compiled(caplog: pytest.LogCaptureFixture) -> None:
-    local = LocalTraining(steps=2, learning_rate=0.05)
+def test_what_is_really_compiled(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    local = LocalTraining(steps=4, learning_rate=0.05)
+    traced = noted(monkeypatch)
     alike(answers(local, "inverting_gradients", "always", 1), answers(local, "inverting_gradients", "never", 1))
+    assert len(traced) == 2
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
