@@ -103,6 +103,14 @@ class IterativeAttack(Attack):
     def compose(self, setting: Setting) -> Composition:
         """The attack: unknowns + objective + priors."""
 
+    def regarded(self, victim: Victim) -> Victim:
+        """What this attack takes a victim's update for: what it is."""
+        return victim
+
+    def answered(self, answer: Reconstruction, setting: Setting) -> Reconstruction:
+        """What is made of the best of a victim's problems: its images, each once."""
+        return answer
+
     def narrowed(self, setting: Setting) -> Setting:
         """The part of the client's round that this attack looks at: all of it."""
         return setting
@@ -155,7 +163,7 @@ class IterativeAttack(Attack):
             try:
                 self.check(threat_model)
                 victim = Victim.of(index, observation, threat_model, model, needs_labels=needs_labels, read=sites)
-                victim = victim.begun(found[index], self.warm_start(observation))
+                victim = self.regarded(victim.begun(found[index], self.warm_start(observation)))
             except NotApplicable as reason:
                 results[index] = reason
                 continue
@@ -226,6 +234,7 @@ class IterativeAttack(Attack):
             if isinstance(answer, Reconstruction):
                 curve = solution.curves[problem]
                 answer.snapshots = keeper.snapshots(problem, iterations=answer.iterations, curve=curve)
+                answer = self.answered(answer, setting)
             results[victim.index] = answer
         return results
 

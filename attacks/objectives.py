@@ -62,6 +62,13 @@ class Euclidean:
         return (simulated - 2 * inner + observed).sum(1)
 
 
+class RelativeEuclidean(Euclidean):
+    """`|g - g*|^2 / |g*|^2`: as `Euclidean`, of a size that priors can be weighed against."""
+
+    def __call__(self, inner: Tensor, simulated: Tensor, observed: Tensor) -> Tensor:
+        return super().__call__(inner, simulated, observed) / observed.sum(1)
+
+
 class Distances:
     """`weight * sum_l |g_l - g_l*|_2`, a distance of its own for each parameter (GradInversion: Yin et al., CVPR 2021).
 

@@ -47,9 +47,11 @@ class LBFGS:
 
     Args:
         memory: how many past steps the curvature is estimated from.
+        pace: the length of a step over the learning rate.
     """
 
     memory: int = 10
+    pace: float = 1.0
 
     def start(self, point: Tensor) -> State:
         problems, size = point.shape
@@ -89,7 +91,7 @@ class LBFGS:
             back = weights[:, i] * (changes[:, i] * towards).sum(1)
             towards = towards + (share - back)[:, None] * steps[:, i]
         first = (1 / gradient.abs().sum(1).clamp_min(1e-30)).clamp(max=1)
-        length = state["rate"].to(gradient) * torch.where(begun, 1, first)
+        length = self.pace * state["rate"].to(gradient) * torch.where(begun, 1, first)
         move = length[:, None] * towards
         own = {"steps": steps, "changes": changes, "weights": weights, "diagonal": diagonal}
         return move, {**own, "gradient": gradient, "moved": move, "begun": torch.ones_like(begun)}

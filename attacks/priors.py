@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +98,43 @@ class GroupConsistency(Prior):
         count = counted.view(-1, restarts.each).sum(1).clamp_min(1)
         mean = places.view(-1, restarts.each, theirs.shape[1]).sum(1) / count[:, None]
         return self.weight * torch.linalg.vector_norm(images - mean[restarts.number // restarts.each], dim=1)
+
+
+@dataclass(frozen=True)
+class SameImages(Prior):
+    """Every pass over a client's examples has the same images, in whichever order (Dimitrov et al., TMLR 2022).
+
+    Each pass is compared with the next, and the last with the first, by a function that no order changes: `mean`, the
+    mean square of the difference of the passes' mean images, which is a choice of that paper's; or `nearest`, the mean
+    square of the difference of each image from the nearest one of the same label.
+
+    Args:
+        passes: how many there are.
+        by: as above.
+
+    Shape:
+        guess["images"]: (N, passes * B, C, H, W), one pass after the other.
+    """
+
+    weight: float
+    passes: int
+    by: Literal["mean", "nearest"] = "nearest"
+
+    def __call__(self, guess: Guess, facts: Facts) -> Tensor:
+        if self.passes == 1:
+            return guess["images"].new_zeros(len(guess["images"]))
+        images = guess["images"].unflatten(1, (self.passes, -1)).flatten(3)
+        following = images.roll(-1, dims=1)
+        if self.by == "mean":
+            return self.weight * (images.mean(2) - following.mean(2)).square().mean((1, 2))
+        products = images @ following.transpose(2, 3)
+        squares, theirs = images.square().sum(3), following.square().sum(3)
+        apart = (squares[..., :, None] + theirs[..., None, :] - 2 * products) / images.shape[3]
+        labels = guess["labels"].unflatten(1, (self.passes, -1))
+        if not labels.is_floating_point():
+            other = labels[..., :, None] != labels.roll(-1, dims=1)[..., None, :]
+            apart = apart.masked_fill(other, torch.inf)
+        return self.weight * (apart.amin(3).mean(2) + apart.amin(2).mean(2)).mean(1) / 2
 
 
 class DropRate(Prior):

@@ -6,6 +6,8 @@ A *guess* holds everything that determines a client's update, by name, for N pro
     labels          (N, B) class indices, or (N, B, K) probabilities
     noise.<site>    (N, ...) for each random site, its draws of all steps (see `defenses.client.site`): of a dropout
                     layer (N, B, ...), by its module path
+    along           (N, L): the weights of each matched parameter that gradients are taken at are those that were sent,
+                    plus so many times the observed update; without it, those that were sent
 
 Some of it the attacker knows; each unknown stands for one or more of the other names. What is optimised need not
 be that value itself: it may be anything that the value is a function of.
@@ -35,6 +37,12 @@ Draw = Callable[[str], torch.Generator]
 
 NOISE = "noise."
 
+ALONG = "along"
+
+NEAR = 0.3
+"""How far from the mean images start that L-BFGS moves: from further away its first steps may end where nothing has a
+slope."""
+
 ENUMERATED = 16
 """At most so many values of what no descent can move are tried, one after the other."""
 
@@ -62,6 +70,9 @@ class Setting:
         defense_sites: the sites among `noise_inputs` that are no layers of the model.
         read: the sites among `noise_inputs` whose draws are read off each update, and need not be looked for.
         batch_norm: which batch-norm statistics the server has, as the threat model says.
+        passes: how often each of the client's examples is among the images, one pass over all after the other.
+        reach: where the one gradient that is compared is taken for that of several steps: how many times it each
+            parameter moved by. None: it is that of a single step.
     """
 
     model: nn.Module
@@ -77,6 +88,8 @@ class Setting:
     defense_sites: Mapping[str, Site] = field(default_factory=dict)
     read: frozenset[str] = frozenset()
     batch_norm: Literal["none", "running", "batch"] = "none"
+    passes: int = 1
+    reach: Mapping[str, float] | None = None
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -117,16 +130,27 @@ class Unknown(ABC):
 
 
 class Images(Unknown):
-    """The batch, from N(0, 1).
+    """The batch, from N(0, spread^2).
 
     Args:
+        spread: standard deviation of where it starts, in normalised units, around the mean.
         signed: it moves by the gradient's sign, else by the gradient.
         bounded: it stays inside the range that pixels in [0, 1] have once normalised.
+        apart: each pass over the examples has images of its own, else the same in the same order.
     """
 
-    def __init__(self, setting: Setting, *, signed: bool = True, bounded: bool = True) -> None:
-        self.signed, self.bounded = signed, bounded
-        self.shape = (setting.images, *setting.input_shape)
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        spread: float = 1.0,
+        signed: bool = True,
+        bounded: bool = True,
+        apart: bool = False,
+    ) -> None:
+        self.spread, self.signed, self.bounded = spread, signed, bounded
+        self.passes = 1 if apart else setting.passes
+        self.shape = (setting.images // self.passes, *setting.input_shape)
         like = next(setting.model.parameters())
         mean, std = (torch.tensor(value).view(-1, 1, 1).to(like) for value in (setting.mean, setting.std))
         self.low, self.high = (0 - mean) / std, (1 - mean) / std
@@ -135,7 +159,10 @@ class Images(Unknown):
         return name == "images"
 
     def start(self, draw: Draw) -> dict[str, Tensor]:
-        return {"images": torch.randn(self.shape, generator=draw("images"))}
+        return {"images": self.spread * torch.randn(self.shape, generator=draw("images"))}
+
+    def value(self, name: str, free: Tensor) -> Tensor:
+        return _repeated(free, self.passes)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign() if self.signed else gradient
@@ -144,11 +171,18 @@ class Images(Unknown):
         return value.clamp(self.low, self.high) if self.bounded else value
 
 
+def _repeated(each: Tensor, passes: int) -> Tensor:
+    """What N problems have of each example (N, B, ...), for every pass over the examples (N, passes * B, ...)."""
+    return each if passes == 1 else torch.cat([each] * passes, dim=1)
+
+
 class SoftLabels(Unknown):
-    """The labels as probabilities (N, B, K): the softmax of logits that may take any value, from N(0, 1)."""
+    """The labels as probabilities (N, B, K): the softmax of logits that may take any value, from N(0, 1); the same in
+    each pass over the examples."""
 
     def __init__(self, setting: Setting) -> None:
-        self.shape = (setting.images, setting.classes)
+        self.passes = setting.passes
+        self.shape = (setting.images // self.passes, setting.classes)
 
     def owns(self, name: str) -> bool:
         return name == "labels"
@@ -157,7 +191,7 @@ class SoftLabels(Unknown):
         return {"labels": torch.randn(self.shape, generator=draw("labels"))}
 
     def value(self, name: str, free: Tensor) -> Tensor:
-        return free.softmax(dim=-1)
+        return _repeated(free.softmax(dim=-1), self.passes)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient

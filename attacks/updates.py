@@ -201,6 +201,20 @@ def observed_gradient(observation: Observation) -> dict[str, Tensor] | None:
 def mean_gradient(observation: Observation) -> dict[str, Tensor]:
     """About the mean of the gradients of a client's several steps: what labels can be counted in.
 
+    Raises:
+        NotApplicable: the local training is not granted, or its optimizer does not add gradients up.
+    """
+    try:
+        moved = displacement(observation)
+    except NotApplicable as reason:
+        raise NotApplicable(f"labels cannot be inferred: {reason}") from reason
+    return {name: value / moved[name] for name, value in observation.update.items()}
+
+
+def displacement(observation: Observation) -> dict[str, float]:
+    """By how much a gradient of 1 in each of a client's several steps would change each parameter: by plain SGD, minus
+    the sum of the steps' learning rates.
+
     The steps' gradients are taken to be alike, as they are while the steps are small; weight decay is left out.
 
     Raises:
@@ -210,7 +224,7 @@ def mean_gradient(observation: Observation) -> dict[str, Tensor]:
     if local is None:
         raise NotApplicable("a weight delta needs local_training known")
     if (other := next((one for one in local.optimizers if not _adds_up(one)), None)) is not None:
-        raise NotApplicable(f"labels cannot be inferred: {other.name} does not add up gradients")
+        raise NotApplicable(f"{other.name} does not add up gradients")
     still = {name: torch.zeros((), dtype=torch.float64) for name in observation.update}
     unit = {name: torch.ones_like(value) for name, value in still.items()}
     moved, state = still, local.init(still)
@@ -218,8 +232,8 @@ def mean_gradient(observation: Observation) -> dict[str, Tensor]:
         change, state = local.change(unit, state, still, local.rates(still, step))
         moved = {name: value + change[name] for name, value in moved.items()}
     if not all(moved.values()):
-        raise NotApplicable("labels cannot be inferred: some parameters are trained at a learning rate of zero")
-    return {name: value / moved[name].to(value) for name, value in observation.update.items()}
+        raise NotApplicable("some parameters are trained at a learning rate of zero")
+    return {name: float(value) for name, value in moved.items()}
 
 
 def _adds_up(optimizer: Optimizer) -> bool:

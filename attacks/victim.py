@@ -39,6 +39,8 @@ class Victim:
         details: what the answer is to say of the labels, where they were inferred.
         read: the random sites whose draws its update gives away, so that nothing has to look for them.
         start: values by name, of the guess, for its first start that are better than random ones.
+        passes: how often each example is among the images, one pass over all after the other.
+        reach: where its gradient is taken for that of several steps, how many times it each parameter moved by.
     """
 
     index: int
@@ -51,6 +53,8 @@ class Victim:
     kind: Literal["gradient", "delta"]
     read: frozenset[str]
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    passes: int = 1
+    reach: Mapping[str, float] | None = None
 
     @classmethod
     def of(
@@ -104,6 +108,7 @@ class Victim:
         mine, theirs = self.observation, other.observation
         return (
             (self.images, self.kind, self.read) == (other.images, other.kind, other.read)
+            and (self.passes, self.reach) == (other.passes, other.reach)
             and self.update.keys() == other.update.keys()
             and (mine.local, mine.batch_size, mine.defense) == (theirs.local, theirs.batch_size, theirs.defense)
             and (mine.input_shape, mine.mean, mine.std) == (theirs.input_shape, theirs.mean, theirs.std)
@@ -181,6 +186,8 @@ def setting_of(
         defense_sites={name: site for name, (site, _) in sites.items()},
         read=victim.read,
         batch_norm=threat_model.batch_norm,
+        passes=victim.passes,
+        reach=victim.reach,
     )
 
 

@@ -136,14 +136,14 @@ def clients(
     Args:
         described: the model; the defenses in `parts` change it.
         local: the clients send weight deltas of it; without, the gradient of one step. Epochs go through three images
-            in twos.
+            in twos, or `--examples` in batches of `--batch`.
     """
     share: Literal["gradient", "delta"] = "gradient" if local is None else "delta"
     local = local or LocalTraining()
     dataset = data.load({"name": getattr(arguments, "dataset", "mnist")})
     shape, classes = dataset.input_shape, len(dataset.classes)
-    size, count = (2, 3) if local.epochs else (getattr(arguments, "batch", 1), 0)
-    count = count or size * local.steps
+    size = getattr(arguments, "batch", 2 if local.epochs else 1)
+    count = getattr(arguments, "examples", 3) if local.epochs else size * local.steps
     client = Local(training=local, batch_size=size, share="gradient" if share == "gradient" else "weights")
     order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
     truths, seen = [], []

@@ -19,7 +19,7 @@ from attacks.evaluators.base import Beliefs, Evaluator
 from attacks.facts import FACT
 from attacks.local_step import LocalSteps
 from attacks.objectives import Objective, OfEntries
-from attacks.unknowns import Guess, noise_of
+from attacks.unknowns import ALONG, Guess, noise_of
 from defenses.client.kept import Kept, as_tensors, from_tensors, remains
 from defenses.client.round import ClientRound, Played, replay
 
@@ -112,7 +112,7 @@ class General(Evaluator):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Of one problem: what it is to go down in, and of this the loss and the penalty."""
         guess = {**known, **unknown}
-        played = self._played(guess)
+        played = self._played(guess, data)
         loss = self._mismatch(played.update, data)
         alone, facts = ({name: value[None] for name, value in each.items()} for each in (guess, _facts(data)))
         steps = [{path: [call[None] for call in calls] for path, calls in step.items()} for step in played.entered]
@@ -121,14 +121,15 @@ class General(Evaluator):
 
     def _loss(self, unknown: Tensors, known: Tensors, data: Tensors) -> Tensor:
         """Of one problem: no leading N."""
-        return self._mismatch(self._played({**known, **unknown}).update, data)
+        return self._mismatch(self._played({**known, **unknown}, data).update, data)
 
-    def _played(self, guess: Tensors) -> Played:
-        images, labels, noise = guess["images"], guess["labels"], noise_of(guess)
+    def _played(self, guess: Tensors, data: Tensors) -> Played:
+        images, labels, noise, state = guess["images"], guess["labels"], noise_of(guess), self._state
         asked, run_step = self._beliefs.asks, None if self.whole else self._steps
-        return replay(
-            self._round, self._state, images, labels, noise, surrogate=True, watched=asked, run_step=run_step
-        )
+        if ALONG in guess:
+            moved = zip(self._names, guess[ALONG].unbind())
+            state = {**state, **{name: state[name] + way * data[name] for name, way in moved}}
+        return replay(self._round, state, images, labels, noise, surrogate=True, watched=asked, run_step=run_step)
 
     def _mismatch(self, simulated: Tensors, data: Tensors) -> Tensor:
         observed = self._compared({name: data[name] for name in self._names}, data)

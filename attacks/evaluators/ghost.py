@@ -29,7 +29,7 @@ from attacks.evaluators.forms import Form, Part, prepare, rows_of
 from attacks.evaluators.rules import Apart, Unfit, rule_for
 from attacks.facts import FACT
 from attacks.objectives import Objective
-from attacks.unknowns import Guess, noise_of
+from attacks.unknowns import ALONG, Guess, noise_of
 from defenses.client.compute import Inputs, watching
 from defenses.client.kept import Kept, remains
 from defenses.client.kernels import by_formula
@@ -52,7 +52,8 @@ class Ghost(Evaluator):
         beliefs: the priors that ask for what enters layers.
 
     Raises:
-        Unfit: what is sent is no gradient, a parameter whose layer has no rule, a layer called twice or never.
+        Unfit: what is sent is no gradient, or one at weights of its own; a parameter whose layer has no rule, a layer
+            called twice or never.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Ghost(Evaluator):
         beliefs: Beliefs | None = None,
     ) -> None:
         _refuse(round)
+        if ALONG in example:
+            raise Unfit("each problem has weights of its own")
         self._beliefs = beliefs or Beliefs()
         model = round.model
         self._model, self._objective, self._smoothing = model, objective, round.local.label_smoothing

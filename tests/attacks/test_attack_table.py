@@ -17,7 +17,7 @@ from patch_victims import AprilViT, tiny_vit
 from torch import Tensor, nn
 
 import attacks
-from attacks import Attack, NotApplicable, Observation, Reconstruction, ThreatModel
+from attacks import Attack, LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.labels import infer_labels
 from attacks.malicious import MaliciousAttack, Outset
 from defenses import compose
@@ -42,6 +42,7 @@ class Target:
         single: the attack declines batches above 1.
         part: it answers for some images of a batch alone.
         labelled: the label of the first image; those of the others follow.
+        local: its local training, of which it sends the change of its weights; the order of epochs is not granted.
     """
 
     attack: Attack
@@ -54,6 +55,7 @@ class Target:
     single: bool = False
     part: bool = False
     labelled: int = 0
+    local: LocalTraining | None = None
 
     def __str__(self) -> str:
         defense = self.defense.get("name", "none")
@@ -87,6 +89,9 @@ LBFGS = DESCENT | {"learning_rate": 0.8}
 """Other values of what all attacks have that optimise."""
 MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group": 0.001}
 
+EPOCHS = LocalTraining(epochs=2, learning_rate=0.01)
+"""Of steps of one image, in an order of its own each."""
+
 FISHING = {"grants": {"server": "malicious"}, "model": with_bias, "labelled": 1, "part": True}
 
 TABLE = [
@@ -101,6 +106,16 @@ TABLE = [
     Target(a("inverting_gradients", iterations=600), 30, defense=CLIPPED),
     Target(a("inverting_gradients", iterations=600), 25, defense=PRUNED, grants=KNOWN),
     Target(a("inverting_gradients", **BEGUN), 30),
+    Target(a("fedavg_inversion", iterations=300), 30),
+    Target(a("fedavg_inversion", iterations=600), 30, dropout=0.5),
+    Target(a("fedavg_inversion", iterations=300, agreement=0.01, memory=10, **DESCENT), 25, batch=2, local=EPOCHS),
+    Target(a("fedavg_inversion", iterations=600, drop_rate=1e-3), 20, dropout=0.5, batch=2, local=EPOCHS),
+    Target(a("fedavg_inversion", **BEGUN), 30),
+    Target(a("surrogate_model", iterations=300), 30),
+    Target(a("surrogate_model", iterations=600), 30, dropout=0.5),
+    Target(a("surrogate_model", iterations=300, memory=10, **DESCENT), 25, batch=2, local=EPOCHS),
+    Target(a("surrogate_model", iterations=600, drop_rate=1e-3), 20, dropout=0.5, batch=2, local=EPOCHS),
+    Target(a("surrogate_model", **BEGUN), 30),
     Target(a("sapag", iterations=1000), 30),
     Target(a("sapag", iterations=400, **DESCENT), 30),
     Target(a("sapag", **BEGUN), 30),
@@ -166,8 +181,12 @@ def seen(target: Target, batch: int) -> tuple[nn.Module, Tensor, ThreatModel, Ob
     specs = [target.defense] if target.defense else []
     fields = {"mean": (0.5,), "std": (0.5,), "classes": 4, "public": public, "defense": tuple(specs)}
     observation = observe(model, images, labels, **fields)
-    if specs:
-        client = ClientRound(model=copy.deepcopy(model), defense=compose(specs), batch_size=batch, classes=4)
+    client = ClientRound(model=copy.deepcopy(model), defense=compose(specs), batch_size=batch, classes=4)
+    if target.local:
+        client = replace(client, local=target.local, share="delta", batch_size=1)
+        trained = {"local": target.local, "kind": "delta", "batch_size": 1, "examples": batch}
+        observation = replace(observation, **trained)
+    if specs or target.local:
         played = play(client, dict(observation.state), images, labels, _generator)
         observation = replace(observation, update=played.update, noise=played.drawn)
     threat_model = ThreatModel(**{**target.grants, **target.attack.given})  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""Data leakage in federated averaging: Dimitrov, Balunović, Konstantinov, Vechev, *Data Leakage in Federated
+Averaging*, TMLR 2022 (arXiv 2206.12395)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from attacks.base import Reconstruction, register
+from attacks.engine import Composition
+from attacks.iterative import IterativeAttack
+from attacks.objectives import Cosine, RelativeEuclidean
+from attacks.observation import Observation
+from attacks.optimisers import LBFGS, Adam
+from attacks.passes import Passes, once, repeated
+from attacks.priors import DropRate, SameImages, TotalVariation
+from attacks.unknowns import NEAR, NOISE, Images, Noise, Setting
+from attacks.victim import Victim
+
+
+@register("fedavg_inversion")
+@dataclass(kw_only=True, eq=False)
+class FedAvgInversion(IterativeAttack):
+    """Replay all steps of a client's epochs, whose order nobody tells, with images x_e of its own for each epoch e, and
+    couple the epochs by what no order changes:
+
+        min_{x, m}  d(w_T(x, m) - w_0, w_T - w_0) + total_variation * TV(x) + agreement * D(x_1, ..., x_E)
+                    + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
+
+    where d is the square of the relative distance, and D compares each epoch's images with the nearest of the next epoch's. In the answer, the epochs' images are
+    matched and averaged. Each epoch is taken to see the labels in the same order, which is wrong; that it does not
+    matter much is so while steps are small. Whatever the model draws is a further unknown m, fresh in each step, as in
+    the Dropout Inversion Attack (Scheliga et al., AAAI 2023); the paper has none. Draws have to be put back into their
+    set after each step: where there are any, the search is by Adam and d is one minus the cosine, as in that attack,
+    else by L-BFGS.
+
+    Args:
+        agreement: weight of D.
+        drop_rate: weight of the drop-rate prior.
+        memory: how many past steps L-BFGS estimates the curvature from.
+    """
+
+    requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
+    ignores: ClassVar = (*IterativeAttack.ignores, "batch_order")
+    adapts: ClassVar = {"dropout": "dropout_rate"}
+    seeks_noise: ClassVar = True
+    estimates_rates: ClassVar = True
+
+    iterations: int = 2_000
+    plateau: int = 100
+    patience: int = 400
+    agreement: float = 1e-3
+    drop_rate: float = 1e-4
+    memory: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole("memory")
+        self._weights("agreement", "drop_rate")
+
+    def regarded(self, victim: Victim) -> Victim:
+        """One with images, and labels, for each epoch."""
+        local = victim.observation.local
+        if local is None or local.epochs is None or victim.kind == "gradient":
+            return victim
+        return repeated(victim, observation=replace(victim.observation, local=Passes.of(local)))
+
+    def compose(self, setting: Setting) -> Composition:
+        noise = Noise(setting)
+        confined = bool(noise.inputs)
+        spread = 1.0 if confined else NEAR
+        images = Images(setting, spread=spread, signed=confined, bounded=confined, apart=True)
+        return Composition(
+            unknowns=[images, noise],
+            objective=Cosine() if confined else RelativeEuclidean(),
+            priors=[
+                TotalVariation(self.total_variation),
+                SameImages(self.agreement, setting.passes),
+                DropRate(self.drop_rate, setting.sites),
+            ],
+            optimiser=Adam() if confined else LBFGS(self.memory, pace=5.0),
+        )
+
+    def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
+        noise = {NOISE + name: value for name, value in self.known_noise(observation, setting).items()}
+        return noise if labels is None else {"labels": labels, **noise}
+
+    def answered(self, answer: Reconstruction, setting: Setting) -> Reconstruction:
+        return once(answer, setting.passes)
