@@ -29,12 +29,12 @@ class FedAvgInversion(IterativeAttack):
         min_{x, m}  d(w_T(x, m) - w_0, w_T - w_0) + total_variation * TV(x) + agreement * D(x_1, ..., x_E)
                     + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
 
-    where d is the square of the relative distance, and D compares each epoch's images with the nearest of the next epoch's. In the answer, the epochs' images are
-    matched and averaged. Each epoch is taken to see the labels in the same order, which is wrong; that it does not
-    matter much is so while steps are small. Whatever the model draws is a further unknown m, fresh in each step, as in
-    the Dropout Inversion Attack (Scheliga et al., AAAI 2023); the paper has none. Draws have to be put back into their
-    set after each step: where there are any, the search is by Adam and d is one minus the cosine, as in that attack,
-    else by L-BFGS.
+    where d is the square of the relative distance, and D compares each epoch's images with the nearest of the next
+    epoch's. In the answer, the epochs' images are matched and averaged. Each epoch is taken to see the labels in the
+    same order, which is wrong; that it does not matter much is so while steps are small. Whatever the model draws is
+    a further unknown m, fresh in each step, as in the Dropout Inversion Attack (Scheliga et al., AAAI 2023); the paper
+    has none. Draws have to be put back into their set after each step: where there are any, the search is by Adam and
+    d is one minus the cosine, as in that attack, else by L-BFGS.
 
     Args:
         agreement: weight of D.
