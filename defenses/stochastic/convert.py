@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from defenses.stochastic.depth import DropPath
 from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureAlphaDropout, FeatureDropout
-from defenses.stochastic.functional import made_explicit
+from defenses.stochastic.functional import is_a_call, is_explicit, made_explicit
 from defenses.stochastic.layer import StochasticLayer, record
+from defenses.stochastic.repeated import made_apart
 
 _EXPLICIT: dict[type[nn.Module], Callable[[float], Dropout]] = {
     nn.Dropout: Dropout,
@@ -47,21 +48,21 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     Args:
         model: any module; a model that is itself a dropout layer is replaced, so use the returned one.
         example: an input (B, ...). With it, one forward pass in training mode finds dropout that is called as a
-            function (see `defenses.stochastic.functional`), which becomes layers too, and another looks for all
-            other randomness; B of at least 2 suits batch norm. Neither the model's state nor the global random state is
-            changed by it.
+            function or drawn inside of attention (see `defenses.stochastic.functional`), which becomes layers too; a
+            layer that is called several times becomes as many; and a last pass looks for all other randomness. B of
+            at least 2 suits batch norm. Neither the model's state nor the global random state is changed by it.
 
     Returns:
         The model, all of whose randomness (with `example`: proven for this input) is in `stochastic_layers(model)`.
 
     Raises:
-        Inexplicit: random numbers are drawn elsewhere (`torch.randn`, the rate inside `nn.MultiheadAttention`, ...), or
-            one layer draws several times in a forward pass, so that one noise per layer does not describe the draw.
+        Inexplicit: random numbers are drawn elsewhere (`torch.randn`, the rate inside `nn.LSTM`, ...), or a module that
+            calls dropout as a function is run several times in a forward pass.
     """
     _refuse_shared(model)
     layers: dict[int, StochasticLayer] = {}  # one that stands in several places, and draws nothing, goes on doing so
     for path, module in list(model.named_modules(remove_duplicate=False)):
-        _refuse_known(path, module)
+        _refuse_known(path, module, tried=example is not None)
         found = _explicit(path, module)
         if found is not None:
             layer = layers.setdefault(id(module), found)
@@ -72,8 +73,22 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
                 model.get_submodule(parent)._modules[child] = layer
     if example is not None:
         made_explicit(model, example)
+        made_apart(model, _calls(model, example))
         check_explicit(model, example)
     return model
+
+
+def _calls(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often each layer that stands in the place of the user's own draws in one forward pass in training mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        with record(model) as drawn:
+            _passed(model, example)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return {path: len(draws) for path, draws in drawn.items() if not is_a_call(path)}
 
 
 def _counterpart(module: nn.Module) -> Callable[[float], Dropout] | None:
@@ -92,10 +107,10 @@ def _explicit(path: str, module: nn.Module) -> StochasticLayer | None:
             return kind(cast(float, module.p)).train(module.training)
         except ValueError as error:
             raise Inexplicit(f"{_named(path, module)}: {error}") from error
-    return _depth(path, module).train(module.training) if _drops_paths(module) else None
+    return _depth(path, module).train(module.training) if drops_paths(module) else None
 
 
-def _drops_paths(module: nn.Module) -> bool:
+def drops_paths(module: nn.Module) -> bool:
     """Whether a module is stochastic depth by its name, as in timm, torchvision, transformers (`SwinDropPath`)."""
     named = type(module).__name__.endswith(("DropPath", "StochasticDepth"))
     known = named and not isinstance(module, StochasticLayer)
@@ -134,15 +149,20 @@ def _refuse_shared(model: nn.Module) -> None:
     first: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         dropping = isinstance(module, StochasticLayer | _DropoutNd) and getattr(module, "p", 1) > 0
-        if (dropping or _drops_paths(module)) and first.setdefault(id(module), path) != path:
+        if (dropping or drops_paths(module)) and first.setdefault(id(module), path) != path:
             raise Inexplicit(
                 f"{_named(path, module)} is the same layer as {first[id(module)]!r}; each place needs its own"
             )
 
 
-def _refuse_known(path: str, module: nn.Module) -> None:
-    """Refuse the modules of torch that are known to draw inside, and dropout of a kind that we have no layer for."""
-    if isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
+def _refuse_known(path: str, module: nn.Module, *, tried: bool) -> None:
+    """Refuse the modules of torch that are known to draw inside, and dropout of a kind that we have no layer for.
+
+    Args:
+        tried: whether an example will show what attention drops, which becomes a layer then.
+    """
+    shown = isinstance(module, nn.MultiheadAttention) and (tried or is_explicit(module))
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0 and not shown:
         raise Inexplicit(
             f"{_named(path, module)} draws its dropout (rate {module.dropout}) inside; set it to 0, or write the layer "
             "with explicit dropout"
@@ -198,9 +218,15 @@ def refuse_hidden(model: nn.Module, example: Tensor) -> None:
         Inexplicit: random numbers are drawn outside of stochastic layers.
     """
     stack: list[tuple[str, nn.Module]] = [("", model)]
+    with _following(model, stack), _Watch(stack):
+        _passed(model, example)
+
+
+def _passed(model: nn.Module, example: Tensor) -> None:
+    """One forward pass of an example, which leaves the model's state and the global random state as they were."""
     device = [example.device] if example.device.type == "cuda" else []
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng(device), torch.no_grad(), _following(model, stack), _Watch(stack):
+    with torch.random.fork_rng(device), torch.no_grad():
         torch.func.functional_call(model, buffers, (example,))  # batch norm writes to the copies
 
 

@@ -1,5 +1,7 @@
 """Dropout that a model calls as a function, `F.dropout(x, 0.5, self.training)`, made a layer of the module that calls.
 
+So is the dropout inside of attention (`defenses.stochastic.attended`).
+
 The k-th call within a module's `forward` becomes the child `functional_dropout_<k>` of that module: a site with a name,
 that can be recorded, replayed and optimised like any other. The module's class is replaced by one of its own that
 diverts these calls, so that copies and `functional_call` keep what was made.
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from defenses.stochastic.attended import DROPOUT, MULTI_HEAD, attended, inside, rate_of
 from defenses.stochastic.dropout import AlphaDropout, Dropout, FeatureAlphaDropout, FeatureDropout
 
 FUNCTIONS: Mapping[Any, Callable[[float], Dropout]] = {
@@ -38,6 +41,11 @@ class Unmade(RuntimeError):
 def child(number: int) -> str:
     """The name of the layer that stands for the call of this number within one `forward`."""
     return f"functional_dropout_{number}"
+
+
+def is_a_call(path: str) -> bool:
+    """Whether a layer's path is that of one that stands for a call."""
+    return path.rpartition(".")[2].startswith(child(0)[:-1])
 
 
 def called(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Tensor, float, bool] | None:
@@ -97,24 +105,39 @@ class _Diverting(nn.Module):
             return super().forward(*arguments, **keywords)
 
 
+def is_explicit(module: nn.Module) -> bool:
+    """Whether what a module calls as a function was made layers of its own."""
+    return isinstance(module, _Diverting)
+
+
 class _Divert(TorchFunctionMode):
     def __init__(self, module: _Diverting) -> None:
         super().__init__()
         self._module, self._calls = module, 0
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        keywords = keywords or {}
+        return self._handle(function, arguments, keywords or {})
+
+    def _handle(self, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        if function is MULTI_HEAD:
+            return inside(self._handle, arguments, keywords)
+        if rate := rate_of(function, arguments, keywords):
+            return attended(self._next(function, rate), arguments, keywords)
         call = called(function, arguments, keywords)
         if call is None:
             return function(*arguments, **keywords)
         x, rate, in_place = call
+        dropped = self._next(function, rate)(x)
+        return x.copy_(dropped) if in_place else dropped
+
+    def _next(self, function: Any, rate: float) -> nn.Module:
+        """The layer that stands for the call whose turn it is."""
         rates, number = self._module.called_rates, self._calls
         self._calls += 1
         if number >= len(rates) or rates[number] != rate:
             name = type(self._module).__name__
             raise Unmade(f"{name} calls {function.__name__} at the rate {rate:g} where it did not before")
-        dropped = getattr(self._module, child(number))(x)
-        return x.copy_(dropped) if in_place else dropped
+        return cast(nn.Module, getattr(self._module, child(number)))
 
 
 class _Listen(TorchFunctionMode):
@@ -125,12 +148,18 @@ class _Listen(TorchFunctionMode):
         self._stack, self._found = stack, found
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        call = called(function, arguments, keywords or {})
-        if call is not None:
-            path, module = self._stack[-1]
-            if not isinstance(module, nn.modules.dropout._DropoutNd):
-                self._found.setdefault(path, []).append((function, call[1]))
-        return function(*arguments, **(keywords or {}))
+        return self._handle(function, arguments, keywords or {})
+
+    def _handle(self, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        if function is MULTI_HEAD:
+            return inside(self._handle, arguments, keywords)
+        path, module = self._stack[-1]
+        if rate := rate_of(function, arguments, keywords):
+            self._found.setdefault(path, []).append((DROPOUT, rate))
+        call = called(function, arguments, keywords)
+        if call is not None and not isinstance(module, nn.modules.dropout._DropoutNd):
+            self._found.setdefault(path, []).append((function, call[1]))
+        return function(*arguments, **keywords)
 
 
 @contextmanager

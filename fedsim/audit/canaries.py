@@ -187,7 +187,8 @@ def _seen(facts: Facts, again: Replayed, told: Told, steps: int) -> Iterator[Fin
         says = f"the client's round cannot be replayed: {again.why}"
         yield Finding("Replay", f"{says}; that an attack fails on it says nothing", True)
     else:
-        yield Finding("Replay", "our picture of the client's round gives what it sent, to float32")
+        near = f"{again.error:.0e} of its update, what rounding makes of it"
+        yield Finding("Replay", f"our picture of the client's round gives what it sent, to float32 ({near})")
     optimizer = facts.optimizer.removeprefix("torch.optim.")
     keys = ", ".join(f"{key} {value:g}" for key, value in _spoken(facts.options))
     rates = _rates(facts.learning_rates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from defenses.stochastic.functional import is_a_call
 from fedsim.audit.canary_form import Images, Refusal, numbers
 from fedsim.audit.canary_items import Loaders
 from fedsim.audit.canary_seen import Call, Step
@@ -68,7 +69,9 @@ def judged(watch: Watch, loaders: Loaders, received: Mapping[str, Tensor]) -> Ju
         mode=mode,
         resting=resting if mode == "mixed" else (),
         frozen=tuple(name for name, _ in model.named_parameters() if name not in gradients),
-        dropout={site: rate for call in calls for site, rate in call.rates.items()},
+        dropout={
+            one: rate for call in calls for site, rate in call.rates.items() for one in _sites(site, call.masks[site])
+        },
         dtype=watch.dtype,
         losses=tuple(
             LossSeen(name=name, reduction=reduction, label_smoothing=smoothing, weighted=weighted)
@@ -141,9 +144,11 @@ def _of_step(number: int, step: Step, first: Step, images: Images, known: bool) 
             yield f"the client trains under autocast ({call.autocast})"
         if call.hidden:
             yield f"random numbers are drawn in {call.hidden[0]}"
-        if any(len(masks) > 1 for masks in call.masks.values()):
-            site = next(site for site, masks in call.masks.items() if len(masks) > 1)
-            yield f"{site} drops several times in one forward pass"
+        for site, masks in call.masks.items():
+            if len(masks) > 1 and is_a_call(site):
+                yield f"the module that calls {site} is run several times in one forward pass"
+            elif len(masks) != len(first.calls[0].masks.get(site, masks)):
+                yield f"{site} drops more often in one forward pass than in another"
         entered = _entered(call, images)
         if call.masks.keys() != first.calls[0].masks.keys():
             site = sorted(call.masks.keys() ^ first.calls[0].masks.keys())[0]
@@ -226,8 +231,17 @@ def _odd_labels(target: Tensor, labels: Tensor) -> str | None:
 
 def _noise(calls: list[Call]) -> dict[str, Tensor]:
     """The masks of all forward passes, (examples of all steps, ...), of the sites that drew in each of them."""
-    sites = {site for call in calls for site in call.masks}
-    return {site: torch.cat([mask for call in calls for mask in call.masks.get(site, [])]) for site in sorted(sites)}
+    found: dict[str, list[Tensor]] = {}
+    for call in calls:
+        for site, masks in call.masks.items():
+            for one, mask in zip(_sites(site, masks), masks, strict=True):
+                found.setdefault(one, []).append(mask)
+    return {site: torch.cat(masks) for site, masks in sorted(found.items())}
+
+
+def _sites(site: str, masks: Sequence[Tensor]) -> list[str]:
+    """What the draws of one forward pass are called: those of a layer that is called several times have numbers."""
+    return [site] if len(masks) == 1 else [f"{site}.{number}" for number in range(len(masks))]
 
 
 def _named(optimizer: Any) -> str:

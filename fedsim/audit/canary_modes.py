@@ -20,6 +20,7 @@ from torch.optim import optimizer as optimizers
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from defenses.stochastic.attended import DROPOUT, MULTI_HEAD, attended, inside, rate_of
 from defenses.stochastic.convert import draws
 from defenses.stochastic.functional import called
 from fedsim.audit.canary_seen import Clipped
@@ -71,10 +72,10 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
-        if (call := called(function, arguments, keywords)) is not None:
-            x, rate, in_place = call
-            dropped = self._watch.masked(function, x, rate)
-            return x.copy_(dropped) if in_place else dropped
+        if function is MULTI_HEAD:
+            return inside(self._dropped, arguments, keywords)
+        if rate_of(function, arguments, keywords) or called(function, arguments, keywords) is not None:
+            return self._dropped(function, arguments, keywords)
         if function is Tensor.backward:
             loss, *more = arguments
             self._watch.started(loss)
@@ -92,6 +93,17 @@ class _Functions(TorchFunctionMode):
         if torch.is_grad_enabled() and getattr(function, "__name__", "") in LOSSES:
             self._loss(function.__name__, arguments, keywords)
         return function(*arguments, **keywords)
+
+    def _dropped(self, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        """A function that drops something, or does not."""
+        if rate := rate_of(function, arguments, keywords):
+            return attended(lambda weights: self._watch.masked(DROPOUT, weights, rate), arguments, keywords)
+        call = called(function, arguments, keywords)
+        if call is None:
+            return function(*arguments, **keywords)
+        x, rate, in_place = call
+        dropped = self._watch.masked(function, x, rate)
+        return x.copy_(dropped) if in_place else dropped
 
     def _loss(self, name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         weighted = isinstance(keywords.get("weight"), Tensor) or any(isinstance(one, Tensor) for one in arguments[2:])

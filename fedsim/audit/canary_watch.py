@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from defenses.stochastic.convert import drops_paths
 from defenses.stochastic.functional import FUNCTIONS, child
 from fedsim.audit.canary_seen import Call, Clipped, Grouped, Step, autocast, plain, tensors
 
@@ -38,6 +39,7 @@ class Watch:
     dtype: str = "float32"
     taken: int = 0
     _masking: bool = False
+    _paths_dropping: int = 0
     _stack: list[tuple[str | None, nn.Module]] = field(default_factory=list)
     _open: list[Call] = field(default_factory=list)
     _calls: list[Call] = field(default_factory=list)
@@ -78,6 +80,10 @@ class Watch:
             path = self._paths.get(id(module))
         self._stack.append((path, module))
         self._counts.append(0)
+        if module.training and drops_paths(module):
+            self._paths_dropping += 1  # whose draw is no hidden one
+            if self._open and inputs:
+                self._drops_path(path or "", module, inputs[0])
 
     def leave(self, module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         """It returned, or raised."""
@@ -85,6 +91,7 @@ class Watch:
             return
         path, _ = self._stack.pop()
         self._counts.pop()
+        self._paths_dropping -= module.training and drops_paths(module)
         if path != "" or not self._open:
             return
         call = self._open.pop()
@@ -94,6 +101,18 @@ class Watch:
             self._calls.append(call)
             for one in outputs:
                 one.register_hook(lambda gradient, call=call: setattr(call, "backward", True))
+
+    def _drops_path(self, path: str, module: nn.Module, x: Tensor) -> None:
+        """Note which branches stochastic depth is about to drop: what it makes of ones, at the same random state.
+
+        What it makes of the branch does not say it: one that is zero, as behind weights that start at zero, is zero
+        whether it is dropped or not, and learns only where it is not.
+        """
+        with torch.no_grad(), torch.random.fork_rng([]):
+            kept = type(module).forward(module, torch.ones_like(x)).flatten(1).any(1).to(x.dtype)
+        call = self._open[-1]
+        call.masks.setdefault(path, []).append(kept[:1] if getattr(module, "mode", "row") == "batch" else kept)
+        call.rates[path] = float(getattr(module, "drop_prob", getattr(module, "p", 0.0)))
 
     def masked(self, function: Any, x: Tensor, rate: float) -> Tensor:
         """What dropout makes of x, with a mask that is noted."""
@@ -127,7 +146,7 @@ class Watch:
 
     def drew(self, operation: Any) -> None:
         """An operation that draws random numbers, other than masks, within a forward pass."""
-        if self._open and not self._masking:
+        if self._open and not self._masking and not self._paths_dropping:
             path, module = self._stack[-1]
             self._open[-1].hidden.append(f"module {path or 'itself'!r} ({type(module).__name__}): {operation}")
 

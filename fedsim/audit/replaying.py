@@ -23,7 +23,10 @@ SPREAD = 8.0
 how far it is from the same in double precision."""
 
 BLURRED = 0.02
-"""Where rounding alone changes this share of an update, an equal update is no evidence."""
+"""Where rounding may change this share of an update, an update that is as near as that is no evidence."""
+
+EQUAL = 1e-3
+"""So near it is evidence however much rounding may change, as where batch norm divides by next to nothing."""
 
 
 ALIKE = 1e-3
@@ -71,7 +74,7 @@ def replayed(
     tolerance = (SPREAD * norm(_minus(ours, finer)) + rounded) / size
     if error > tolerance:
         return Replayed(error, tolerance, _differing(canary, found))
-    if tolerance > BLURRED:
+    if tolerance > BLURRED and error > EQUAL:
         why = f"rounding alone changes its update by up to {tolerance:.0%} (trained in {canary.facts.dtype})"
         return Replayed(error, tolerance, why)
     return Replayed(error, tolerance)

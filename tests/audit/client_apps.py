@@ -105,7 +105,7 @@ def written(
 def model_of(app: Path) -> torch.nn.Module:
     """The app's own model, as the audit has it."""
     names: dict[str, object] = {"__name__": "task"}
-    exec(compile((app / "my_app" / "task.py").read_text(), "task.py", "exec"), names)
+    exec(compile((app / "my_app" / "task.py").read_text(), "task.py", "exec", dont_inherit=True), names)
     torch.manual_seed(0)
     return names["Net"]()  # type: ignore[operator]
 

@@ -17,6 +17,7 @@ class Variant:
         facts: some of what must have been seen.
         notes: what one of the notes says.
         images: of the canary.
+        output: the field of the model's output that holds the logits.
         alone: it ends its process, or has to be ended: nothing that a copy of the test's own process may do.
     """
 
@@ -31,6 +32,7 @@ class Variant:
     notes: str = ""
     images: int = 10
     alone: bool = False
+    output: str = ""
     batch_size: int | None = None
 
 
@@ -95,6 +97,63 @@ ATTENTION = """
             x = x.view(len(x), 16, 48)
             return self.head(self.mix(x, x, x)[0].mean(1))
 """
+
+LIBRARY = """
+    from dataclasses import dataclass
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+    @dataclass
+    class Output:
+        loss: object = None
+        logits: object = None
+
+    class DropPath(nn.Module):
+        def __init__(self, drop_prob):
+            super().__init__()
+            self.drop_prob = drop_prob
+
+        def forward(self, x):
+            if not self.training:
+                return x
+            keep = 1 - self.drop_prob
+            return x.div(keep) * (keep + torch.rand((len(x), 1, 1))).floor()
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.proj = nn.Linear(48, 144), nn.Linear(48, 48)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).view(len(x), -1, 3, 4, 12).permute(2, 0, 3, 1, 4)
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3 if self.training else 0.0)
+            return self.proj(x.transpose(1, 2).flatten(2))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.scale = Attention(), nn.Parameter(torch.zeros(48))
+            self.up, self.drop, self.drop_path = nn.Linear(48, 48), nn.Dropout(0.2), DropPath(0.5)
+            self.down = nn.Linear(48, 48)
+            self.down.weight = self.up.weight  # tied
+
+        def forward(self, x):
+            x = x + self.drop(self.attention(x))
+            return x + self.drop_path(self.scale * self.down(F.gelu(self.up(self.drop(x)))))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.head = Block(), nn.Linear(48, 10)
+
+        def forward(self, pixel_values, labels=None):
+            x = self.block(pixel_values.view(len(pixel_values), 16, 48))
+            return Output(logits=self.head(x.mean(1)))
+"""
+"""As libraries have them: a dataclass as output, tied weights, attention by a kernel that drops, one dropout layer for
+two places, stochastic depth of a branch that is zero at first (and learns only where it is not dropped)."""
 
 STREAM = """
     class Stream(torch.utils.data.IterableDataset):
@@ -501,7 +560,27 @@ VARIANTS = {
             ('loss = F.', 'teacher(batch["img"]); loss = F.'),
         )
     ),
-    "stochastic attention": Variant(model=ATTENTION, why="random numbers are drawn in module 'mix'"),
+    "stochastic attention": Variant(model=ATTENTION, facts={"dropout": {"mix.functional_dropout_0": 0.1}}),
+    "a library's vision transformer": Variant(
+        model=LIBRARY,
+        train=changed(TRAIN, ('net(batch["img"])', 'net(batch["img"]).logits')),
+        output="logits",
+        facts={
+            "dropout": {
+                "block.attention.functional_dropout_0": 0.3,
+                "block.drop.0": 0.2,
+                "block.drop.1": 0.2,
+                "block.drop_path": 0.5,
+            }
+        },
+    ),
+    "stochastic depth, one draw a batch": Variant(
+        model=changed(
+            LIBRARY, ("(len(x), 1, 1)", "(1, 1, 1)"), ("self.drop_prob =", 'self.mode, self.drop_prob = "batch",')
+        ),
+        train=changed(TRAIN, ('net(batch["img"])', 'net(batch["img"]).logits')),
+        output="logits",
+    ),
     "named inputs": Variant(
         model=changed(
             MODEL, ("def forward(self, x):", "def forward(self, *, pixel_values):\n            x = pixel_values")

@@ -23,6 +23,7 @@ from fedsim.audit.canary import Canary, NoCanary, play
 from fedsim.audit.facts import GroupSeen
 from fedsim.audit.replaying import replayed
 from fedsim.errors import BadInput
+from fedsim.models import foreign
 from fedsim.recording import Recorded
 
 PLAIN = Variant()
@@ -37,7 +38,7 @@ def a_canary(folder: Path, variant: Variant = PLAIN, timeout: float = 120) -> tu
         client=variant.client,
         project=variant.project,
     )
-    model = model_of(app)
+    model = foreign.taking(model_of(app), variant.output)
     pixels, labels = photographs(variant.images)
     sent = a_message(model)
     size = variant.batch_size

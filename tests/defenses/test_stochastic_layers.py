@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from defenses.stochastic import (
     Dropout,
@@ -21,6 +23,7 @@ from defenses.stochastic import (
     set_stochastic,
     stochastic_layers,
 )
+from defenses.stochastic.attended import attended, inside
 from fedsim.models import build
 
 
@@ -188,7 +191,8 @@ class FusedAttention(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=self.p)[:, 0]
+        x = x[:, None]
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=self.p if self.training else 0.0)[:, 0]
 
 
 class DropPath(nn.Module):
@@ -250,19 +254,15 @@ def attention(p: float) -> nn.Module:
 
 REFUSED = {
     "noise in a forward": (lambda: nn.Sequential(nn.Linear(4, 4), Gaussian()), "'1' (Gaussian)"),
-    "called twice": (Twice, "'drop' (Dropout) is called 2 times"),
     "an overridden forward": (
         lambda: nn.Sequential(Overriding(0.5)),
         "'0' (Overriding) overrides the forward of nn.Dropout",
     ),
     "registered twice": (shared, "'3' (Dropout) is the same layer as '1'"),
-    "multi-head attention": (lambda: attention(0.1), "'1.self_attn' (MultiheadAttention)"),
-    "fused attention": (lambda: FusedAttention(0.1), "FusedAttention"),
     "recurrent": (lambda: nn.Sequential(nn.LSTM(4, 4, num_layers=2, dropout=0.2)), "'0' (LSTM)"),
     "a path that is no path": (lambda: nn.Sequential(DropPath(0.5, whole=False)), "'0' (DropPath) does not drop whole"),
     "another rate than it names": (lambda: nn.Sequential(DropPath(0.5, off=0.2)), "'0' (DropPath) does not drop whole"),
     "no path is left": (lambda: nn.Sequential(DropPath(1.0)), "'0' (DropPath) does not drop whole"),
-    "a path taken twice": (lambda: TwicePaths(), "'path' (DropPath) is called 2 times"),
     "random slopes": (lambda: nn.Sequential(nn.RReLU()), "'0' (RReLU)"),
     "everything dropped": (lambda: nn.Sequential(nn.Dropout(1.0)), "'0' (Dropout)"),
 }
@@ -274,6 +274,79 @@ def test_randomness_that_cannot_be_made_explicit_is_refused_by_name(make, named)
         convert(make(), torch.randn(2, 3, 4))
     assert named in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+ACCEPTED = {
+    "called twice": (Twice, (2, 4), ["drop.0", "drop.1"]),
+    "a path taken twice": (TwicePaths, (2, 4), ["path.0", "path.1"]),
+    "fused attention": (lambda: FusedAttention(0.5), (2, 3, 4), ["functional_dropout_0"]),
+    "multi-head attention": (
+        lambda: attention(0.5),
+        (2, 3, 4),
+        ["1.self_attn.functional_dropout_0", "1.dropout", "1.dropout1", "1.dropout2"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "sites"), ACCEPTED.values(), ids=ACCEPTED)
+def test_each_draw_of_a_pass_is_a_site_and_their_noise_is_all_that_is_random(make, shape, sites):
+    own = make()
+    model = convert(copy.deepcopy(own), torch.randn(shape))
+    assert sorted(stochastic_layers(model)) == sorted(sites)
+    x = torch.randn(shape)
+    assert torch.allclose(model.eval()(x), own.eval()(x), atol=1e-6)
+    with record(model.train()) as drawn:
+        out = model(x)
+    assert {path: len(masks) for path, masks in drawn.items()} == dict.fromkeys(sites, 1)
+    noise = {f"{path}.noise": mask for path, [mask] in drawn.items()}
+    twin = set_stochastic(copy.deepcopy(model), False)
+    assert torch.equal(functional_call(twin, noise, (x,)), out)
+    assert torch.equal(functional_call(twin, noise, (x,)), out)  # the second pass begins with the first call again
+    other = {path: 1 - mask for path, mask in noise.items()}
+    assert not torch.allclose(functional_call(twin, other, (x,)), out)
+    assert convert(model, x) is model
+
+
+def test_what_attention_drops_is_what_torch_drops():
+    """On average over many draws, and exactly where nothing is dropped, under every kind of mask."""
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 2, 4, 5, 8, dtype=torch.float64)
+    masks = [
+        {},
+        {"is_causal": True},
+        {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()},
+        {"attn_mask": torch.randn(5, 5, dtype=torch.float64), "scale": 0.3},
+    ]
+    for keys in masks:
+        torch.testing.assert_close(
+            attended(lambda weights: weights, (q, k, v), {**keys, "dropout_p": 0.5}),
+            F.scaled_dot_product_attention(q, k, v, **keys),
+        )
+    grouped = attended(lambda weights: weights, (q, k[:, :2], v[:, :2]), {"enable_gqa": True, "dropout_p": 0.5})
+    torch.testing.assert_close(grouped, F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True))
+    drop = Dropout(0.3)
+    torch.manual_seed(0)
+    ours = torch.stack([attended(drop, (q, k, v), {"dropout_p": 0.3}) for _ in range(3000)])
+    theirs = torch.stack([F.scaled_dot_product_attention(q, k, v, dropout_p=0.3) for _ in range(3000)])
+    assert (ours.mean(0) - theirs.mean(0)).abs().max() < 0.15
+    assert (ours.std(0) - theirs.std(0)).abs().max() < 0.1
+
+
+def test_torch_is_as_it_was_where_attention_raises():
+    own = F.dropout, F.scaled_dot_product_attention
+    with pytest.raises(ValueError, match="no handler"):
+        inside(lambda *rest: (_ for _ in ()).throw(ValueError("no handler")), *_multi_head())
+    assert (F.dropout, F.scaled_dot_product_attention) == own
+
+
+def _multi_head():
+    """What `nn.MultiheadAttention` calls `F.multi_head_attention_forward` with."""
+    seen = []
+    layer = nn.MultiheadAttention(4, 2, dropout=0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "multi_head_attention_forward", lambda *given, **named: seen.append((given, named)) or (0, 0))
+        layer(*[torch.randn(3, 2, 4)] * 3, need_weights=False)
+    return seen[0]
 
 
 def test_a_subclass_that_computes_the_same_is_converted():

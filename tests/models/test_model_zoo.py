@@ -258,7 +258,6 @@ def test_a_users_factory():
         ({"factory": "users_models:narrow"}, "returned shape (2, 4), not logits of shape (2, 5)"),
         ({"factory": "users_models:misfit"}, "tried on images of shape (2, 3, 4, 4): mat1 and mat2"),
         ({"factory": "users_models:noisy"}, "module '1' (Noisy) draws random numbers"),
-        ({"factory": "users_models:twice", "dropout": 0.5}, "module 'drop' (Dropout) is called 2 times"),
         ({"factory": "users_models:without_dropout", "dropout": 0.5}, "has no dropout layer"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v}" for k, v in value.items()) or "empty",
