@@ -52,15 +52,15 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
         start = _outside(start, found.weights[:, settled])
         if attempt % 2 == 0:
             start = _spiky(rows.whitened, start)
-        found = _best(
+        found = independent(
             found + judge(rows, _refine(rows, start, FAST if attempt == 0 else SLOW, anchored=attempt % 2 == 1))
         )
-        settled, progress = _settled(rows, found), True
+        settled, progress = trusted(rows, found), True
         while progress and int(settled.sum()) < rank:
             before, apart = int(settled.sum()), _apart(rows, found, settled)
             if apart.shape[1]:
-                found = _best(found + judge(rows, _refine(rows, apart, FAST)))
-                settled = _settled(rows, found)
+                found = independent(found + judge(rows, _refine(rows, apart, FAST)))
+                settled = trusted(rows, found)
             progress = int(settled.sum()) > before
         if int(settled.sum()) == rank or (found.count == 0 and attempt + 1 == HOPELESS):
             break
@@ -68,7 +68,7 @@ def sparse_directions(space: LowRank, *, starts: int, generator: torch.Generator
     return replace(found, weights=weights / weights.norm(dim=0), sure=settled)
 
 
-def _settled(rows: Rows, found: Directions) -> Tensor:
+def trusted(rows: Rows, found: Directions) -> Tensor:
     """Which directions (k,) are sure beside the others, and not by just enough zeros where others have many.
 
     A mixture of many can have those by itself.
@@ -80,7 +80,7 @@ def _settled(rows: Rows, found: Directions) -> Tensor:
     return sure & ((2 * found.zeros >= usual) | (found.zeros >= 2 * enough))
 
 
-def _best(found: Directions) -> Directions:
+def independent(found: Directions) -> Directions:
     """Of these, independent ones: the sure ones first, by their zeros."""
     kept: list[int] = []
     basis = found.weights[:, :0]

@@ -101,6 +101,11 @@ TABLE = [
     Target(a("idlg", iterations=300), 30),
     Target(a("idlg", iterations=300, memory=50, **LBFGS), 30, grants=INFERRED, model=with_bias),
     Target(a("idlg", **BEGUN), 30),
+    Target(a("cpl", iterations=300), 30),
+    Target(
+        a("cpl", iterations=300, memory=50, pattern=8, agreement=1e-3, **LBFGS), 30, grants=INFERRED, model=with_bias
+    ),
+    Target(a("cpl", **BEGUN), 30),
     Target(a("inverting_gradients", iterations=600), 30),
     Target(a("inverting_gradients", iterations=600, **DESCENT), 30, grants=INFERRED, model=with_bias),
     Target(a("inverting_gradients", iterations=600), 30, defense=CLIPPED),
@@ -144,6 +149,9 @@ TABLE = [
     Target(a("patch_embedding", ridge=1e-3), 12, defense=NOISY, model=tiny_vit, single=True),
     Target(a("sparse_dictionary"), 100, dropout=0.5, model=with_bias),
     Target(a("sparse_dictionary", starts=2), 100, dropout=0.5, defense=CLIPPED, model=with_bias, batch=4),
+    Target(a("spear"), 100, dropout=0.5, model=with_bias),
+    Target(a("spear", samples=50_000), 100, dropout=0.5, defense=CLIPPED, model=with_bias, batch=4),
+    Target(a("fidel"), 100, dropout=0.5, model=with_bias),
     Target(a("cocktail_party"), 100, dropout=0.5, model=with_bias),
     Target(a("cocktail_party", signal="pixels", independence=0.5, iterations=20), 100, model=with_bias),
     Target(a("april"), 60, dropout=0.5, model=lambda rate: AprilViT(rate=rate), single=True),

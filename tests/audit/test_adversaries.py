@@ -46,7 +46,8 @@ def test_batch_norm_statistics_that_come_back_make_the_letter_e():
 def test_what_is_beyond_the_budget_is_left_to_closed_forms_and_said():
     found = planned(batch_size=8, budget=Budget(images=4), played={"images": 8, "batch": 8})
     assert {a.attack["name"] for a in found.attempts} == {
-        "april", "cocktail_party", "first_linear", "patch_embedding", "sparse_dictionary",
+        "april", "cocktail_party", "fidel", "first_linear", "patch_embedding", "sparse_dictionary",
+        "spear",
     }  # fmt: skip
     assert [limit[0] for limit in found.limits] == ["B", "C"]
 

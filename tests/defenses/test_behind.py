@@ -105,6 +105,8 @@ def test_what_reads_the_first_layer_alone_takes_into_account_what_is_done_behind
     assert needed_for("inverting_gradients", "stochastic_depth") is False
     assert {name for name in attacks.names() if attacks.get(name).reads_first} == {
         "cocktail_party",
+        "fidel",
+        "spear",
         "first_linear",
         "sparse_dictionary",
         "patch_embedding",
