@@ -82,6 +82,9 @@ class Attack:
     """Base of all attacks. Constructor parameters are keyword-only; they become the keys that a scenario may set.
 
     Class attributes:
+        paper: where it was published; empty where that is nowhere else.
+        exploits: what of the model and of the client's round it needs, in a few words.
+        under_dropout: what it does where the client's model has dropout, in a few words.
         requires: what the threat model must grant, e.g. `{"labels": ("known", "inferred")}`; `sum_of_*` accepts the sum
             over any number of clients.
         given: what this attack is run with whatever the scenario grants, e.g. `{"noise": "known"}` for the oracle WIIG;
@@ -104,6 +107,9 @@ class Attack:
     """
 
     name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    exploits: ClassVar[str] = ""
+    under_dropout: ClassVar[str] = ""
     requires: ClassVar[Mapping[str, Sequence[str]]] = {}
     given: ClassVar[Mapping[str, str]] = {}
     oracle: ClassVar[bool] = False

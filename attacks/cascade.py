@@ -36,6 +36,11 @@ class Cascade(Attack):
         restarts: its random starts per victim; the first one is what was learnt, if anything was.
     """
 
+    exploits: ClassVar[str] = "what the attack needs that answers"
+    under_dropout: ClassVar[str] = (
+        "that of the attack that answers: first of the closed forms, which dropout does not hinder"
+    )
+
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     replays: ClassVar = True
     seeks_noise: ClassVar = True

@@ -38,8 +38,8 @@ def markdown(kinds: Sequence[str]) -> str:
             raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
         page += [f"## {kind.capitalize()}", "", "| name | what it is | keys, with their defaults |", "|---|---|---|"]
         for name, keys, description in _KINDS[kind]():
-            shown = ", ".join(f"`{key}`" for key in keys.split(", ")) if keys else ""
-            page.append(f"| `{name}` | {description.replace('|', chr(92) + '|')} | {shown} |")
+            quoted = ", ".join(f"`{key}`" for key in keys.split(", ")) if keys else ""
+            page.append(f"| `{name}` | {description.replace('|', chr(92) + '|')} | {quoted} |")
         page.append("")
     return "\n".join(page)
 
@@ -50,12 +50,13 @@ Row = tuple[str, str, str]
 def _members(names: Iterable[str], get: Callable[[str], type]) -> Iterable[Row]:
     for name in names:
         cls = get(name)
-        shown = [_shown(p) for p in parameters(cls).values()]
+        keys = [shown(p) for p in parameters(cls).values()]
         oracle = " (oracle)" if getattr(cls, "oracle", False) else ""
-        yield name, ", ".join(shown), _summary(cls) + oracle
+        yield name, ", ".join(keys), _summary(cls) + oracle
 
 
-def _shown(parameter: inspect.Parameter) -> str:
+def shown(parameter: inspect.Parameter) -> str:
+    """A key with its default, if it has one."""
     return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default}"
 
 
@@ -84,7 +85,7 @@ def _models() -> Iterable[Row]:
     from fedsim import models
 
     for name in models.names():
-        yield name, ", ".join(_shown(p) for p in models.parameters(name).values()), _summary(models.MODELS[name])
+        yield name, ", ".join(shown(p) for p in models.parameters(name).values()), _summary(models.MODELS[name])
 
 
 def _datasets() -> Iterable[Row]:

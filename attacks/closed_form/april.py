@@ -41,6 +41,10 @@ UNEXPLAINED = 0.3
 class April(ClosedForm):
     """The one image of an update of a ViT whose positions are directly followed by self-attention."""
 
+    paper: ClassVar[str] = "Lu et al., CVPR 2022 (arXiv 2112.14087)"
+    exploits: ClassVar[str] = "one image; a ViT whose learned positions enter self-attention directly"
+    under_dropout: ClassVar[str] = "the same where nothing is dropped before the attention; else it declines"
+
     adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "dropout": None, "attention_drop": None}
     reads_first: ClassVar[bool] = False  # but also the layers of the attention
     strength: ClassVar[int] = 10

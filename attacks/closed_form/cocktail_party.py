@@ -54,6 +54,9 @@ class CocktailParty(ClosedForm):
         iterations: gradient steps away from components at right angles.
     """
 
+    paper: ClassVar[str] = "Kariyappa et al., ICML 2023 (arXiv 2209.05578), of edges instead of pixels"
+    exploits: ClassVar[str] = "a linear first layer, wider than the batch; with a bias brightness and contrast too"
+    under_dropout: ClassVar[str] = "the same"
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual", "sum_of_*")}
     adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "secure_aggregation": None}
     strength: ClassVar[int] = 5  # it assumes something of the images

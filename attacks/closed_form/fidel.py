@@ -40,6 +40,9 @@ class Fidel(ClosedForm):
     as the baseline that it is: `first_linear` and `sparse_dictionary` have all that it has, and say what is certain.
     """
 
+    paper: ClassVar[str] = "Enthoven and Al-Ars, 2021 (arXiv 2101.00159)"
+    exploits: ClassVar[str] = "a linear first layer with a bias; units that one image alone drives"
+    under_dropout: ClassVar[str] = "better for batches: fewer images drive a unit"
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"aggregation": ("individual", "sum_of_*")}
     adapts: ClassVar[Mapping[str, str | None]] = {**ClosedForm.adapts, "secure_aggregation": None}
     strength: ClassVar[int] = 1

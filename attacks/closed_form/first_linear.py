@@ -58,6 +58,10 @@ class FirstLinearInversion(ClosedForm):
     only if the noise that is left on the image is known to be as small.
     """
 
+    paper: ClassVar[str] = "Phong et al., IEEE TIFS 2018, for a layer with a bias"
+    exploits: ClassVar[str] = "one image; a linear first layer"
+    under_dropout: ClassVar[str] = "the same; without a bias every mask must be readable"
+
     weighs_noise = True
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")  # labels tell an image's length
     strength = 30

@@ -84,6 +84,10 @@ class PatchEmbeddingInversion(ClosedForm):
             cross-validation, and an image that is clipped to the range of pixels.
     """
 
+    paper: ClassVar[str] = "with APRIL's observation: Lu et al., CVPR 2022 (arXiv 2112.14087)"
+    exploits: ClassVar[str] = "one image; a ViT with learned positions"
+    under_dropout: ClassVar[str] = "the same, or more exact: nothing that is drawn enters the equations"
+
     strength: ClassVar[int] = 40
 
     ridge: float | None = None

@@ -29,6 +29,10 @@ class SparseDictionary(ByZeros):
         starts: random starts of the search; later ones look only for what the earlier ones did not find.
     """
 
+    paper: ClassVar[str] = "after SPEAR (Dimitrov et al., NeurIPS 2024) and Zhai et al., JMLR 2020"
+    exploits: ClassVar[str] = "a linear first layer, wider than the batch, with dropout or ReLU behind it"
+    under_dropout: ClassVar[str] = "better: dropout makes the zeros that it goes by"
+
     strength: ClassVar[int] = 20
 
     starts: int = 8

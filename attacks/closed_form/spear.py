@@ -41,6 +41,10 @@ class Spear(ByZeros):
         samples: draws at most; a tenth of them if none of these has shown anything.
     """
 
+    paper: ClassVar[str] = "Dimitrov et al., NeurIPS 2024 (arXiv 2403.03945)"
+    exploits: ClassVar[str] = "a linear first layer with ReLU or dropout behind it; small batches"
+    under_dropout: ClassVar[str] = "better: dropout makes more of the zeros that it goes by"
+
     strength: ClassVar[int] = 10
 
     samples: int = 1_000_000

@@ -49,6 +49,9 @@ class Fishing(MaliciousAttack):
         iterations: of that attack, where it has any.
     """
 
+    paper: ClassVar[str] = "Wen et al., ICML 2022"
+    exploits: ClassVar[str] = "a head with a bias"
+    under_dropout: ClassVar[str] = "that of the attack that it hands the images of one class to"
     requires: ClassVar[Mapping[str, Sequence[str]]] = {
         "server": ("malicious",),
         "aggregation": ("individual",),

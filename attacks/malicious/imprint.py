@@ -64,6 +64,9 @@ class Imprint(MaliciousAttack):
             and makes its gradient larger by as much: against noise on the update.
     """
 
+    paper: ClassVar[str] = "Fowl et al., ICLR 2022 (arXiv 2110.13057)"
+    exploits: ClassVar[str] = "nothing of the model: it puts a layer in front"
+    under_dropout: ClassVar[str] = "the same"
     requires: ClassVar[Mapping[str, Sequence[str]]] = {"server": ("malicious",), "auxiliary_data": ("public",)}
     adapts: ClassVar[Mapping[str, str | None]] = {"clip": None}
     reads_first: ClassVar[bool] = True

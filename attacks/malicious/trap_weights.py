@@ -39,6 +39,9 @@ class TrapWeights(MaliciousAttack):
         gain: the deviation of what a unit sees of public images.
     """
 
+    paper: ClassVar[str] = "Boenisch et al., EuroS&P 2023 (arXiv 2112.02918)"
+    exploits: ClassVar[str] = "a linear first layer with a bias"
+    under_dropout: ClassVar[str] = "the same"
     requires: ClassVar[Mapping[str, Sequence[str]]] = {"server": ("malicious",), "auxiliary_data": ("public",)}
     adapts: ClassVar[Mapping[str, str | None]] = {"clip": None}
     reads_first: ClassVar[bool] = True

@@ -87,6 +87,10 @@ class CPL(IDLG):
         agreement: weight of the second term.
     """
 
+    paper: ClassVar[str] = "Wei et al., ESORICS 2020 (arXiv 2004.10397)"
+    exploits: ClassVar[str] = "a model that is smooth twice over and ends in a linear layer"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
+
     later: ClassVar = IterativeAttack.later
 
     pattern: int = 4

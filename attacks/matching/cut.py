@@ -84,6 +84,10 @@ class Cut(MaskReadout):
     to search for it settles early, so that it waits less for an improvement.
     """
 
+    paper: ClassVar[str] = "Phong et al., IEEE TIFS 2018, for what a linear layer gives away"
+    exploits: ClassVar[str] = "one image and one step; a linear layer that sees one vector, the head at the latest"
+    under_dropout: ClassVar[str] = "the same for what is drawn behind the cut; masks before it are read or looked for"
+
     adapts: ClassVar = {**MaskReadout.adapts, "precode": None}
 
     plateau: int = 200

@@ -22,6 +22,9 @@ class DLG(IDLG):
     It needs no labels and uses none: its answer's are the classes of the largest y. Otherwise as iDLG.
     """
 
+    paper: ClassVar[str] = "Zhu, Liu, Han, NeurIPS 2019 (arXiv 1906.08935)"
+    exploits: ClassVar[str] = "a model that is smooth twice over"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
     requires: ClassVar = {aspect: v for aspect, v in IterativeAttack.requires.items() if aspect != "labels"}
     ignores: ClassVar = (*IterativeAttack.ignores, "labels")
 

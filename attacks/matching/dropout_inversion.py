@@ -30,6 +30,10 @@ class DropoutInversion(IterativeAttack):
         drop_rate: weight of the drop-rate prior.
     """
 
+    paper: ClassVar[str] = "Scheliga, Maeder, Seeland, AAAI 2023 (arXiv 2208.06163)"
+    exploits: ClassVar[str] = "any model that can be replayed"
+    under_dropout: ClassVar[str] = "looks for the masks with the images; slower, and seldom worse"
+
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True
     estimates_rates: ClassVar = True

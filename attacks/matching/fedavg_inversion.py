@@ -42,6 +42,9 @@ class FedAvgInversion(IterativeAttack):
         memory: how many past steps L-BFGS estimates the curvature from.
     """
 
+    paper: ClassVar[str] = "Dimitrov et al., TMLR 2022 (arXiv 2206.12395)"
+    exploits: ClassVar[str] = "several local steps, replayed"
+    under_dropout: ClassVar[str] = "looks for the masks of all steps with the images"
     requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
     ignores: ClassVar = (*IterativeAttack.ignores, "batch_order")
     adapts: ClassVar = {"dropout": "dropout_rate"}

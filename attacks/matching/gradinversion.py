@@ -38,6 +38,9 @@ class GradInversion(IterativeAttack):
         group: weight of the restarts' agreement; with one restart there is nothing to agree on.
     """
 
+    paper: ClassVar[str] = "Yin et al., CVPR 2021 (arXiv 2104.07586), *See through gradients*"
+    exploits: ClassVar[str] = "batch norm"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
     requires: ClassVar = {
         **IterativeAttack.requires,
         "labels": ("known", "inferred", "unknown"),

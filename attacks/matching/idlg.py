@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attacks.base import register
 from attacks.engine import Composition
@@ -25,6 +26,10 @@ class IDLG(IterativeAttack):
     Args:
         memory: how many past steps L-BFGS estimates the curvature from.
     """
+
+    paper: ClassVar[str] = "Zhao, Mopuri, Bilen, 2020 (arXiv 2001.02610)"
+    exploits: ClassVar[str] = "a model that is smooth twice over"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
 
     iterations: int = 6_000
     learning_rate: float = 1.0

@@ -24,6 +24,9 @@ class InvertingGradients(IterativeAttack):
     The model is deterministic: this attack takes no notice of dropout, which is how dropout seems to stop it.
     """
 
+    paper: ClassVar[str] = "Geiping et al., NeurIPS 2020 (arXiv 2003.14053)"
+    exploits: ClassVar[str] = "any model that can be replayed"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
     requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
     adapts: ClassVar = {"clip": None}  # the cosine does not see lengths
 

@@ -41,6 +41,12 @@ class MaskReadout(IterativeAttack):
         drop_rate: weight of the drop-rate prior on masks that could not be read.
     """
 
+    paper: ClassVar[str] = "after Scheliga, Maeder, Seeland, AAAI 2023 (arXiv 2208.06163)"
+    exploits: ClassVar[str] = "one image; linear layers behind the dropout that see one vector"
+    under_dropout: ClassVar[str] = (
+        "reads the masks off the zeros of the update, and looks for those that cannot be read"
+    )
+
     estimates_rates: ClassVar = True
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attacks.base import register
 from attacks.engine import Composition
@@ -23,6 +24,10 @@ class SAPAG(IterativeAttack):
     so that large layers do not outweigh small ones, and no layer that cannot be matched outweighs all others. By Adam,
     on the raw gradient.
     """
+
+    paper: ClassVar[str] = "Wang et al., 2020 (arXiv 2009.06228)"
+    exploits: ClassVar[str] = "any model that can be replayed"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
 
     learning_rate: float = 0.1
 

@@ -80,6 +80,9 @@ class SurrogateModel(IterativeAttack):
         memory: how many past steps L-BFGS estimates the curvature from.
     """
 
+    paper: ClassVar[str] = "Zhu, Yao, Blaschko, ICML 2023 (arXiv 2306.00127)"
+    exploits: ClassVar[str] = "several local steps"
+    under_dropout: ClassVar[str] = "looks for one mask an image and epoch with the images"
     requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
     ignores: ClassVar = (*IterativeAttack.ignores, "batch_order")
     adapts: ClassVar = {"dropout": "dropout_rate"}

@@ -4,6 +4,7 @@ Findings of EMNLP 2021 (arXiv 2103.06819), applied to images."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attacks.base import register
 from attacks.engine import Composition
@@ -26,6 +27,10 @@ class TAG(IterativeAttack):
     Args:
         alpha: weight of the second term.
     """
+
+    paper: ClassVar[str] = "Deng et al., Findings of EMNLP 2021 (arXiv 2103.06819), applied to images"
+    exploits: ClassVar[str] = "any model that can be replayed"
+    under_dropout: ClassVar[str] = "worse: takes no notice of it"
 
     alpha: float = 0.1
 

@@ -29,6 +29,9 @@ class WellInformed(IterativeAttack):
     Dropout Inversion Attack may end with better images at the same stopping threshold.
     """
 
+    paper: ClassVar[str] = "Scheliga, Maeder, Seeland, AAAI 2023 (arXiv 2208.06163)"
+    exploits: ClassVar[str] = "any model that can be replayed"
+    under_dropout: ClassVar[str] = "is told the masks that the client drew"
     requires: ClassVar = {**IterativeAttack.requires, "noise": ("known",)}
     given: ClassVar = {"noise": "known"}
     oracle: ClassVar = True

@@ -17,6 +17,7 @@ from attacks.updates import examples
 class NullMean(Attack):
     """Answers the mean public image for every image of the batch; without public images, the data set's mean colour."""
 
+    under_dropout: ClassVar[str] = "the same: does not look at the update"
     requires: ClassVar = {"batch_size": ("known",)}
     given: ClassVar = {"auxiliary_data": "public"}
     floor: ClassVar = True

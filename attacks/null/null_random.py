@@ -18,6 +18,7 @@ from attacks.updates import examples
 class NullRandom(Attack):
     """Answers public images drawn without looking at the update, all different where there are enough."""
 
+    under_dropout: ClassVar[str] = "the same: does not look at the update"
     requires: ClassVar = {"batch_size": ("known",), "auxiliary_data": ("public",)}
     given: ClassVar = {"auxiliary_data": "public"}
     floor: ClassVar = True

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedsim.cli.shell import ScenarioArgument, SetOption, app, out
+from fedsim.errors import BadInput
 
 
 @app.command(name="list")
@@ -21,10 +22,22 @@ def list_members(
         ),
     ],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a document.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Of attacks: paper, kind, needs, and what each does under dropout.")
+    ] = False,
 ) -> None:
     """List what a scenario can name."""
+    from fedsim import attack_pages
     from fedsim.catalogue import catalogue, markdown
 
+    if long:
+        if kinds != ["attacks"]:
+            raise BadInput(f"list {' '.join(kinds)}: --long is of attacks alone: fedsim list attacks --long")
+        if as_markdown:
+            sys.stdout.write(attack_pages.markdown())
+        else:
+            out.print(attack_pages.table())
+        return
     if as_markdown:
         sys.stdout.write(markdown(kinds))
         return
