@@ -23,8 +23,9 @@ from attacks import ThreatModel
 from fedsim.files import write_bytes, write_json
 from fedsim.reporting import site
 from fedsim.reporting.entries import read
-from fedsim.reporting.entry import FORMAT, Cost, Entry, Picture, digest
-from fedsim.reporting.entry_pictures import sprite_of
+from fedsim.reporting.entries.entry import FORMAT, Entry
+from fedsim.reporting.entries.parts import Cost, Picture, digest
+from fedsim.reporting.entries.pictures import sprite_of
 from fedsim.scoring import intervals
 from fedsim.table import LEAKED_PSNR
 

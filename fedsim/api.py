@@ -21,7 +21,7 @@ from fedsim.reporting import entries, mlflow_log, paper, picture_grid, verificat
 from fedsim.reporting import leaderboard as boards
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
-from fedsim.reporting.entry import Entry
+from fedsim.reporting.entries.entry import Entry
 from fedsim.runs import losses, reading, repeat
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute

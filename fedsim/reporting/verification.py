@@ -25,7 +25,8 @@ from rich.text import Text
 
 from fedsim.errors import BadInput
 from fedsim.reporting import formats as f
-from fedsim.reporting.entry import Entry, Value, Verification
+from fedsim.reporting.entries.entry import Entry
+from fedsim.reporting.entries.parts import Value, Verification
 from fedsim.runs.repeat import Part
 from fedsim.scoring.summary import counted
 from fedsim.version import __version__

@@ -17,8 +17,8 @@ from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.cli import main
 from fedsim.errors import BadInput
 from fedsim.files import write_json, write_tensors
-from fedsim.reporting import animation
-from fedsim.reporting.animation import MARGIN, TILE, emerging, gif, job_named, recorded
+from fedsim.reporting.animation import drawing, emerging, gif, job_named, recorded, snapshots
+from fedsim.reporting.animation.drawing import MARGIN, TILE
 from fedsim.runs.directory import MARKER, RunDirectory
 from fedsim.scenario.schema import Engine, Record
 
@@ -110,7 +110,7 @@ def _seek(opened, index):
 
 
 def _tile(frame: np.ndarray, place: int) -> np.ndarray:
-    top, left = 2 * animation.LINE + 12, MARGIN + place * (TILE + MARGIN)
+    top, left = 2 * drawing.LINE + 12, MARGIN + place * (TILE + MARGIN)
     return frame[top : top + TILE, left : left + TILE]
 
 
@@ -139,8 +139,8 @@ def test_the_last_frame_is_held_and_the_gif_starts_again(directory):
     make_job(directory, "abc1")
     opened = Image.open(io.BytesIO(gif(emerging(directory, "abc1", 0))))
     durations = [_seek(opened, index).info["duration"] for index in range(opened.n_frames)]
-    assert durations[-1] == animation.HELD_MILLISECONDS
-    assert sum(durations[:-1]) <= animation.SHOW_MILLISECONDS
+    assert durations[-1] == drawing.HELD_MILLISECONDS
+    assert sum(durations[:-1]) <= drawing.SHOW_MILLISECONDS
     assert opened.info["loop"] == 0
 
 
@@ -148,17 +148,17 @@ def test_the_mask_is_shown_in_its_order_and_light_where_it_drops(directory):
     make_job(directory, "abc1")
     shown = emerging(directory, "abc1", 0)
     assert shown.masks.shape == (10, 6, 8)
-    heat = animation._heat(np.array([[0.0, 1.0, np.nan]]))
+    heat = drawing._heat(np.array([[0.0, 1.0, np.nan]]))
     assert heat[0, 0].min() > 200
-    assert tuple(heat[0, 1]) == animation.ACCENT
-    assert tuple(heat[0, 2]) == animation.PAPER
+    assert tuple(heat[0, 1]) == drawing.ACCENT
+    assert tuple(heat[0, 2]) == drawing.PAPER
 
 
 @pytest.mark.parametrize(
     ("count", "shape"), [(1, (1, 1)), (512, (16, 32)), (256, (16, 16)), (997, (32, 32)), (2, (1, 2))]
 )
 def test_near_square(count, shape):
-    assert animation._near_square(count) == shape
+    assert snapshots._near_square(count) == shape
 
 
 def test_without_scores_or_masks_the_rest_is_shown(directory):

@@ -16,7 +16,8 @@ from fedsim import scenario as scenarios
 from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.reporting import entries
-from fedsim.reporting.entry import Cost, Entry, Scores
+from fedsim.reporting.entries.entry import Entry
+from fedsim.reporting.entries.parts import Cost, Scores
 from fedsim.reporting.leaderboard import THREAT, build
 
 ROOT = Path(__file__).parents[2]

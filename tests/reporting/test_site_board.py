@@ -9,7 +9,7 @@ from made_up_run import SCENARIO, make_pictures, row
 
 from fedsim import table
 from fedsim.reporting import entries, site
-from fedsim.reporting.entry import Verification
+from fedsim.reporting.entries.parts import Verification
 from fedsim.reporting.site.board import board_of
 
 MARKER = {"name": SCENARIO["name"], "scenario": SCENARIO, "command": "fedsim run made-up"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.reporting.entry import Entry, slug
+from fedsim.reporting.entries.entry import Entry, slug
 from fedsim.reporting.site.board import Board
 
 

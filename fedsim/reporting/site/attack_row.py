@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsim.files import key_of
-from fedsim.reporting.entry import Entry, Estimate
+from fedsim.reporting.entries.entry import Entry
+from fedsim.reporting.entries.parts import Estimate
 from fedsim.reporting.leaderboard import Span
 from fedsim.scoring import intervals
 

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from fedsim.files import key_of
-from fedsim.reporting.entry import Entry
+from fedsim.reporting.entries.entry import Entry
 from fedsim.reporting.leaderboard import DEFENSE, ROLES, SETTING, THREAT
 from fedsim.reporting.naming import distinguished
 from fedsim.reporting.site.attack_row import AttackRow

@@ -15,7 +15,7 @@ import attacks
 import defenses
 from defenses.registry import UnknownName
 from fedsim.reporting import prose
-from fedsim.reporting.entry import Entry
+from fedsim.reporting.entries.entry import Entry
 from fedsim.reporting.leaderboard import THREAT
 from fedsim.reporting.pages import environment
 from fedsim.reporting.site.addresses import Addresses

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedsim.errors import BadInput
 from fedsim.files import read_json, write_bytes, write_json, write_text
-from fedsim.reporting.entry import Entry
+from fedsim.reporting.entries.entry import Entry
 from fedsim.reporting.pages import environment
 from fedsim.reporting.site.contents import pages
 from fedsim.version import __version__

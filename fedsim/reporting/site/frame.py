@@ -13,7 +13,8 @@ from typing import Any
 import polars as pl
 
 from fedsim.knowledge import told
-from fedsim.reporting.entry import Cost, Entry
+from fedsim.reporting.entries.entry import Entry
+from fedsim.reporting.entries.parts import Cost
 from fedsim.reporting.leaderboard import (
     COLUMNS,
     DESCRIBED,

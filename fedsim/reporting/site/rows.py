@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedsim.reporting.entry import Entry, Verification
+from fedsim.reporting.entries.entry import Entry
+from fedsim.reporting.entries.parts import Verification
 from fedsim.reporting.pages import environment
 from fedsim.reporting.site.addresses import Addresses
 from fedsim.reporting.site.attack_row import AttackRow

@@ -1,48 +1,26 @@
-"""The format of a leaderboard entry: what one JSON file says, and what it must fulfil to be believed at all.
+"""The parts of a leaderboard entry, each with what it must fulfil to be believed at all.
 
-Entries are what strangers send, so nothing is taken on trust that can be checked: the scores follow from the victims'
-values where all are listed, the hash from the scenario, and an attack's role from the registry.
+Entries are what strangers send, so nothing is taken on trust that can be checked: a setting says the same as its
+conditions, the hash is that of the scenario, and an attack's role is the registry's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    TypeAdapter,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 import attacks
-from attacks import ThreatModel
-from attacks.observation import SUM
 from defenses.registry import UnknownName
-from fedsim.files import key_of
-from fedsim.knowledge import told
-from fedsim.reporting import entry_pictures
-from fedsim.reporting.leaderboard import THREAT
-from fedsim.scoring import intervals
-from fedsim.table import LEAKED_PSNR, PSNR_CAP_SUMMARY
+from fedsim.reporting.entries import pictures
+from fedsim.table import PSNR_CAP_SUMMARY
 
-FORMAT: Literal[2] = 2
 MOST_VALUES = 256
 """Victims that an entry lists one by one."""
 LONGEST = 4000
 """Characters of a prose field."""
-_THREAT_MODEL = TypeAdapter(ThreatModel)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Prose = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST)]
@@ -54,11 +32,11 @@ Amount = Annotated[float, Field(ge=0)]
 Params = dict[Name, JsonValue]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Estimate(_Part):
+class Estimate(Part):
     """A value and the ends of its interval, which one client alone does not have."""
 
     value: float
@@ -74,7 +52,7 @@ class Estimate(_Part):
         return self
 
 
-class Setting(_Part):
+class Setting(Part):
     """What was trained, on what, and what clients sent; `conditions` is all that can change a result, as data."""
 
     label: Name
@@ -115,7 +93,7 @@ def _block(block: Params, key: str) -> Params:
     return inner if isinstance(inner, dict) else {}
 
 
-class Defense(_Part):
+class Defense(Part):
     """The defense's parts with their parameters, and the effective dropout rate of the model."""
 
     label: Name
@@ -135,7 +113,7 @@ class Defense(_Part):
         return " + ".join(str(part["name"]) for part in self.parts) or "none"
 
 
-class Attack(_Part):
+class Attack(Part):
     """The attack; an oracle was given what no real server has, a floor never looks at the update."""
 
     label: Name
@@ -155,7 +133,7 @@ class Attack(_Part):
         return self
 
 
-class Scores(_Part):
+class Scores(Part):
     """Medians over the images that were attacked, and shares of them; PSNR in dB is capped at 100.
 
     `level` is that of the medians' intervals: 0.95, or less for the range of fewer than six clients. `chosen_psnr` is
@@ -175,7 +153,7 @@ class Scores(_Part):
     chosen_psnr: float | None
 
 
-class Cost(_Part):
+class Cost(Part):
     """What the attack and the defense cost: seconds are per victim, utility is test accuracy.
 
     `at_budget` is the share of the attack's answers that stopped at its budget of iterations; `of` says what training
@@ -208,7 +186,7 @@ class Cost(_Part):
         return self
 
 
-class Value(_Part):
+class Value(Part):
     """The score of one victim, at most 100 dB; the floor's where there was no answer, null where none was taken."""
 
     seed: Seed
@@ -219,7 +197,7 @@ class Value(_Part):
     answered: bool
 
 
-class Victims(_Part):
+class Victims(Part):
     """The images that were attacked, how many were answered, what happened to the others, who of a cascade answered.
 
     `values` lists the first of them one by one, so that a repetition can be compared with them.
@@ -235,7 +213,7 @@ class Victims(_Part):
     values: Annotated[list[Value], Field(min_length=1, max_length=MOST_VALUES)]
 
 
-class Source(_Part):
+class Source(Part):
     """The run that the entry comes from, and all that repeats it: `definition` is the whole scenario.
 
     The user's own files stand there by their name; their content is a hash in the entry's `setting.conditions`. `salt`
@@ -259,7 +237,7 @@ class Source(_Part):
         return self
 
 
-class Verification(_Part):
+class Verification(Part):
     """That somebody repeated some of the entry's victims by `fedsim verify`, and what came of it."""
 
     date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
@@ -269,15 +247,15 @@ class Verification(_Part):
     environment: Params
 
 
-class Picture(_Part):
+class Picture(Part):
     """A PNG beside the entry: a column for each victim, originals above reconstructions; tiles are [width, height]."""
 
     file: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*\.png$", max_length=200)]
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     tile: tuple[
-        Annotated[int, Field(ge=1, le=entry_pictures.LARGEST)], Annotated[int, Field(ge=1, le=entry_pictures.LARGEST)]
+        Annotated[int, Field(ge=1, le=pictures.LARGEST)], Annotated[int, Field(ge=1, le=pictures.LARGEST)]
     ]
-    psnr: Annotated[list[float | None], Field(min_length=1, max_length=entry_pictures.VICTIMS)]
+    psnr: Annotated[list[float | None], Field(min_length=1, max_length=pictures.VICTIMS)]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -285,105 +263,6 @@ class Picture(_Part):
         return self.tile[0] * len(self.psnr), self.tile[1] * 2
 
 
-_SINCE = {"batch_order": "unknown"}
-"""Fields of the threat model that came after the first entries, and what they were then."""
-
-
-class Entry(_Part):
-    """One JSON file of the leaderboard."""
-
-    format: Literal[2]
-    setting: Setting
-    defense: Defense
-    attack: Attack
-    threat_model: dict[Name, Name]
-    scores: Scores
-    cost: Cost
-    victims: Victims
-    source: Source
-    verified: Annotated[list[Verification], Field(max_length=1000)]
-    picture: Picture | None
-
-    @field_validator("threat_model")
-    @classmethod
-    def _known(cls, fields: dict[str, str]) -> dict[str, str]:
-        fields = {**_SINCE, **fields}
-        names = {column.removeprefix("threat_") for column in THREAT}
-        if fields.keys() != names:
-            raise ValueError(f"its fields are {', '.join(sorted(names))}")
-        _THREAT_MODEL.validate_python(fields)
-        return fields
-
-    @field_serializer("threat_model")
-    def _as_ever(self, fields: dict[str, str]) -> dict[str, str]:
-        """An entry's name follows from its content: what is as it was before there was such a field says nothing."""
-        return {name: value for name, value in fields.items() if _SINCE.get(name) != value}
-
-    @model_validator(mode="after")
-    def _follows(self) -> Entry:
-        _, beyond = told(self.attack.name, self.threat_model, images=1)
-        if "noise" in beyond and self.attack.role == "attack":
-            raise ValueError(f"{self.attack.name} was told what the client drew: it is an oracle")
-        summed = self.threat_model["aggregation"] != "individual"
-        for said in _contradictions(self.scores, self.victims, summed=summed):
-            raise ValueError(said)
-        return self
-
-    @property
-    def stem(self) -> str:
-        """The name of the entry's files: readable, and made unique by a hash of what the entry is about."""
-        about = {
-            "scenario": [self.source.scenario, self.source.scenario_hash],
-            "setting": self.setting.model_dump(mode="json", exclude={"label"}),
-            "defense": [self.defense.model_dump(mode="json", exclude={"label"})],
-            "attack": self.attack.model_dump(mode="json", include={"name", "params"}),
-            "threat_model": self._as_ever(self.threat_model),
-        }
-        words = (self.source.scenario, self.setting.model, self.defense.label, self.attack.name)
-        return "--".join([*(slug(word)[:32] for word in words), key_of(about)[:8]])
-
-
-def _contradictions(scores: Scores, victims: Victims, *, summed: bool) -> Iterator[str]:
-    """What an entry says of itself that cannot be so. All images of a sum over clients are one unit."""
-    values = victims.values
-    places = {(value.seed, value.round, value.client, value.sample) for value in values}
-    if len(places) < len(values):
-        yield "victims.values: a victim stands there twice"
-    if len(values) != min(victims.attacked, MOST_VALUES):
-        yield f"victims.values: {len(values)} of {victims.attacked} victims"
-    if victims.answered > victims.attacked or victims.clients > victims.attacked:
-        yield "victims: more were answered than attacked"
-    if scores.psnr is None or len(values) < victims.attacked:
-        return
-    clients: dict[tuple[int, int], list[float]] = {}
-    for value in values:
-        unit = value.seed, SUM if summed else value.client
-        clients.setdefault(unit, []).append(math.nan if value.psnr is None else value.psnr)
-    medians = [float(np.median(scored)) for scored in clients.values()]
-    low, high = intervals.of_median(medians)
-    leaked = sum(value.answered and (value.psnr or 0.0) > LEAKED_PSNR for value in values) / len(values)
-    answered = sum(value.answered for value in values)
-    for name, said, follows in (
-        ("scores.psnr", scores.psnr.value, float(np.median(medians))),
-        ("scores.psnr.low", scores.psnr.low, low),
-        ("scores.psnr.high", scores.psnr.high, high),
-        ("scores.level", scores.level, intervals.level(len(clients))),
-        ("scores.leaked_psnr", None if scores.leaked_psnr is None else scores.leaked_psnr.value, leaked),
-        ("scores.coverage", scores.coverage, answered / len(values)),
-        ("victims.answered", victims.answered, answered),
-        ("victims.clients", victims.clients, len(clients)),
-    ):
-        if (said is None) != (follows is None) or (
-            said is not None and follows is not None and not math.isclose(said, follows, rel_tol=1e-6, abs_tol=1e-6)
-        ):
-            yield f"{name}: {said}, where victims.values give {follows}"
-
-
 def digest(definition: dict[str, Any]) -> str:
     """The hash of a scenario, as `fedsim.scenario.Scenario.digest` has it."""
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def slug(text: str) -> str:
-    """Lower-case letters, digits, `.`, `_` and `-`: what is safe as part of a file name and of an address."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.") or "x"
