@@ -147,8 +147,11 @@ def _start(
     def draw(purpose: str) -> torch.Generator:
         return _generator(seed, purpose, observation, restart)
 
-    random = {name: value for unknown in composition.unknowns for name, value in unknown.start(draw).items()}
-    return {name: warm.get(name, value).to(value) for name, value in random.items()}
+    found: dict[str, Tensor] = {}
+    for unknown in composition.unknowns:
+        for name, value in unknown.start(draw).items():
+            found[name] = unknown.free(name, warm[name]).to(value) if name in warm else value
+    return found
 
 
 def _stack(problems: Sequence[Tensors], like: Tensor) -> dict[str, Tensor]:

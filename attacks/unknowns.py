@@ -39,10 +39,6 @@ NOISE = "noise."
 
 ALONG = "along"
 
-NEAR = 0.3
-"""How far from the mean images start that L-BFGS moves: from further away its first steps may end where nothing has a
-slope."""
-
 ENUMERATED = 16
 """At most so many values of what no descent can move are tried, one after the other."""
 
@@ -111,6 +107,10 @@ class Unknown(ABC):
     def value(self, name: str, free: Tensor) -> Tensor:
         """What stands in the guess, differentiable in what is optimised, both (N, ...): the same unless overridden."""
         return free
+
+    def free(self, name: str, value: Tensor) -> Tensor:
+        """What is optimised of one problem so that it stands for this value: the same unless overridden."""
+        return value
 
     def alternatives(self) -> list[dict[str, Tensor]]:
         """What it stands for and no descent can move, in all ways that it can be: each is tried, and held fixed.

@@ -4,14 +4,16 @@ leakage*, AAAI 2023 (arXiv 2208.06163)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from attacks.base import register
+from attacks.descent import composed
 from attacks.engine import Composition
 from attacks.iterative import IterativeAttack
 from attacks.objectives import Cosine
-from attacks.priors import DropRate, TotalVariation
-from attacks.unknowns import Images, Noise, Setting
+from attacks.priors import DropRate, Prior, TotalVariation
+from attacks.relaxed import RELAXATIONS, Relaxation, Relaxed
+from attacks.unknowns import Images, Setting
 
 
 @register("dropout_inversion")
@@ -28,25 +30,37 @@ class DropoutInversion(IterativeAttack):
 
     Args:
         drop_rate: weight of the drop-rate prior.
+        masks: how masks are relaxed, see `attacks.relaxed`: `box`, as in the paper; `logistic`; `annealed`;
+            `straight_through`.
+        descent: `adam`; or `lbfgs`, of smooth models: with `logistic` masks, images without bounds from near the mean,
+            and the squared relative distance of the updates in place of one minus their cosine.
     """
 
     paper: ClassVar[str] = "Scheliga, Maeder, Seeland, AAAI 2023 (arXiv 2208.06163)"
     exploits: ClassVar[str] = "any model that can be replayed"
     under_dropout: ClassVar[str] = "looks for the masks with the images; slower, and seldom worse"
 
+    later: ClassVar = (*IterativeAttack.later, "masks", "descent")
     adapts: ClassVar = {"dropout": "dropout_rate", "clip": None}
     seeks_noise: ClassVar = True
     estimates_rates: ClassVar = True
 
     drop_rate: float = 1e-4
+    masks: str = "box"
+    descent: str = "adam"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._weights("drop_rate")
+        for key, words in (("masks", RELAXATIONS), ("descent", ("adam", "lbfgs"))):
+            if getattr(self, key) not in words:
+                raise ValueError(f"{self.name}: {key} = {getattr(self, key)!r} is none of {', '.join(words)}")
+        if self.descent == "lbfgs" and self.masks != "logistic":
+            raise ValueError(f"{self.name}: descent = 'lbfgs' needs masks = 'logistic', not {self.masks!r}")
 
     def compose(self, setting: Setting) -> Composition:
-        return Composition(
-            unknowns=[Images(setting), Noise(setting)],
-            objective=Cosine(),
-            priors=[TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.sites)],
-        )
+        noise = Relaxed(setting, cast(Relaxation, self.masks))
+        priors: list[Prior] = [TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.sites)]
+        if self.descent == "lbfgs":
+            return composed(setting, noise, priors)
+        return Composition(unknowns=[Images(setting), noise], objective=Cosine(), priors=priors)

@@ -9,14 +9,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from attacks.base import Reconstruction, register
+from attacks.descent import composed
 from attacks.engine import Composition
 from attacks.iterative import IterativeAttack
-from attacks.objectives import Cosine, RelativeEuclidean
 from attacks.observation import Observation
-from attacks.optimisers import LBFGS, Adam
 from attacks.passes import Passes, once, repeated
 from attacks.priors import DropRate, SameImages, TotalVariation
-from attacks.unknowns import NEAR, NOISE, Images, Noise, Setting
+from attacks.relaxed import Relaxed
+from attacks.unknowns import NOISE, Setting
 from attacks.victim import Victim
 
 
@@ -33,8 +33,8 @@ class FedAvgInversion(IterativeAttack):
     epoch's. In the answer, the epochs' images are matched and averaged. Each epoch is taken to see the labels in the
     same order, which is wrong; that it does not matter much is so while steps are small. Whatever the model draws is
     a further unknown m, fresh in each step, as in the Dropout Inversion Attack (Scheliga et al., AAAI 2023); the paper
-    has none. Draws have to be put back into their set after each step: where there are any, the search is by Adam and
-    d is one minus the cosine, as in that attack, else by L-BFGS.
+    has none. Masks are sigmoids of numbers without bounds, and the search is by L-BFGS; only where draws have to be put
+    back into a set of their own after each step it is by Adam, and d one minus the cosine.
 
     Args:
         agreement: weight of D.
@@ -71,19 +71,16 @@ class FedAvgInversion(IterativeAttack):
         return repeated(victim, observation=replace(victim.observation, local=Passes.of(local)))
 
     def compose(self, setting: Setting) -> Composition:
-        noise = Noise(setting)
-        confined = bool(noise.inputs)
-        spread = 1.0 if confined else NEAR
-        images = Images(setting, spread=spread, signed=confined, bounded=confined, apart=True)
-        return Composition(
-            unknowns=[images, noise],
-            objective=Cosine() if confined else RelativeEuclidean(),
-            priors=[
+        return composed(
+            setting,
+            Relaxed(setting, "logistic"),
+            [
                 TotalVariation(self.total_variation),
                 SameImages(self.agreement, setting.passes),
                 DropRate(self.drop_rate, setting.sites),
             ],
-            optimiser=Adam() if confined else LBFGS(self.memory, pace=5.0),
+            memory=self.memory,
+            apart=True,
         )
 
     def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from attacks.base import Reconstruction, register
+from attacks.descent import composed
 from attacks.engine import Composition
 from attacks.iterative import IterativeAttack
-from attacks.objectives import Cosine, RelativeEuclidean
 from attacks.observation import Observation, ThreatModel
-from attacks.optimisers import LBFGS, Adam
 from attacks.passes import once, repeated
 from attacks.priors import DropRate, TotalVariation
 from attacks.problems import Problems
-from attacks.unknowns import ALONG, NEAR, Draw, Images, Noise, Setting, Unknown
+from attacks.relaxed import Relaxed
+from attacks.unknowns import ALONG, Draw, Setting, Unknown
 from attacks.updates import displacement
 from attacks.victim import Victim
 
@@ -72,8 +72,8 @@ class SurrogateModel(IterativeAttack):
     distance. An iteration costs one step's, however many the client took, and nothing depends on their order. That one
     gradient stands for many is true only as far as the steps are alike: of small ones. Whatever the model draws is a
     further unknown m, as in the Dropout Inversion Attack (Scheliga et al., AAAI 2023), one draw for each example in
-    each epoch; the paper has none. Draws have to be put back into their set after each step: where there are any, the
-    search is by Adam and d is one minus the cosine, as in that attack, else by L-BFGS.
+    each epoch; the paper has none. Masks are sigmoids of numbers without bounds, and the search is by L-BFGS; only
+    where draws have to be put back into a set of their own after each step it is by Adam, and d one minus the cosine.
 
     Args:
         drop_rate: weight of the drop-rate prior.
@@ -117,14 +117,12 @@ class SurrogateModel(IterativeAttack):
         return replace(setting, images=images, sizes=(images,), passes=1)
 
     def compose(self, setting: Setting) -> Composition:
-        noise, line = Noise(setting), _line(setting)
-        confined = bool(noise.inputs)
-        images = Images(setting, spread=1.0 if confined else NEAR, signed=confined, bounded=confined)
-        return Composition(
-            unknowns=[images, noise, *line],
-            objective=Cosine() if confined else RelativeEuclidean(),
-            priors=[TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.sites)],
-            optimiser=Adam() if confined else LBFGS(self.memory, pace=5.0),
+        return composed(
+            setting,
+            Relaxed(setting, "logistic"),
+            [TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.sites)],
+            memory=self.memory,
+            others=_line(setting),
         )
 
     def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
