@@ -1,5 +1,5 @@
-"""How a composition of images, and of what else is looked for, moves: by L-BFGS where nothing has to be put back into a set
-of its own after each step, else by Adam."""
+"""How a composition of images, and of what else is looked for, moves: by L-BFGS where nothing has to be put back into
+a set of its own after each step, else by Adam."""
 
 from __future__ import annotations
 

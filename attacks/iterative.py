@@ -72,7 +72,7 @@ class IterativeAttack(Attack):
 
     replays: ClassVar = True
     ignores: ClassVar[tuple[str, ...]] = ("noise", "auxiliary_data")
-    later: ClassVar = ("start", "draws", "compared")
+    later: ClassVar[tuple[str, ...]] = ("start", "draws", "compared")
     estimates_rates: ClassVar = False
 
     iterations: int = 20_000

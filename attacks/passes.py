@@ -36,10 +36,14 @@ class Passes(LocalTraining):
         return cls(**{name: getattr(local, name) for name in LocalTraining.names()})
 
 
-def repeated(victim: Victim, **changes: Any) -> Victim:
-    """The victim with its images, and its labels, once for each epoch, one epoch after the other."""
+def epochs_of(victim: Victim) -> int:
+    """How many epochs its update is of; 1 where it takes fresh batches."""
     local = victim.observation.local
-    passes = 1 if local is None or victim.kind == "gradient" else local.epochs or 1
+    return 1 if local is None or victim.kind == "gradient" else local.epochs or 1
+
+
+def repeated(victim: Victim, passes: int, **changes: Any) -> Victim:
+    """The victim with its images, and its labels, several times, one pass over them after the other."""
     labels = None if victim.labels is None else torch.cat([victim.labels] * passes)
     return replace(victim, images=passes * victim.images, labels=labels, passes=passes, **changes)
 

@@ -1,5 +1,5 @@
-"""Other ways to look for masks than in the box [0, 1] by projection, in which the Dropout Inversion Attack (Scheliga et al., AAAI
-2023) looks for them."""
+"""Other ways to look for masks than in the box [0, 1] by projection, as the Dropout Inversion Attack (Scheliga et al.,
+AAAI 2023) does."""
 
 from __future__ import annotations
 

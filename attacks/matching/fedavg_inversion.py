@@ -13,7 +13,7 @@ from attacks.descent import composed
 from attacks.engine import Composition
 from attacks.iterative import IterativeAttack
 from attacks.observation import Observation
-from attacks.passes import Passes, once, repeated
+from attacks.passes import Passes, epochs_of, once, repeated
 from attacks.priors import DropRate, SameImages, TotalVariation
 from attacks.relaxed import Relaxed
 from attacks.unknowns import NOISE, Setting
@@ -68,7 +68,7 @@ class FedAvgInversion(IterativeAttack):
         local = victim.observation.local
         if local is None or local.epochs is None or victim.kind == "gradient":
             return victim
-        return repeated(victim, observation=replace(victim.observation, local=Passes.of(local)))
+        return repeated(victim, epochs_of(victim), observation=replace(victim.observation, local=Passes.of(local)))
 
     def compose(self, setting: Setting) -> Composition:
         return composed(

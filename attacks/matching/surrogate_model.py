@@ -15,7 +15,7 @@ from attacks.descent import composed
 from attacks.engine import Composition
 from attacks.iterative import IterativeAttack
 from attacks.observation import Observation, ThreatModel
-from attacks.passes import once, repeated
+from attacks.passes import epochs_of, once, repeated
 from attacks.priors import DropRate, TotalVariation
 from attacks.problems import Problems
 from attacks.relaxed import Relaxed
@@ -107,7 +107,7 @@ class SurrogateModel(IterativeAttack):
         reach = displacement(victim.observation)
         mean = {name: value / reach[name] for name, value in victim.update.items()}
         seen = replace(victim.observation, kind="gradient", update=mean)
-        return repeated(victim, kind="gradient", observation=seen, update=mean, reach=reach)
+        return repeated(victim, epochs_of(victim), kind="gradient", observation=seen, update=mean, reach=reach)
 
     def narrowed(self, setting: Setting) -> Setting:
         """Each image once, where nothing is drawn for it."""
