@@ -69,6 +69,8 @@ class Setting:
         passes: how often each of the client's examples is among the images, one pass over all after the other.
         reach: where the one gradient that is compared is taken for that of several steps: how many times it each
             parameter moved by. None: it is that of a single step.
+        placed: whether labels that are held fixed are those of the images in their places; of inferred ones only the
+            counts are known.
     """
 
     model: nn.Module
@@ -86,6 +88,7 @@ class Setting:
     batch_norm: Literal["none", "running", "batch"] = "none"
     passes: int = 1
     reach: Mapping[str, float] | None = None
+    placed: bool = True
 
     @property
     def sites(self) -> dict[str, Site]:

@@ -188,6 +188,7 @@ def setting_of(
         batch_norm=threat_model.batch_norm,
         passes=victim.passes,
         reach=victim.reach,
+        placed=threat_model.labels != "inferred",
     )
 
 

@@ -52,6 +52,12 @@ class WellInformed(IterativeAttack):
                 f"it is told what {', '.join(unplaced)} drew, but its model draws nothing there: the defense, or the "
                 "dropout rate, is not granted"
             )
+        apart = [name for name in setting.noise_inputs if "example" in setting.sites[name].axes]
+        if apart and setting.images > 1 and not setting.placed:
+            raise NotApplicable(
+                f"what {apart[0]} drew is told image by image, but whose the inferred labels are is not: needs labels "
+                "known"
+            )
         for name in setting.noise_inputs:
             each, odd = divmod(setting.noise_inputs[name][0], setting.sizes[0])
             wanted = sum(setting.sizes) * each

@@ -220,6 +220,19 @@ def test_the_failure_is_the_reason_shown_where_others_did_not_apply():
     assert leaderboard.build(table.frame(rows))["reason"].to_list() == ["NaN"]
 
 
+def test_attacks_that_stopped_alike_are_named_together():
+    def stopped(name, client, why):
+        return row(attack=name, client=client, details=json.dumps({"stopped": why}))
+
+    rows = [stopped(name, c, "budget") for name in ("dlg", "tag") for c in range(6)]
+    rows += [stopped("sapag", c, "budget" if c < 3 else "converged") for c in range(6)]
+    [section] = views.sections(leaderboard.build(table.frame(rows)))
+    assert section.cautions() == [
+        "dlg, tag: 100 % stopped at the budget of iterations",
+        "sapag: 50 % stopped at the budget of iterations",
+    ]
+
+
 def test_the_terminal_shows_every_attack_in_100_columns(results):
     board = leaderboard.build(results)
     text = rendered(board, 100)

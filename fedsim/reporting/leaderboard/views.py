@@ -144,9 +144,12 @@ class Section:
         few = [row for row in self.rows if row["answered"] and (row["level"] or 0) < intervals.LEVEL]
         if few:
             said.append(few_clients(few[0]["clients"], few[0]["level"]))
+        stopped: dict[str, list[str]] = {}
         for row in self.rows:
             if row["at_budget"]:
-                said.append(f"{row['attack_label']}: {f.percent(row['at_budget'])} stopped at the budget of iterations")
+                stopped.setdefault(f.percent(row["at_budget"]), []).append(row["attack_label"])
+        for share, names in stopped.items():
+            said.append(f"{', '.join(self._briefly(names))}: {share} stopped at the budget of iterations")
         return said
 
 
