@@ -222,7 +222,7 @@ def test_the_failure_is_the_reason_shown_where_others_did_not_apply():
 
 def test_attacks_that_stopped_alike_are_named_together():
     def stopped(name, client, why):
-        return row(attack=name, client=client, details=json.dumps({"stopped": why}))
+        return row(attack=name, client=client, stopped=why)
 
     rows = [stopped(name, c, "budget") for name in ("dlg", "tag") for c in range(6)]
     rows += [stopped("sapag", c, "budget" if c < 3 else "converged") for c in range(6)]
