@@ -99,6 +99,7 @@ class Attack:
             it is the same whatever a defense does behind that layer (`Defense.behind`), known or not.
         replays: whether it replays every other defense that it is granted to know, what that draws left at rest.
         seeks_noise: whether it looks for what such a defense draws, too.
+        looks_back: whether it is given the earlier rounds of its client as well (`Observation.earlier`).
         weighs_noise: whether it weighs entries of an update by the noise that a known defense says lies on them
             (`Defense.spread`).
         ignores: the grants (`attacks.threat.GRANTS`) that can change nothing about its answers, so that it need not run
@@ -120,6 +121,7 @@ class Attack:
     replays: ClassVar[bool] = False
     seeks_noise: ClassVar[bool] = False
     weighs_noise: ClassVar[bool] = False
+    looks_back: ClassVar[bool] = False
     ignores: ClassVar[Collection[str]] = ()
     later: ClassVar[Collection[str]] = ()
 

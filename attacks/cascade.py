@@ -140,7 +140,7 @@ def _algebra(observation: Observation, threat_model: ThreatModel, model: nn.Modu
 
 
 def _closed_forms() -> Mapping[str, type[ClosedForm]]:
-    return {name: cls for name in names() if issubclass(cls := get(name), ClosedForm)}
+    return {name: cls for name in names() if issubclass(cls := get(name), ClosedForm) and not cls.looks_back}
 
 
 def _learnt(trials: Mapping[int, _Trial]) -> Callable[[Observation], Mapping[str, Tensor]]:

@@ -89,6 +89,8 @@ class Observation:
             `SUM`.
         clients: whose updates it is the mean of; empty for one client's own.
         weights: how much each of them weighs in it, such as its number of examples.
+        earlier: what was seen of the same client, or of the sum over the same ones, in earlier rounds, for attacks that
+            look back.
     """
 
     state: Tensors
@@ -112,6 +114,7 @@ class Observation:
     client: int = 0
     clients: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
+    earlier: tuple[Observation, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size == OF_LABELS:

@@ -15,7 +15,7 @@ RANDOM = "random"
 
 def check_start(attack: str, start: object) -> None:
     """Raise ValueError unless an attack can begin there."""
-    forms = [name for name in names() if get(name).solves]
+    forms = [name for name in names() if get(name).solves and not get(name).looks_back]
     if start != RANDOM and start not in forms:
         raise ValueError(f"{attack}: start = {start!r} is neither {RANDOM!r} nor a closed form ({', '.join(forms)})")
 

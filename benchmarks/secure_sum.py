@@ -8,7 +8,9 @@ update of one batch of K times B images: each client's dropout masks are its own
 client is a batch of its own, and no sum. The victims are an MLP with biases, in train mode, one local step, equal
 weights. An update is the clients' float32 gradient (`gradient`), or the change of their float32 weights at
 `--learning-rate` (`delta`), averaged in float32. Several seeds are other images, weights and masks: their counts are
-added up, and `median` is over all their images (0 dB where an image has no answer).
+added up, and `median` is over all their images (0 dB where an image has no answer). Over several `--rounds` the clients
+train on the same images with other masks, and the server moves the weights by what it was sent, times the learning rate
+if that is a gradient; attacks are on the last round, and `multi_round` has the earlier ones too.
 
 `rebuilt` counts the images with at least `--aim` dB in the answer matched to them (one each), `certain` those that the
 attack vouches for, `wrong` those among them that do not reach the aim. `rank` is how many of the images the sum shows
@@ -50,6 +52,7 @@ def main() -> None:
         "--attacks", nargs="+", default=["sparse_dictionary"], help="with options as in cocktail_party:signal=pixels"
     )
     parser.add_argument("--data", default="mnist", help="mnist or photos")
+    parser.add_argument("--rounds", type=int, default=1, help="in which the clients train on the same images")
     parser.add_argument("--activation", default="gelu", choices=["gelu", "relu"])
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--pretrain", type=int, default=0, help="steps of SGD before the attack, batch 32, rate 0.1")
@@ -123,10 +126,17 @@ def summed(
     chosen = torch.from_numpy(order.copy())
     images, labels = dataset.normalise(dataset.test_images[chosen]), dataset.test_labels[chosen]
     local = LocalTraining(learning_rate=arguments.learning_rate)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    update = mean_update(model, images.split(size), labels.split(size), kind, local, seed)
     client = Local(training=local, batch_size=len(images), share="weights" if kind == "delta" else "gradient")
-    return images, replace(observed(dataset, client, state=state, update=update), labels=labels), model
+    seen: tuple[Observation, ...] = ()
+    for number in range(1, arguments.rounds + 1):
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        update = mean_update(model, images.split(size), labels.split(size), kind, local, seed, number)
+        one = replace(observed(dataset, client, state=state, update=update), labels=labels, round=number)
+        seen = (replace(one, earlier=seen), *seen)
+        with torch.no_grad():  # as the server goes on
+            for name, parameter in model.named_parameters():
+                parameter += update[name] * (1.0 if kind == "delta" else -local.learning_rate)
+    return images, seen[0], model
 
 
 def mean_update(
@@ -136,13 +146,15 @@ def mean_update(
     kind: str,
     local: LocalTraining,
     seed: int,
+    number: int,
 ) -> dict[str, Tensor]:
-    """The mean over the clients of what each would have sent, by parameter name."""
+    """The mean over the clients of what each would have sent in a round, by parameter name."""
     total: dict[str, Tensor] = {}
     for client, (x, y) in enumerate(zip(images, labels)):
         model.zero_grad()
         with torch.random.fork_rng():
-            torch.manual_seed(seed_for(seed, "masks", client=client))
+            drawn = {"client": client} if number == 1 else {"client": client, "round": number}
+            torch.manual_seed(seed_for(seed, "masks", **drawn))
             F.cross_entropy(model(x), y).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None

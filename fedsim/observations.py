@@ -156,6 +156,14 @@ def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen
     return Seen(observation=observation, model=model, derived=record["derived"])
 
 
+def load_earlier(cell: Path, round: int, client: int, threat_model: ThreatModel) -> tuple[Observation, ...]:
+    """What was seen of the same client, or sum over the same clients, in earlier rounds, the latest first."""
+    own = clients_of(cell, round, client)
+    rounds = sorted((other for other, one in listed(cell) if one == client and other < round), reverse=True)
+    rounds = [other for other in rounds if clients_of(cell, other, client) == own]
+    return tuple(load(cell, other, client, threat_model).observation for other in rounds)
+
+
 def to(observation: Observation, device: torch.device, dtype: torch.dtype) -> Observation:
     """The same observation with its floating-point tensors on a device and in a dtype."""
 
@@ -171,4 +179,5 @@ def to(observation: Observation, device: torch.device, dtype: torch.dtype) -> Ob
         tensor = getattr(observation, field)
         if tensor is not None:
             changes[field] = move(tensor)
-    return dataclasses.replace(observation, **changes)
+    earlier = tuple(to(one, device, dtype) for one in observation.earlier)
+    return dataclasses.replace(observation, **changes, earlier=earlier)

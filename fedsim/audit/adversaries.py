@@ -130,7 +130,7 @@ def described(letter: str) -> str:
 
 
 def closed_forms() -> list[str]:
-    return [name for name in attacks.names() if attacks.get(name).solves]
+    return [name for name in attacks.names() if attacks.get(name).solves and not attacks.get(name).looks_back]
 
 
 def _closed(letter: str, grants: Mapping[str, str], form: Form) -> list[Attempt]:

@@ -78,6 +78,8 @@ def prepare(cell: Path, spec: JobSpec) -> Task:
     """Read what the job that `spec` describes is given of a cell's observations."""
     threat_model = threat_model_of(spec.attack, spec.grants)
     seen = [observations.load(cell, spec.round, client, threat_model) for client in spec.clients]
+    if attacks.get(spec.attack["name"]).looks_back:
+        seen = [_looking_back(one, cell, threat_model) for one in seen]
     first = seen[0]
     state, public = first.observation.state, first.observation.public  # sent once, not once a client
     return Task(
@@ -88,6 +90,13 @@ def prepare(cell: Path, spec: JobSpec) -> Task:
         model=first.model,
         observations=[dataclasses.replace(one.observation, state=state, public=public) for one in seen],
     )
+
+
+def _looking_back(seen: observations.Seen, cell: Path, threat_model: ThreatModel) -> observations.Seen:
+    """With the earlier rounds of the same client."""
+    now = seen.observation
+    earlier = observations.load_earlier(cell, now.round, now.client, threat_model)
+    return dataclasses.replace(seen, observation=dataclasses.replace(now, earlier=earlier))
 
 
 def respond(task: Task, report: Report | None = None) -> Answer:

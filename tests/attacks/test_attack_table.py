@@ -42,6 +42,7 @@ class Target:
         single: the attack declines batches above 1.
         part: it answers for some images of a batch alone.
         labelled: the label of the first image; those of the others follow.
+        rounds: in how many rounds these images were seen.
         local: its local training, of which it sends the change of its weights; the order of epochs is not granted.
     """
 
@@ -55,6 +56,7 @@ class Target:
     single: bool = False
     part: bool = False
     labelled: int = 0
+    rounds: int = 1
     local: LocalTraining | None = None
 
     def __str__(self) -> str:
@@ -156,6 +158,8 @@ TABLE = [
     Target(a("spear"), 100, dropout=0.5, model=with_bias),
     Target(a("spear", samples=50_000), 100, dropout=0.5, defense=CLIPPED, model=with_bias, batch=4),
     Target(a("fidel"), 100, dropout=0.5, model=with_bias),
+    Target(a("multi_round"), 100, dropout=0.5, model=with_bias, batch=4, rounds=2),
+    Target(a("multi_round", by="spear"), 100, dropout=0.5, model=with_bias, batch=4, rounds=3),
     Target(a("cocktail_party"), 100, dropout=0.5, model=with_bias),
     Target(a("cocktail_party", signal="pixels", independence=0.5, iterations=20), 100, model=with_bias),
     Target(a("april"), 60, dropout=0.5, model=lambda rate: AprilViT(rate=rate), single=True),
@@ -193,6 +197,8 @@ def seen(target: Target, batch: int) -> tuple[nn.Module, Tensor, ThreatModel, Ob
     specs = [target.defense] if target.defense else []
     fields = {"mean": (0.5,), "std": (0.5,), "classes": 4, "public": public, "defense": tuple(specs)}
     observation = observe(model, images, labels, **fields)
+    earlier = [observe(model, images, labels, seed=number, **fields) for number in range(1, target.rounds)]
+    observation = replace(observation, earlier=tuple(earlier))
     client = ClientRound(model=copy.deepcopy(model), defense=compose(specs), batch_size=batch, classes=4)
     if target.local:
         client = replace(client, local=target.local, share="delta", batch_size=1)

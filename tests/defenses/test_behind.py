@@ -106,6 +106,7 @@ def test_what_reads_the_first_layer_alone_takes_into_account_what_is_done_behind
     assert {name for name in attacks.names() if attacks.get(name).reads_first} == {
         "cocktail_party",
         "fidel",
+        "multi_round",
         "spear",
         "first_linear",
         "sparse_dictionary",
