@@ -13,7 +13,7 @@ import polars as pl
 
 from fedsim.reporting.leaderboard import DEFENSE, strongest
 from fedsim.reporting.naming import has_oracle
-from fedsim.reporting.verdicts import Verdict
+from fedsim.reporting.verdicts import Verdict, rebuilds_undefended
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,17 @@ class Attackers:
         naive: the strongest that does not take the defense into account; of the undefended client, of all.
         told: the strongest that does; None of the undefended client, of which there is nothing to know.
         guess: the best median PSNR of a guess.
+        naive_able: the strongest of its kind that rebuilds the undefended client, or was not tried on it: the defense
+            may have stopped it.
+        told_able: likewise.
     """
 
     naive: dict[str, Any] | None
     told: dict[str, Any] | None
     oracle: dict[str, Any] | None
     guess: float | None
+    naive_able: dict[str, Any] | None = None
+    told_able: dict[str, Any] | None = None
 
 
 def same_defense(verdict: Verdict) -> pl.Expr:
@@ -43,9 +48,16 @@ def attackers(board: pl.DataFrame, verdict: Verdict) -> Attackers:
     answered = here.filter(pl.col("answered") > 0)
     oracles = answered.filter(pl.col("role") == "oracle").sort("psnr", nulls_last=True)
     guess = here.filter(pl.col("role") == "floor")["psnr"].max()
+    able = answered.filter(
+        pl.Series([rebuilds_undefended(board, row) is not False for row in answered.to_dicts()], dtype=pl.Boolean)
+    )
+    naive = None if verdict.baseline else ~pl.col("informed")
+    told = pl.lit(value=False) if verdict.baseline else pl.col("informed")
     return Attackers(
-        naive=_best(answered, None if verdict.baseline else ~pl.col("informed")),
-        told=None if verdict.baseline else _best(answered, pl.col("informed")),
+        naive=_best(answered, naive),
+        told=_best(answered, told),
+        naive_able=_best(able, naive),
+        told_able=_best(able, told),
         oracle=next(filter(has_oracle, oracles.tail(1).to_dicts()), None),
         guess=guess if isinstance(guess, float) else None,
     )

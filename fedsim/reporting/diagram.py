@@ -56,8 +56,9 @@ def diagrams(known: Knowledge, update_kinds: Sequence[str]) -> tuple[Diagram, Di
     """The wide and the narrow drawing of the same threat model."""
     items, seen = _client(known), _server(known)
     sent = ("the model", "may be changed" if "malicious" in known["server"] else "unchanged")
-    words = {"gradient": "its gradient", "delta": "its weights"}
-    returned = tuple(words.get(kind, "its update") for kind in update_kinds) or ("its update",)
+    words = {"gradient": "gradient", "delta": "weights"}
+    first, *others = (words.get(kind, "update") for kind in update_kinds or ("",))
+    returned = (f"its {first}", *others)
     summed = any(value != "individual" for value in known["aggregation"])
     tall = 44 + LINE * max(len(items), len(seen))
     wide = Diagram(

@@ -29,7 +29,7 @@ def sentences(board: pl.DataFrame, judged: Sequence[Verdict]) -> list[tuple[str,
 
 
 def _sentence(by: Attackers, verdict: Verdict) -> str:
-    parts = [_attackers(by.naive, by.told)]
+    parts = [_attackers(by)]
     if by.oracle is not None:
         parts.append(f"told what the client drew, {_said(by.oracle)}")
     if by.guess is not None:
@@ -38,18 +38,42 @@ def _sentence(by: Attackers, verdict: Verdict) -> str:
     return f"{said[0].upper()}{said[1:]}. {_cost(verdict)}"
 
 
-def _attackers(naive: dict[str, Any] | None, known: dict[str, Any] | None) -> str:
+def _attackers(by: Attackers) -> str:
+    naive, lost = _shown(by.naive, by.naive_able)
+    known, missed = _shown(by.told, by.told_able)
+    untried = "no attack that takes it into account was tried"
     if known is None:
         assert naive is not None, "a defense is judged where an attack has answered"
-        return f"{_does(naive)} {_said(naive)}; no attack that takes it into account was tried"
+        return f"{_idle([_said(naive)]) if lost else _does(naive)}; {untried}"
     knowing = f"{_said(known)}, which takes it into account"
     if naive is None:
-        return f"{_does(known)} {knowing}"
+        return _idle([f"{knowing},"]) if missed else f"{_does(known)}, which takes it into account"
+    if _stopped(known) and not _stopped(naive):
+        return f"{_does(naive)}; {knowing}, does less: it is no measure of the defense"
+    if lost and missed:
+        return _idle([_said(naive), f"{knowing},"])
+    if lost:
+        return f"{_does(known)}, which takes it into account; {_idle([_said(naive)])}"
+    if missed:
+        return f"{_does(naive)}; {_idle([f'{knowing},'])}"
     if _stopped(naive) and not _stopped(known):
         return f"stops {_said(naive)}, not {knowing}"
-    if _stopped(known) and not _stopped(naive):
-        return f"does not stop {_said(naive)}; {knowing}, does less: it is no measure of the defense"
-    return f"{_does(naive)} {_said(naive)}, {'nor' if not _stopped(naive) else 'and'} {knowing}"
+    return f"{_does(naive)}, {'nor' if not _stopped(naive) else 'and'} {knowing}"
+
+
+def _shown(row: dict[str, Any] | None, able: dict[str, Any] | None) -> tuple[dict[str, Any] | None, bool]:
+    """Who is spoken of, and whether it is one that nothing stops: it does not rebuild the undefended client either.
+
+    Where the strongest rebuilds little that is one that the defense may have stopped, if there is any.
+    """
+    if row is None or not _stopped(row):
+        return row, False
+    return able or row, able is None
+
+
+def _idle(attackers: list[str]) -> str:
+    """Of attackers that the defense cannot be said to have stopped."""
+    return f"{' and '.join(attackers)} {'get' if len(attackers) > 1 else 'gets'} no further without it"
 
 
 def _stopped(row: dict[str, Any]) -> bool:
@@ -57,7 +81,7 @@ def _stopped(row: dict[str, Any]) -> bool:
 
 
 def _does(row: dict[str, Any]) -> str:
-    return "stops" if _stopped(row) else "does not stop"
+    return f"{'stops' if _stopped(row) else 'does not stop'} {_said(row)}"
 
 
 def _said(row: dict[str, Any]) -> str:

@@ -187,7 +187,12 @@ def _weaknesses(board: pl.DataFrame, informed: dict[str, Any], best: dict[str, A
         )
     if informed["at_budget"]:
         yield f"{name} stopped at its budget of iterations before it converged"
-    same = ["attack", "attack_params"]
-    undefended = _alike(_alike(board, informed, SETTING).filter("baseline"), informed, same)
-    if not any((rate or 0.0) >= 0.5 for rate in undefended["leaked_psnr"]):
+    if not rebuilds_undefended(board, informed):
         yield f"{name} does not rebuild the undefended client"
+
+
+def rebuilds_undefended(board: pl.DataFrame, row: dict[str, Any]) -> bool | None:
+    """Whether the attack of a row rebuilds most images of the undefended client in its setting: else no defense can be
+    said to stop it. None where it was not tried there."""
+    undefended = _alike(_alike(board, row, SETTING).filter("baseline"), row, ["attack", "attack_params"])
+    return any((rate or 0.0) >= 0.5 for rate in undefended["leaked_psnr"]) if len(undefended) else None

@@ -64,6 +64,25 @@ def test_an_attacker_that_knows_it_and_was_never_tried_is_missed():
     )
 
 
+def test_what_does_not_rebuild_the_undefended_client_is_not_stopped():
+    idle = under([], sapag=12.0)
+    found = said(idle, under(PRUNED, sapag=11.0))
+    assert found.startswith("Sapag (11.0 dB) gets no further without it; no attack that takes it into account")
+    both = said(idle, under(PRUNED, sapag=11.0), under(PRUNED, told="known", sapag=12.0))
+    assert both.startswith(
+        "Sapag (11.0 dB) and sapag [knows the defense] (12.0 dB), which takes it into account, get no further without"
+    )
+    able = said(idle, under(PRUNED, sapag=11.0), under(PRUNED, told="known", inverting_gradients=30.0))
+    assert able.startswith(
+        "Does not stop inverting gradients (30.0 dB), which takes it into account; sapag (11.0 dB) gets no further"
+    )
+
+
+def test_of_those_that_are_stopped_the_one_counts_that_had_something_to_lose():
+    rows = [under([], sapag=12.0), under(PRUNED, sapag=11.0), under(PRUNED, inverting_gradients=9.0)]
+    assert said(*rows).startswith("Stops inverting gradients (9.0 dB);")
+
+
 def test_an_informed_attack_that_does_less_than_a_naive_one_is_no_measure():
     found = said(under(PRUNED, inverting_gradients=30.0), under(PRUNED, told="known", inverting_gradients=9.0))
     assert found.startswith("Does not stop inverting gradients (30.0 dB); inverting gradients [knows the defense] (9.0")
