@@ -27,8 +27,10 @@ from itertools import product
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from patch_embedding import show
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +42,9 @@ from fedsim.data import Dataset
 from fedsim.federation.start import train_centrally
 from fedsim.local import Local, observed
 from fedsim.random import rng_for, seed_for
+from fedsim.scoring.matching import match
+
+ACROSS = 16  # images in a line of the picture
 
 
 def main() -> None:
@@ -60,6 +65,7 @@ def main() -> None:
     parser.add_argument("--aim", type=float, default=40.0, help="dB")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
+    parser.add_argument("--picture", help="a PNG of the first row's first seed: the images above what was rebuilt")
     arguments = parser.parse_args()
     dataset = data.load({"name": arguments.data})
     rows = [
@@ -72,6 +78,8 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
     else:
         show(rows)
+    if arguments.picture:
+        draw(dataset, arguments)
 
 
 def row(
@@ -137,6 +145,27 @@ def summed(
             for name, parameter in model.named_parameters():
                 parameter += update[name] * (1.0 if kind == "delta" else -local.learning_rate)
     return images, seen[0], model
+
+
+def draw(dataset: Dataset, arguments: argparse.Namespace) -> None:
+    """Write the picture; an image without an answer stands above black."""
+    clients, seed = arguments.clients[0], arguments.seeds[0]
+    images, observation, model = summed(dataset, arguments.rates[0], arguments.kinds[0], clients, seed, arguments)
+    threat_model = ThreatModel(aggregation=f"sum_of_{clients}" if clients > 1 else "individual")
+    answer = created(arguments.attacks[0])(observation, threat_model, model, seed=seed)
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (dataset.mean, dataset.std))
+    order = match(std * images, std * answer.images)
+    found = [torch.zeros_like(images[0]) if at is None else std * answer.images[at] + mean for at in order]
+    lines = [
+        torch.cat(list(part), 2)
+        for truth, guess in zip((std * images + mean).split(ACROSS), torch.stack(found).split(ACROSS))
+        for part in (truth, guess)
+    ]
+    widest = max(line.shape[2] for line in lines)
+    pixels = torch.cat([F.pad(line, (0, widest - line.shape[2])) for line in lines], 1).clamp(0, 1)
+    shown = (255 * pixels).round().to(torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    picture = Image.fromarray(np.ascontiguousarray(shown))
+    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(arguments.picture)
 
 
 def mean_update(
