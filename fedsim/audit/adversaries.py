@@ -119,8 +119,9 @@ def plan(reply: Reply, told: Told, budget: Budget, *, labels: str = "inferred") 
     else:
         spec = {"name": "gradinversion", "iterations": budget.iterations}
         attempts.append(Attempt("E", spec, training, "told"))
-    for letter in ("F", "G", "H"):
-        untried[letter] = "what was recorded is what an honest server sent; a server that changes it was not played"
+    for letter in ("F", "G"):
+        untried[letter] = "what was recorded is what an honest server sent: --app and --canary let a malicious one send"
+    untried["H"] = "no attack of fedsim makes use of choosing the clients"
     return Plan(tuple(attempts), untried, tuple(limits))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from defenses.client.training import LocalTraining
 from fedsim import data
 from fedsim.audit.canary import NoCanary, play
+from fedsim.audit.canary_findings import seen_in
 from fedsim.audit.choosing import Chosen
-from fedsim.audit.consistency import Finding
-from fedsim.audit.facts import Canary, Facts, Option
+from fedsim.audit.facts import Canary, Facts
+from fedsim.audit.finding import Finding
 from fedsim.audit.matching import Unusable
 from fedsim.audit.observing import Reply
 from fedsim.audit.picture import CannotReplay, layout, picture_of
@@ -128,23 +129,38 @@ def played(
     for point, own in points:
         say(f"round {recorded.round}: a canary of {_images(point.images)}")
         try:
-            canary = play(
-                sweep.app,
-                recorded,
-                images[: point.images],
-                labels[: point.images],
-                mean=told.mean,
-                std=told.std,
-                batch_size=point.batch_size,
-                run_config=sweep.run_config,
-                timeout=sweep.timeout,
-                message=seen.message,
-                received_in=seen.received_in,
-            )
-            yield _played(canary, told, model, own=own)
+            yield canary_of(sweep, seen, told, model, images, labels, point, own=own)
         except (NoCanary, Unusable) as fault:
             yield Finding("Canary", str(fault), True)
             return
+
+
+def canary_of(
+    sweep: Sweep,
+    seen: Chosen,
+    told: Told,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    point: Point,
+    *,
+    own: bool,
+) -> Played:
+    """One canary: the client on the first images of some, as a point says. Raises NoCanary, Unusable."""
+    canary = play(
+        sweep.app,
+        seen.recorded,
+        images[: point.images],
+        labels[: point.images],
+        mean=told.mean,
+        std=told.std,
+        batch_size=point.batch_size,
+        run_config=sweep.run_config,
+        timeout=sweep.timeout,
+        message=seen.message,
+        received_in=seen.received_in,
+    )
+    return _played(canary, told, model, own=own)
 
 
 def _played(canary: Canary, told: Told, model: nn.Module, *, own: bool) -> Played:
@@ -177,69 +193,8 @@ def _played(canary: Canary, told: Told, model: nn.Module, *, own: bool) -> Playe
         order=order,
     )
     reply = Reply.of(canary.recorded, own_told, model)
-    subject = Subject(name, reply, 0, own_told, truth=truth, findings=tuple(_seen(canary.facts, again, told, steps)))
+    subject = Subject(name, reply, 0, own_told, truth=truth, findings=tuple(seen_in(canary.facts, again, told, steps)))
     return Played(subject, canary.facts, again, steps, batch_size, own)
-
-
-def _seen(facts: Facts, again: Replayed, told: Told, steps: int) -> Iterator[Finding]:
-    """What the canary saw, and what of the user's account it contradicts."""
-    if again.why is not None:
-        says = f"the client's round cannot be replayed: {again.why}"
-        yield Finding("Replay", f"{says}; that an attack fails on it says nothing", True)
-    else:
-        near = f"{again.error:.0e} of its update, what rounding makes of it"
-        yield Finding("Replay", f"our picture of the client's round gives what it sent, to float32 ({near})")
-    optimizer = facts.optimizer.removeprefix("torch.optim.")
-    keys = ", ".join(f"{key} {value:g}" for key, value in _spoken(facts.options))
-    rates = _rates(facts.learning_rates)
-    yield Finding("Optimizer", f"the client trains with {optimizer}, learning rate {rates}{keys and f', {keys}'}")
-    for group in facts.groups:
-        which = ", ".join(group.parameters[:4]) + (", ..." if len(group.parameters) > 4 else "")
-        apart = ", ".join(f"{key} {value:g}" for key, value in _spoken(group.options))
-        says = f"it trains {which} apart: learning rate {_rates(group.learning_rates)}{apart and f', {apart}'}"
-        yield Finding("Optimizer", says)
-    local = told.local
-    if local is not None:
-        spec: Mapping[str, Any] = local.optimizer.spec()
-        pairs = [
-            ("optimizer", optimizer.lower(), spec["name"]),
-            ("learning rate", facts.lr, _first_rate(local)),
-            ("momentum", facts.momentum, spec.get("momentum", 0.0)),
-            ("weight decay", facts.weight_decay, spec.get("weight_decay", 0.0)),
-        ]
-        for what, saw, said in pairs:
-            if saw != said and not (what == "momentum" and optimizer != "SGD"):
-                says = f"{what}: the client has {_value(saw)}, and what was said is {_value(said)}"
-                yield Finding("Canary", says, True)
-    if facts.mode != told.mode:
-        yield Finding("Mode", f"the client trains in {facts.mode} mode, and what was said is {told.mode}", True)
-    if facts.batch_size is not None and told.batch_size is not None and facts.batch_size != told.batch_size:
-        says = f"the client's loader has batches of {facts.batch_size}, and what was said is {told.batch_size}"
-        yield Finding("Batch size", says, True)
-    if facts.frozen:
-        yield Finding("Frozen", f"the client does not train {', '.join(facts.frozen[:4])}")
-    for note in facts.notes:
-        yield Finding("Canary", note)
-
-
-def _spoken(options: Mapping[str, Option]) -> Iterator[tuple[str, float]]:
-    for key in ("momentum", "weight_decay"):
-        if value := options.get(key):
-            yield key.replace("_", " "), float(value)  # type: ignore[arg-type]
-
-
-def _rates(rates: Sequence[float]) -> str:
-    if len(set(rates)) == 1:
-        return f"{rates[0]:g}"
-    return f"{rates[0]:g} in the first step, {rates[-1]:g} in the last, {min(rates):g} to {max(rates):g}"
-
-
-def _first_rate(local: LocalTraining) -> float:
-    return local.learning_rate * (1.0 if local.schedule is None else local.schedule.factor(0))
-
-
-def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
 def _one_of_each(labels: Tensor) -> Tensor:

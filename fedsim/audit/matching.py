@@ -50,38 +50,52 @@ def precision_of(arrays: Mapping[str, Tensor]) -> str:
     return str(coarsest).removeprefix("torch.")
 
 
-def _named(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def entry_names(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, str]:
+    """From the name of each array to that of the entry of the model's state that it is.
+
+    Raises:
+        Unusable: arrays that the model does not have, or without names and in another order.
+    """
     own = model.state_dict()
     if not arrays:
         raise Unusable("holds no arrays")
     if arrays.keys() <= own.keys():
-        return dict(arrays)
+        return {name: name for name in arrays}
     for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in arrays):
-            bare = {name.removeprefix(prefix): value for name, value in arrays.items()}
-            if bare.keys() <= own.keys():
-                return bare
+        bare = {name: name.removeprefix(prefix) for name in arrays if name.startswith(prefix)}
+        if len(bare) == len(arrays) and set(bare.values()) <= own.keys():
+            return bare
     if all(name.isdigit() for name in arrays):
-        return _placed([arrays[name] for name in sorted(arrays, key=int)], model)
+        return _placed(arrays, model)
     foreign = [name for name in arrays if name not in own]
     lacking = [name for name in own if name not in arrays]
     hint = f"; the model has {lacking[0]}" if lacking else ""
     raise Unusable(f"{len(foreign)} of {len(arrays)} arrays are none of the model's ({foreign[0]}{hint})")
 
 
-def _placed(values: list[Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _placed(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, str]:
     own = model.state_dict()
-    names = [name for name, _ in model.named_parameters()]
-    for candidates in (list(own), names):
-        if len(candidates) == len(values):
-            odd = next((place for place, name in enumerate(candidates) if own[name].shape != values[place].shape), None)
+    numbers = sorted(arrays, key=int)
+    for candidates in (list(own), [name for name, _ in model.named_parameters()]):
+        if len(candidates) == len(numbers):
+            pairs = dict(zip(numbers, candidates, strict=True))
+            odd = next((number for number, name in pairs.items() if own[name].shape != arrays[number].shape), None)
             if odd is not None:
                 raise Unusable(
-                    f"array {odd} has shape {_shape(values[odd])}, where the model has {candidates[odd]} of "
-                    f"{_shape(own[candidates[odd]])}: arrays without names must lie in the order of its state"
+                    f"array {numbers.index(odd)} has shape {_shape(arrays[odd])}, where the model has {pairs[odd]} of "
+                    f"{_shape(own[pairs[odd]])}: arrays without names must lie in the order of its state"
                 )
-            return {name: _like(own[name], value) for name, value in zip(candidates, values)}
-    raise Unusable(f"{len(values)} arrays without names, where the model's state has {len(own)} entries")
+            return pairs
+    raise Unusable(f"{len(numbers)} arrays without names, where the model's state has {len(own)} entries")
+
+
+def _named(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    own, unnamed = model.state_dict(), all(name.isdigit() for name in arrays)
+    names = entry_names(arrays, model)
+    return {
+        entry: _like(own[entry], arrays[name]) if unnamed and name != entry else arrays[name]
+        for name, entry in names.items()
+    }
 
 
 def _like(expected: Tensor, value: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from fedsim.audit.attempted import Tried
 from fedsim.audit.told import Told
-from fedsim.audit.verdict import Tried, Verdict
+from fedsim.audit.verdict import Verdict
 from fedsim.audit.working import Subject
 from fedsim.recording import Fault
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from fedsim.audit.attempted import Tried, spoken
 from fedsim.audit.outcome import Audit
 from fedsim.audit.told import Told
-from fedsim.audit.verdict import Swept, Tried, Verdict, largest, spoken
+from fedsim.audit.verdict import Swept, Verdict, largest
 from fedsim.audit.working import Subject, certain_of
 from fedsim.reporting.gallery import Tile
 from fedsim.reporting.pages import environment

@@ -7,16 +7,13 @@ were tried, with their budget: it is no evidence that nothing can be.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import polars as pl
-
 from fedsim.audit.adversaries import described
+from fedsim.audit.attempted import Tried, spoken, strongest
 from fedsim.audit.guessing import Guess
-from fedsim.audit.working import certain_of
 from fedsim.version import __version__
 
 Kind = Literal["leaks", "undecided", "not shown", "no answer", "not tried"]
@@ -26,49 +23,12 @@ KNOWS = {
     "B": "sees what a client sends, and how many images that is of,",
     "C": "sees what a client sends, and knows how it trains,",
     "E": "sees what a client sends, its batch-norm statistics among it,",
+    "F": "sends clients a model that it has changed",
+    "G": "has images of the same kind, and sends clients a model that it has changed",
 }
 """The adversaries that can leak here, in a sentence."""
 
 FORMAT, VERSION = "fedsim-verdict", 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tried:
-    """What one attack made of one reply under one adversary.
-
-    Args:
-        letter: of the adversary.
-        subject: whose reply, as the page names it.
-        scored: whether the truth was there.
-        attack: by name; `stage` is the attack that answered in its place, of a cascade.
-        status, reason: as in the rows; of the first of them.
-        images: that it answered, of `of` that there were; `of` is None where nobody knows.
-        rebuilt: how many count as rebuilt.
-        psnr: of the best image in dB; None without a truth.
-        median: likewise over all.
-        loss, stopped, iterations: of the attack itself.
-        beyond: what it was told that no real server has.
-        job: where the pictures are.
-    """
-
-    letter: str
-    subject: str
-    scored: bool
-    attack: str
-    stage: str
-    status: str
-    reason: str
-    images: int
-    of: int | None
-    rebuilt: int
-    psnr: float | None
-    median: float | None
-    loss: float | None
-    stopped: str | None
-    iterations: int | None
-    seconds: float | None
-    beyond: str
-    job: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,46 +127,6 @@ class Verdict:
         }
 
 
-def tried(rows: pl.DataFrame, *, letter: str, scored: bool, guess: Mapping[int, float]) -> Tried:
-    """The rows of one attempt on one subject, as one.
-
-    Args:
-        guess: by sample the PSNR of a guess that never looks at the update.
-    """
-    found = rows.to_dicts()
-    first = found[0]
-    answered = [row for row in found if row["status"] == "ok"]
-    certain = certain_of(first["details"]) if answered else []
-    if scored:
-        rebuilt = sum(
-            bool(row["leaked_psnr"] or row["leaked_ssim"]) and row["psnr"] > guess.get(row["sample"], 0.0)
-            for row in answered
-        )
-    else:
-        rebuilt = sum(certain)
-    levels = sorted(row["psnr"] for row in answered if row["psnr"] is not None)
-    return Tried(
-        letter=letter,
-        subject=first["dataset"],
-        scored=scored,
-        attack=first["attack"],
-        stage=_stage(first["details"]),
-        status=first["status"],
-        reason=first["reason"] or "",
-        images=len(answered),
-        of=len(found) if scored else None,
-        rebuilt=rebuilt,
-        psnr=levels[-1] if levels else None,
-        median=levels[len(levels) // 2] if levels else None,
-        loss=first["attack_loss"],
-        stopped=first["stopped"],
-        iterations=first["iterations"],
-        seconds=first["seconds"],
-        beyond=first["beyond"] or "",
-        job=first["job"],
-    )
-
-
 def verdict(
     found: Sequence[Tried],
     untried: Mapping[str, str],
@@ -257,12 +177,6 @@ def largest(sweep: Sequence[Swept]) -> dict[str, Any] | None:
     }
 
 
-def strongest(found: Sequence[Tried]) -> Tried | None:
-    """By what it rebuilt, then by its best image; an answer before none."""
-    feasible = [one for one in found if not one.beyond] or list(found)
-    return max(feasible, key=lambda one: (one.rebuilt, one.psnr or 0.0, one.images), default=None)
-
-
 def _row(letter: str, found: Sequence[Tried], untried: Mapping[str, str]) -> Row:
     has = described(letter)
     best = strongest(found)
@@ -272,7 +186,9 @@ def _row(letter: str, found: Sequence[Tried], untried: Mapping[str, str]) -> Row
         return Row(letter=letter, has=has, kind="leaks", says=_rebuilt(best), best=best)
     if not any(one.images for one in found):
         return Row(letter=letter, has=has, kind="no answer", says=_declined(found), best=best)
-    return Row(letter=letter, has=has, kind="not shown" if best.scored else "undecided", says=_nothing(best), best=best)
+    if not best.scored:
+        return Row(letter=letter, has=has, kind="undecided", says=_unjudged(found), best=best)
+    return Row(letter=letter, has=has, kind="not shown", says=_nothing(best), best=best)
 
 
 def _untried(rows: Sequence[Row]) -> Iterator[str]:
@@ -298,11 +214,15 @@ def _rebuilt(best: Tried) -> str:
 
 def _nothing(best: Tried) -> str:
     stopped = f", stopped at its budget of {best.iterations} iterations" if best.stopped == "budget" else ""
-    if best.scored:
-        level = f"{spoken(best)} came to {best.psnr or 0:.1f} dB at best{stopped}"
-        return f"no image counts as rebuilt by what was tried; {level}: look at the pictures"
-    near = "it is" if best.images == 1 else "they are"
-    return f"{spoken(best)} answered {_images(best.images)}{stopped}; how near {near}, only a canary can say"
+    level = f"{spoken(best)} came to {best.psnr or 0:.1f} dB at best{stopped}"
+    return f"no image counts as rebuilt by what was tried; {level}: look at the pictures"
+
+
+def _unjudged(found: Sequence[Tried]) -> str:
+    """All that answered: of images that nobody can score none is the best, least of all the most."""
+    names = list(dict.fromkeys(spoken(one) for one in found if one.images))
+    budget = " (stopped at its budget)" if any(one.stopped == "budget" for one in found if one.images) else ""
+    return f"{' and '.join(names)} answered with images{budget}; how near they are, only a canary can say: look at them"
 
 
 def _declined(found: Sequence[Tried]) -> str:
@@ -322,21 +242,6 @@ def _headline(kind: Kind, rows: Sequence[Row]) -> str:
     assert least.best is not None
     scored = "a canary's images" if least.best.scored else "images"
     return f"It leaks: a server that {KNOWS.get(least.letter, 'sees the updates')} rebuilds {scored}."
-
-
-def spoken(one: Tried) -> str:
-    """`the cascade (first linear)`."""
-    name = one.attack.replace("_", " ")
-    return f"{name} ({one.stage.replace('_', ' ')})" if one.stage and one.stage != one.attack else name
-
-
-def _stage(details: str | None) -> str:
-    stage = json.loads(details or "{}").get("stage", "")
-    return stage if isinstance(stage, str) else ""
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def lines(found: Verdict) -> Iterator[str]:

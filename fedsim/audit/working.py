@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,7 @@ from torch import Tensor
 from fedsim import answers, observations, table
 from fedsim.answers import JobSpec
 from fedsim.audit.adversaries import Attempt
-from fedsim.audit.consistency import Finding
+from fedsim.audit.finding import Finding
 from fedsim.audit.observing import Form, Reply, derived, observation
 from fedsim.audit.told import Told
 from fedsim.data.dataset import pixels
@@ -52,6 +52,7 @@ class Subject:
         told: what is true of its training: of a canary its own batch size and steps.
         truth: what it was computed from; None where nobody knows.
         findings: what it says of its training.
+        server: whether what was sent is what an honest server would send.
         trial: it is what a defense would make of a canary, and no reply of the app as it is.
     """
 
@@ -61,6 +62,7 @@ class Subject:
     told: Told
     truth: Truth | None = None
     findings: tuple[Finding, ...] = ()
+    server: Literal["passive", "malicious"] = "passive"
     trial: bool = False
 
 
@@ -71,11 +73,12 @@ def lay_out(directory: RunDirectory, subject: Subject, form: Form, *, source: st
         source: the hash of the model's code.
     """
     seen = observation(subject.reply, subject.told, form=form, client=subject.client)
-    told = derived(subject.reply, subject.told, form=form)
+    told = {**derived(subject.reply, subject.told, form=form), "server": subject.server}
     key = key_of(
         {
             "audit": subject.told.to_dict(),
             "form": form,
+            "server": subject.server,
             "source": source,
             "reply": [subject.reply.round, subject.client, _digest(seen.state), _digest(seen.update)],
             "buffers": _digest(seen.buffers),

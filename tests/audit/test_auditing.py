@@ -10,8 +10,10 @@ import torch
 
 from attacks import LocalTraining
 from fedsim.audit.adversaries import Budget
+from fedsim.audit.attempted import Tried
 from fedsim.audit.auditing import audit_store
 from fedsim.audit.told import Told
+from fedsim.audit.verdict import verdict
 from fedsim.audit.working import lay_out
 from fedsim.errors import BadInput
 from fedsim.files import read_tensors
@@ -56,7 +58,7 @@ def test_the_verdict_is_machine_readable_and_says_what_was_not_tried(perceptron)
     said = json.loads((perceptron.path / "verdict.json").read_text())
     assert (said["format"], said["version"], said["verdict"]) == ("fedsim-verdict", 1, "leaks")
     assert [row["letter"] for row in said["threat_models"]] == list("ABCDEFGH")
-    assert any("honest server" in text for text in said["not_tried"])
+    assert any("honest server" in text and "--canary" in text for text in said["not_tried"])
 
 
 def test_the_page_shows_pictures_and_asks_the_network_for_nothing(perceptron):
@@ -70,6 +72,18 @@ def test_a_second_audit_computes_nothing_anew(perceptron, monkeypatch):
     monkeypatch.setattr("fedsim.audit.working.attack", lambda *rest: pytest.fail("attacked again"))
     again = audit_store(perceptron.path.parent / "store", told(), perceptron.path)
     assert again.rows.equals(perceptron.rows)
+
+
+def test_of_answers_that_nobody_can_judge_none_is_called_the_best():
+    """An attack that answers more images than there were is not better for it."""
+    rows = {**dict.fromkeys(Tried.__dataclass_fields__), "letter": "A", "rebuilt": 0, "reason": "", "beyond": ""}
+    few, many = (
+        Tried(**{**rows, "attack": name, "stage": "", "images": images, "scored": False, "stopped": stopped})
+        for name, images, stopped in (("fidel", 1, None), ("cocktail_party", 66, "budget"))
+    )
+    found = verdict([few, many], {}, limits=(), more=(), findings=())
+    assert found.rows[0].kind == "undecided"
+    assert found.rows[0].says.startswith("fidel and cocktail party answered with images (stopped at its budget); how")
 
 
 def test_an_attack_without_certainty_is_neither_a_leak_nor_a_defense(tmp_path):

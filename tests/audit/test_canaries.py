@@ -16,7 +16,9 @@ from defenses.client import optimizers
 from fedsim.audit.adversaries import Budget
 from fedsim.audit.auditing import audit_store
 from fedsim.audit.canaries import Point, Sweep, _played, pictures
+from fedsim.audit.canaries_malicious import changed_canaries
 from fedsim.audit.canary import play
+from fedsim.audit.choosing import chosen
 from fedsim.audit.told import Told
 from fedsim.errors import BadInput
 from fedsim.paths import look_beside
@@ -99,6 +101,57 @@ def test_scores_are_of_the_clients_images_and_no_attack_was_told_their_labels(au
     for subject, _ in audit.subjects:
         assert (subject.truth is None) == subject.name.endswith("node 17")
     assert list(directory.path.glob("cells/*/truth/*.safetensors"))
+
+
+def test_a_server_that_changes_the_model_is_played_and_the_one_that_lacks_images_is_named(audit):
+    """`fishing` lets one image of a batch of six alone into the gradient; all rows of it are of a malicious server."""
+    rows = {row.letter: row for row in audit.verdict.rows}
+    assert (rows["F"].kind, rows["F"].best.attack) == ("leaks", "fishing")
+    assert rows["F"].best.subject == "round 1, canary sent the model of fishing: batch 6, 1 step"
+    assert rows["F"].best.psnr > 60
+    assert (rows["G"].kind, rows["G"].says) == (
+        "not tried", "trap_weights needs 16 more images in --canary, which stand for public ones"
+    )  # fmt: skip
+    assert rows["H"].says == "no attack of fedsim makes use of choosing the clients"
+    letters = dict(audit.rows.select("letter", "threat_server").unique().iter_rows())
+    assert letters["F"] == "malicious"
+    assert {letters[letter] for letter in "ABC"} == {"passive"}
+
+
+def test_trap_weights_are_tried_with_images_to_spare(setting):
+    pixels, labels = apps.photographs(40)
+    np.savez(setting / "more.npz", x=pixels.permute(0, 2, 3, 1).numpy(), y=labels.numpy(), classes=list("0123456789"))
+    sweep = Sweep(
+        app=setting / "app", images=setting / "more.npz", batches=(1,), steps=(1,), own=False, defenses=False
+    )
+    seen = chosen(Store.open(setting / "store").read(1, "17"), told().build())
+    found = list(changed_canaries(sweep, seen, told(), told().build(), Budget(iterations=5), say=lambda line: None))
+    assert [attempt.letter for _, attempt in found] == ["F", "G"]
+    for subject, attempt in found:
+        honest = seen.recorded.sent
+        sent = subject.reply.state
+        assert [name for name in honest if not torch.equal(sent[name], honest[name])] == {
+            "F": ["fc2.weight", "fc2.bias"],
+            "G": ["fc1.weight", "fc1.bias"],
+        }[attempt.letter]
+        assert (subject.server, subject.told.batch_size) == ("malicious", 8)
+
+
+def test_a_model_that_cannot_be_changed_is_named(setting):
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.only = torch.nn.Conv2d(3, 10, 16)
+
+        def forward(self, x):
+            return self.only(x).flatten(1)
+
+    sweep = Sweep(app=setting / "app", images=setting / "images.npz")
+    model = Bare()
+    seen = chosen(Recorded(1, "17", dict(model.state_dict()), dict(model.state_dict())), model)
+    first, second = changed_canaries(sweep, seen, told(), model, Budget(iterations=5), say=lambda line: None)
+    assert (first.letter, first.why[:32]) == ("F", "fishing cannot change this model")
+    assert second.letter == "G"
 
 
 def test_what_the_canary_sees_is_held_against_what_was_said(setting):
