@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import audit_apps as apps
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,6 @@ from fedsim.audit.told import Told
 from fedsim.audit.verdict import verdict
 from fedsim.audit.working import lay_out
 from fedsim.errors import BadInput
-from fedsim.files import read_tensors
 from fedsim.recording import Store
 from fedsim.runs.directory import RunDirectory
 from fedsim.table import read
@@ -48,10 +48,9 @@ def test_what_is_called_rebuilt_is_the_clients_image(perceptron):
         found = next(directory.path.glob(f"scores/{row.best.job}"))
         job = read(found / "rows.parquet")
         assert job["status"].to_list() == ["ok"]
-        answers = [read_tensors(file) for file in directory.path.glob("jobs/*/reconstructions.safetensors")]
-        for answer in answers:
-            [image] = [value for name, value in answer.items() if name.endswith(".images")]
-            assert ((image[0] * 0.5 + 0.5) - pixels[0] / 255).abs().max() < 1e-3
+        with np.load(found / "pictures.npz") as pictures:
+            [image] = pictures["reconstruction"]
+        assert abs(image.astype(int).reshape(28, 28) - pixels[0, 0].numpy().astype(int)).max() <= 1
 
 
 def test_the_verdict_is_machine_readable_and_says_what_was_not_tried(perceptron):
@@ -63,7 +62,8 @@ def test_the_verdict_is_machine_readable_and_says_what_was_not_tried(perceptron)
 
 def test_the_page_shows_pictures_and_asks_the_network_for_nothing(perceptron):
     page = (perceptron.path / "audit.html").read_text()
-    assert page.count("data:image/webp") == 3
+    answered = sum(one.images > 0 for one in perceptron.verdict.tried)
+    assert page.count("data:image/webp") == answered >= 3
     assert "src=\"http" not in page
     assert "It leaks" in page
 
