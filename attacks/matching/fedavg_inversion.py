@@ -4,7 +4,7 @@ Averaging*, TMLR 2022 (arXiv 2206.12395)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor
 
@@ -30,14 +30,16 @@ class FedAvgInversion(IterativeAttack):
                     + drop_rate * sum_l |(1 - mean(m_l)) - p_l|
 
     where d is the square of the relative distance, and D compares each epoch's images with the nearest of the next
-    epoch's. In the answer, the epochs' images are matched and averaged. Each epoch is taken to see the labels in the
-    same order, which is wrong; that it does not matter much is so while steps are small. Whatever the model draws is
-    a further unknown m, fresh in each step, as in the Dropout Inversion Attack (Scheliga et al., AAAI 2023); the paper
-    has none. Masks are sigmoids of numbers without bounds, and the search is by L-BFGS; only where draws have to be put
-    back into a set of their own after each step it is by Adam, and d one minus the cosine.
+    epoch's, or, as the paper does among others, the epochs' mean images. In the answer, the epochs' images are matched
+    and averaged. Each epoch is taken to see the labels in the same order, which is wrong; that it does not matter much
+    is so while steps are small. Whatever the model draws is a further unknown m, fresh in each step, as in the Dropout
+    Inversion Attack (Scheliga et al., AAAI 2023); the paper has none. Masks are sigmoids of numbers without bounds, and
+    the search is by L-BFGS; only where draws have to be put back into a set of their own after each step it is by Adam,
+    and d one minus the cosine.
 
     Args:
         agreement: weight of D.
+        coupling: what D compares: `nearest` or `mean` (`attacks.priors.SameImages`).
         drop_rate: weight of the drop-rate prior.
         memory: how many past steps L-BFGS estimates the curvature from.
     """
@@ -55,6 +57,7 @@ class FedAvgInversion(IterativeAttack):
     plateau: int = 100
     patience: int = 400
     agreement: float = 1e-3
+    coupling: str = "nearest"
     drop_rate: float = 1e-4
     memory: int = 50
 
@@ -62,6 +65,8 @@ class FedAvgInversion(IterativeAttack):
         super().__post_init__()
         self._whole("memory")
         self._weights("agreement", "drop_rate")
+        if self.coupling not in ("nearest", "mean"):
+            raise ValueError(f"{self.name}: coupling = {self.coupling!r} is neither nearest nor mean")
 
     def regarded(self, victim: Victim) -> Victim:
         """One with images, and labels, for each epoch."""
@@ -76,7 +81,7 @@ class FedAvgInversion(IterativeAttack):
             Relaxed(setting, "logistic"),
             [
                 TotalVariation(self.total_variation),
-                SameImages(self.agreement, setting.passes),
+                SameImages(self.agreement, setting.passes, cast(Literal["mean", "nearest"], self.coupling)),
                 DropRate(self.drop_rate, setting.sites),
             ],
             memory=self.memory,

@@ -182,6 +182,11 @@ def test_snapshots_show_each_image_once():
     assert answer.snapshots.images.shape == (2, 4, 1, 4, 4)
 
 
+def test_another_coupling_is_refused():
+    with pytest.raises(ValueError, match="coupling = 'max' is neither nearest nor mean"):
+        attacks.create("fedavg_inversion", coupling="max")
+
+
 def test_one_gradient_stands_for_no_steps_of_adam():
     _, seen, *_ = played(rounds=LocalTraining(steps=5, learning_rate=0.01, optimizer=AdamW()), batch=1)
     with pytest.raises(NotApplicable, match="adamw does not add up gradients"):
