@@ -79,11 +79,13 @@ def repetition(part: Part, overrides: Sequence[str] = (), *, allow_factory: bool
     clients = count if summed else min(part.clients, count)
     if clients > chunk:  # the last chunk whole, too: what is attacked at once changes the last digits
         clients = min(math.ceil(clients / chunk) * chunk, count)
+    back = attacks.get(part.attack).looks_back  # at what was seen before, which has to be seen again
+    rounds = [other for other in cell.scenario.victims.rounds if other == round or (back and other < round)]
     narrow = cell.scenario.to_dict() | {
         "defenses": [list(cell.defense)],
         "attacks": [spec],
         "threat_model": grants,
-        "victims": {"rounds": [round], "clients": clients, "development": 0},
+        "victims": {"rounds": rounds, "clients": clients, "development": 0},
         "utility": None,
     }
     return Repetition(scenarios.parse(narrow), min(clients, chunk), min(count, chunk))

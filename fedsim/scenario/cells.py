@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import attacks
 import defenses
 from attacks.threat import GRANTS
 from fedsim import data, models
@@ -158,6 +159,8 @@ class Cell:
                 block["path"] = Path(block["path"]).name
         engine = self.scenario.engine.model_dump(mode="json")
         work["engine"] = {key: value for key, value in engine.items() if key not in _HOW_COMPUTED}
+        if any(attacks.get(spec["name"]).looks_back for spec in self.scenario.attack_specs()):
+            work["seen_before"] = [other for other in self.scenario.victims.rounds if other < round]
         return {**work, "round": round}
 
 

@@ -62,6 +62,17 @@ def test_only_the_part_is_left_and_the_federation_is_the_same():
     assert ours == replace(theirs, victims=ours.victims, utility=ours.utility)
 
 
+def test_for_an_attack_that_looks_back_the_rounds_before_are_seen_again():
+    keys = {"sweep": {}, "federation": {"clients": 9, "rounds": 4}, "defenses": ["none"]}
+    keys["victims"] = {"rounds": [1, 3, 4], "clients": 9}
+    alone = parse({**SMALL, **keys, "attacks": ["dlg"]}, rehearsed=False)
+    scenario = parse({**SMALL, **keys, "attacks": ["dlg", "multi_round"]}, rehearsed=False)
+    assert repetition(part_of(scenario, round=3, at=1)).scenario.victims.rounds == (1, 3)
+    assert repetition(part_of(scenario, round=3, at=0)).scenario.victims.rounds == (3,)
+    before = [every_cell(one)[0].setting(4).get("seen_before") for one in (scenario, alone)]
+    assert before == [[1, 3], None]  # rows that were told other rounds are not pooled
+
+
 @pytest.mark.parametrize("at", [1, 2], ids=["imprint", "of other options"])
 def test_of_a_malicious_server_its_own_federation_is_repeated(at):
     tried = ["null_mean", "imprint", {"name": "imprint", "bins": 8}]
