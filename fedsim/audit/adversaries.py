@@ -20,9 +20,11 @@ MOST_IMAGES = 64
 MOST_STEPS = 32
 """Likewise optimizer steps, all of which an attack unrolls."""
 
-SMOOTH = {"total_variation": 0.03, "plateau": 1500, "patience": 5000}
-"""Of a net with ReLUs and pooling the search for one image ends early, in a noisy one, unless it is asked for a smooth
-image and not given up so soon."""
+SMOOTH = (0.03, 0.3)
+"""Weights of total variation: of a net with ReLUs and pooling the search for one image ends early, in a noisy one,
+unless it is asked for a smooth image; how smooth, differs from net to net."""
+PATIENT = {"plateau": 1500, "patience": 5000}
+"""And unless it is not given up so soon."""
 LONGER = 3
 """By so much more iterations: they are cheap."""
 
@@ -145,8 +147,9 @@ def _searched(letter: str, grants: Mapping[str, str], form: Form, budget: Budget
     spec = {"name": "inverting_gradients", "iterations": budget.iterations}
     found = [cascade, Attempt(letter, spec, {**grants, "labels": "unknown"}, form, where="silent")]
     if images == 1 and grants["dropout_rate"] == "known":
-        smooth = {"name": "cut", "iterations": LONGER * budget.iterations, **SMOOTH}
-        found.append(Attempt(letter, smooth, grants, form, where="uncertain"))
+        for weight in SMOOTH:
+            smooth = {"name": "cut", "iterations": LONGER * budget.iterations, "total_variation": weight, **PATIENT}
+            found.append(Attempt(letter, smooth, grants, form, where="uncertain"))
     return found
 
 

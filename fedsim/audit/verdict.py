@@ -222,7 +222,8 @@ def _unjudged(found: Sequence[Tried]) -> str:
     """All that answered: of images that nobody can score none is the best, least of all the most."""
     names = list(dict.fromkeys(spoken(one) for one in found if one.images))
     budget = " (stopped at its budget)" if any(one.stopped == "budget" for one in found if one.images) else ""
-    return f"{' and '.join(names)} answered with images{budget}; how near they are, only a canary can say: look at them"
+    said = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return f"{said} answered with images{budget}; how near they are, only a canary can say: look at them"
 
 
 def _declined(found: Sequence[Tried]) -> str:

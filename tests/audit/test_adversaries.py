@@ -32,7 +32,8 @@ def test_who_knows_less_is_told_less():
 
 def test_one_image_in_one_step_is_also_looked_for_as_a_smooth_one():
     smooth = [attempt for attempt in planned().attempts if attempt.attack["name"] == "cut"]
-    assert [(attempt.letter, attempt.where) for attempt in smooth] == [("C", "uncertain")]
+    assert [(attempt.letter, attempt.where) for attempt in smooth] == [("C", "uncertain")] * 2
+    assert [attempt.attack["total_variation"] for attempt in smooth] == [0.03, 0.3]
     two = planned(batch_size=2, played={"images": 2, "batch": 2})
     assert "cut" not in {attempt.attack["name"] for attempt in two.attempts}
 
