@@ -1,8 +1,9 @@
-"""The pages of the two studies: runs a study, as far as it has not been run, and writes its tables into its page.
+"""The pages of the studies: runs a study, as far as it has not been run, and writes its tables into its page.
 
     python docs/studies.py study-defenses               # docs/defenses.md
     python docs/studies.py is-anything-stochastic       # docs/stochastic.md
     python docs/studies.py study-defenses --victims 16  # the full size
+    python docs/studies.py attacks-mnist                # docs/attacks-mnist.md; attacks-photos likewise
 
 A study that was interrupted goes on where it was; `--written` writes what there is without running anything.
 """
@@ -13,11 +14,19 @@ import argparse
 from pathlib import Path
 
 import fedsim
-from fedsim.reporting import evidence
+from fedsim.reporting import crossed, evidence, leaderboard
 from fedsim.scenario import load
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"study-defenses": "defenses.md", "is-anything-stochastic": "stochastic.md"}
+PAGES = {
+    "study-defenses": "defenses.md",
+    "is-anything-stochastic": "stochastic.md",
+    "attacks-mnist": "attacks-mnist.md",
+    "attacks-photos": "attacks-photos.md",
+}
+OF_ATTACKS = ("attacks-mnist", "attacks-photos")
+"""Those that compare attacks; the others compare defenses."""
+
 BELOW = "<!-- below: written by docs/studies.py -->"
 
 
@@ -37,7 +46,11 @@ def main() -> None:
     head, marker, _ = page.read_text().partition(BELOW)
     if not marker:
         raise SystemExit(f"{page}: the line {BELOW} is not in it")
-    page.write_text(f"{head}{marker}\n\n{evidence.markdown(evidence.evidence(run.results))}")
+    if arguments.study in OF_ATTACKS:
+        tables = crossed.markdown(leaderboard.build(run.results))
+    else:
+        tables = evidence.markdown(evidence.evidence(run.results))
+    page.write_text(f"{head}{marker}\n\n{tables}")
 
 
 def sized(study: str, victims: int | None) -> list[str]:
