@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -162,11 +162,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, places: Sequence[int | None], run: _Run, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Any]:
-        batched = run.side_by_side(info.batch_size, places[1:], inputs)
-        found = _served(run, batched, info.batch_size, lambda programs: programs.forward)
-        if found is None:
-            found = run.together(run.forward, len(batched))(*batched)
-        return found, (0,) * len(found)
+        return _together(run, info.batch_size, places[1:], inputs, "forward")
 
 
 class _Backward(torch.autograd.Function):
@@ -180,16 +176,24 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, places: Sequence[int | None], run: _Run, *both: Tensor) -> tuple[tuple[Tensor, ...], Any]:
-        batched = run.side_by_side(info.batch_size, places[1:], both)
-        found = _served(run, batched, info.batch_size, lambda programs: programs.backward)
-        if found is None:
-            found = run.together(run.backward, len(batched))(*batched)
-        return found, (0,) * len(found)
+        return _together(run, info.batch_size, places[1:], both, "backward")
 
 
-def _served(
-    run: _Run, batched: Sequence[Tensor], size: int, which: Callable[[_Programs], Function]
-) -> tuple[Tensor, ...] | None:
+Which = Literal["forward", "backward"]
+
+
+def _together(
+    run: _Run, size: int, places: Sequence[int | None], values: Sequence[Tensor], which: Which
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """What `vmap` asks for: the outputs of all problems, and where in them the problems are."""
+    batched = run.side_by_side(size, places, values)
+    found = _served(run, batched, size, which)
+    if found is None:
+        found = run.together(getattr(run, which), len(batched))(*batched)
+    return found, (0,) * len(found)
+
+
+def _served(run: _Run, batched: Sequence[Tensor], size: int, which: Which) -> tuple[Tensor, ...] | None:
     """What a program makes of inputs (size, ...), others set beside them; None where they are too few for it."""
     missing = run.steps.problems - size
     if size * FEW <= run.steps.problems:
@@ -201,7 +205,7 @@ def _served(
     programs = run.steps.programs(run, full[: run.nest.tensors])
     run.output = programs.output
     with torch.no_grad():
-        return tuple(value[:size] for value in which(programs)(*full))
+        return tuple(value[:size] for value in getattr(programs, which)(*full))
 
 
 @torch.no_grad()
