@@ -78,16 +78,23 @@ def convert(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     return model
 
 
-def _calls(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """How often each layer that stands in the place of the user's own draws in one forward pass in training mode."""
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, the model is in training mode, and what its layers draw is noted."""
     modes = {module: module.training for module in model.modules()}
     model.train()
     try:
         with record(model) as drawn:
-            _passed(model, example)
+            yield drawn
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _calls(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often each layer that stands in the place of the user's own draws in one forward pass in training mode."""
+    with _recorded(model) as drawn:
+        _passed(model, example)
     return {path: len(draws) for path, draws in drawn.items() if not is_a_call(path)}
 
 
@@ -189,14 +196,8 @@ def check_explicit(model: nn.Module, example: Tensor) -> None:
 
     Layers that a defense put into the model must draw, or it would do nothing.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        with record(model) as drawn:
-            refuse_hidden(model, example)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with _recorded(model) as drawn:
+        refuse_hidden(model, example)
     for path, draws in drawn.items():
         layer = model.get_submodule(path)
         if not draws and isinstance(layer, StochasticLayer) and layer.added and not layer.idle:
