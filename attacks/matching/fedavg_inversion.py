@@ -8,12 +8,12 @@ from typing import ClassVar, Literal, cast
 
 from torch import Tensor
 
-from attacks.base import Reconstruction, register
+from attacks.base import register
 from attacks.descent import composed
 from attacks.engine import Composition
-from attacks.iterative import IterativeAttack
+from attacks.matching.several_steps import SeveralSteps
 from attacks.observation import Observation
-from attacks.passes import Passes, epochs_of, once, repeated
+from attacks.passes import Passes, epochs_of, repeated
 from attacks.priors import DropRate, SameImages, TotalVariation
 from attacks.relaxed import Relaxed
 from attacks.unknowns import NOISE, Setting
@@ -22,7 +22,7 @@ from attacks.victim import Victim
 
 @register("fedavg_inversion")
 @dataclass(kw_only=True, eq=False)
-class FedAvgInversion(IterativeAttack):
+class FedAvgInversion(SeveralSteps):
     """Replay all steps of a client's epochs, whose order nobody tells, with images x_e of its own for each epoch e, and
     couple the epochs by what no order changes:
 
@@ -47,24 +47,13 @@ class FedAvgInversion(IterativeAttack):
     paper: ClassVar[str] = "Dimitrov et al., TMLR 2022 (arXiv 2206.12395)"
     exploits: ClassVar[str] = "several local steps, replayed"
     under_dropout: ClassVar[str] = "looks for the masks of all steps with the images"
-    requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
-    ignores: ClassVar = (*IterativeAttack.ignores, "batch_order")
-    adapts: ClassVar = {"dropout": "dropout_rate"}
-    seeks_noise: ClassVar = True
-    estimates_rates: ClassVar = True
 
-    iterations: int = 2_000
-    plateau: int = 100
-    patience: int = 400
     agreement: float = 1e-3
     coupling: str = "nearest"
-    drop_rate: float = 1e-4
-    memory: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._whole("memory")
-        self._weights("agreement", "drop_rate")
+        self._weights("agreement")
         if self.coupling not in ("nearest", "mean"):
             raise ValueError(f"{self.name}: coupling = {self.coupling!r} is neither nearest nor mean")
 
@@ -91,6 +80,3 @@ class FedAvgInversion(IterativeAttack):
     def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
         noise = {NOISE + name: value for name, value in self.known_noise(observation, setting).items()}
         return noise if labels is None else {"labels": labels, **noise}
-
-    def answered(self, answer: Reconstruction, setting: Setting) -> Reconstruction:
-        return once(answer, setting.passes)

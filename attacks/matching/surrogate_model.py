@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.base import Reconstruction, register
+from attacks.base import register
 from attacks.descent import composed
 from attacks.engine import Composition
-from attacks.iterative import IterativeAttack
+from attacks.matching.several_steps import SeveralSteps
 from attacks.observation import Observation, ThreatModel
-from attacks.passes import epochs_of, once, repeated
+from attacks.passes import epochs_of, repeated
 from attacks.priors import DropRate, TotalVariation
 from attacks.problems import Problems
 from attacks.relaxed import Relaxed
@@ -61,7 +61,7 @@ def _line(setting: Setting) -> list[Unknown]:
 
 @register("surrogate_model")
 @dataclass(kw_only=True, eq=False)
-class SurrogateModel(IterativeAttack):
+class SurrogateModel(SeveralSteps):
     """Match the direction in which several steps moved the weights from w_0 to w_T by one gradient of all the client's
     examples, at a point on the way that is looked for too:
 
@@ -83,23 +83,6 @@ class SurrogateModel(IterativeAttack):
     paper: ClassVar[str] = "Zhu, Yao, Blaschko, ICML 2023 (arXiv 2306.00127)"
     exploits: ClassVar[str] = "several local steps"
     under_dropout: ClassVar[str] = "looks for one mask an image and epoch with the images"
-    requires: ClassVar = {**IterativeAttack.requires, "labels": ("known", "inferred", "unknown")}
-    ignores: ClassVar = (*IterativeAttack.ignores, "batch_order")
-    adapts: ClassVar = {"dropout": "dropout_rate"}
-    seeks_noise: ClassVar = True
-    estimates_rates: ClassVar = True
-
-    iterations: int = 2_000
-    plateau: int = 100
-    patience: int = 400
-    drop_rate: float = 1e-4
-    memory: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._whole("memory")
-        self._weights("drop_rate")
-
     def regarded(self, victim: Victim) -> Victim:
         """The mean gradient of its steps, as far as they are alike."""
         if victim.kind == "gradient":
@@ -127,9 +110,6 @@ class SurrogateModel(IterativeAttack):
 
     def known(self, observation: Observation, labels: Tensor | None, setting: Setting) -> dict[str, Tensor]:
         return super().known(observation, None if labels is None else labels[: setting.images], setting)
-
-    def answered(self, answer: Reconstruction, setting: Setting) -> Reconstruction:
-        return once(answer, setting.passes)
 
     def _accounts(self, setting: Setting, problems: Problems, threat_model: ThreatModel) -> bool:
         """What a defense rounded is the sum of the steps, of which this gradient is no more than an estimate."""
