@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 from fedsim.version import __version__
 
 if TYPE_CHECKING:
-    from fedsim.api import Run, results, run, verify
+    from fedsim.api import Run, compare, results, run, verify
     from fedsim.recording.eavesdropper import Eavesdropper
     from fedsim.recording.malicious import MaliciousServer
     from fedsim.recording.observe import observe
 
-__all__ = ["Eavesdropper", "MaliciousServer", "Run", "__version__", "observe", "results", "run", "verify"]
+__all__ = ["Eavesdropper", "MaliciousServer", "Run", "__version__", "compare", "observe", "results", "run", "verify"]
 
 _HOMES = {
     "Run": "fedsim.api",
+    "compare": "fedsim.api",
     "results": "fedsim.api",
     "run": "fedsim.api",
     "verify": "fedsim.api",

@@ -17,7 +17,7 @@ import polars as pl
 from fedsim import scenario as scenarios
 from fedsim.errors import BadInput
 from fedsim.files import write_text
-from fedsim.reporting import entries, mlflow_log, paper, picture_grid, verification
+from fedsim.reporting import comparison, entries, mlflow_log, paper, picture_grid, verification
 from fedsim.reporting import leaderboard as boards
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
@@ -83,6 +83,25 @@ def results(runs: Sequence[str | Path]) -> pl.DataFrame:
     """
     paths = {Path(path).resolve(): Path(path) for path in runs}.values()
     return queries.together({path: Run(path).results for path in paths})
+
+
+def compare(a: str | Path, b: str | Path, *, attacks: Sequence[str] = ()) -> comparison.Comparison:
+    """Compare two runs victim by victim: what both attacked, on the same images, B less A.
+
+    Args:
+        a, b: run directories, of the same version of fedsim or of two; equal to compare two attacks of one run.
+        attacks: none: each attack with itself; one: that one; two: the first of `a` with the second of `b`.
+
+    Raises:
+        fedsim.errors.BadInput: a directory is no run, or the two have no victim in common.
+    """
+    named: list[str | None] = [*attacks] or [None]
+    sides = []
+    for path, attack in ((Path(a), named[0]), (Path(b), named[-1])):
+        run = Run(path)
+        name = f"{path} {attack}" if attack else str(path)
+        sides.append(comparison.Side(name, run.results, run.pictures, attack))
+    return comparison.compare(*sides)
 
 
 def verify(

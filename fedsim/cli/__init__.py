@@ -13,12 +13,24 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsim.cli import animating, auditing, boards, exporting, running, showing, tools, verifying
+from fedsim.cli import animating, auditing, boards, exporting, running, showing, tables, tools, verifying
 from fedsim.cli.shell import app, err
 from fedsim.errors import Caution, FedsimError
 from fedsim.version import __version__
 
-__all__ = ["animating", "app", "auditing", "boards", "exporting", "main", "running", "showing", "tools", "verifying"]
+__all__ = [
+    "animating",
+    "app",
+    "auditing",
+    "boards",
+    "exporting",
+    "main",
+    "running",
+    "showing",
+    "tables",
+    "tools",
+    "verifying",
+]
 
 
 def _version(value: bool) -> None:

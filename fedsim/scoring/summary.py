@@ -30,8 +30,8 @@ _IMAGE = ["seed", "round", "client", "sample"]
 _SAME = (["cell"], ["run", "scenario", "setting", "defense_params"])
 """What images of these numbers are of: a federation; or the honest one beside that of a malicious server, whose clients
 train on the same images."""
-_UNIT = ["seed", "client"]
-"""Of a sum over clients all images come from one answer: it is one unit (`_summary`)."""
+UNIT = ["seed", "client"]
+"""The independent units of rows that went through `units`."""
 
 
 def answered() -> pl.Expr:
@@ -109,17 +109,22 @@ def summarise(results: pl.DataFrame, by: Sequence[str], values: Sequence[str] = 
     return pl.DataFrame(list(rows.values()), schema=schema, orient="row")
 
 
-def _summary(group: pl.DataFrame, values: Sequence[str]) -> dict[str, object]:
+def units(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose columns `UNIT` name the independent units: of a sum over clients all images come from one answer."""
     summed = pl.col("threat_aggregation").fill_null("individual") != "individual"
-    group = group.with_columns(pl.when(summed).then(pl.lit(SUM)).otherwise("client").alias("client"))
+    return rows.with_columns(pl.when(summed).then(pl.lit(SUM)).otherwise("client").alias("client"))
+
+
+def _summary(group: pl.DataFrame, values: Sequence[str]) -> dict[str, object]:
+    group = units(group)
     found = int(group["answered"].sum())
-    units = group.select(_UNIT).n_unique() if len(group) else 0
+    clients = group.select(UNIT).n_unique() if len(group) else 0
     row: dict[str, object] = {
         "n": len(group),
         "answered": found,
         "coverage": found / len(group) if len(group) else None,
-        "clients": units,
-        "level": intervals.level(units),
+        "clients": clients,
+        "level": intervals.level(clients),
     }
     scored = group if found else group.clear()
     for name in values:
@@ -135,7 +140,7 @@ def _named(name: str, value: float | None, span: intervals.Span) -> dict[str, fl
 
 def _by_client(rows: pl.DataFrame, name: str, statistic: pl.Expr) -> np.ndarray:
     known = rows.filter(pl.col(name).is_not_null())
-    return known.group_by(_UNIT, maintain_order=True).agg(statistic.alias("value"))["value"].to_numpy()
+    return known.group_by(UNIT, maintain_order=True).agg(statistic.alias("value"))["value"].to_numpy()
 
 
 def _median(rows: pl.DataFrame, name: str) -> tuple[float | None, intervals.Span]:

@@ -21,13 +21,14 @@ ROW = [*GROUP, "attack", "attack_params"]
 
 MEDIANS = ["psnr", "ssim", "lpips", "mask_accuracy"]
 _LABELS = ["setting_label", "defense_label", "attack_label"]
-OF_THE_ROW = [*_LABELS, "role", "letter", "beyond", "baseline", "informed", "defense", "defense_params"]
+OF_THE_ROW = [*_LABELS, "told", "role", "letter", "beyond", "baseline", "informed", "defense", "defense_params"]
 ROLES = {"oracle": 0, "attack": 1, "floor": 2}
 """In which order a table shows them."""
 
 _INTERVALS = [name for value in (*MEDIANS, *RATES) for name in (value, f"{value}_low", f"{value}_high")]
 COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(_LABELS, pl.String),
+    "told": pl.String,  # what of the threat model tells it from others of the table, in words; its label ends with it
     "role": pl.String,  # attack | oracle | floor
     "letter": pl.String,  # of the threat model, A to G, as far as the attack uses what it was told
     "beyond": pl.String,  # what of that no real server has; empty: feasible

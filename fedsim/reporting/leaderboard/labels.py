@@ -27,6 +27,7 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
     identity = [*ROW, "seed", "round", "client", "sample"]
     rows = rows.unique(identity, keep="first", maintain_order=True)
     grants = _grants_that_vary(rows)
+    told = _each(rows, grants, partial(_grants_text, grants))
     return rows.with_columns(
         setting_label=_setting_labels(rows),
         defense_label=_defense_labels(rows),
@@ -34,7 +35,9 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
             [takes_into_account(row) for row in rows.select("attack", "defense_parts", *THREAT).to_dicts()]
         ),
         stage=_each(rows, ["attack", "details"], _stage),
-        attack_label=_named(rows, "attack", "attack_params") + _each(rows, grants, partial(_grants_text, grants)),
+        attack_label=_named(rows, "attack", "attack_params")
+        + pl.Series([f" [{words}]" if words else "" for words in told], dtype=pl.String),
+        told=told,
         role=pl.when(pl.col("attack").is_in([name for name in rows["attack"].unique() if is_floor(name)]))
         .then(pl.lit("floor"))
         .when("oracle")
@@ -121,14 +124,14 @@ _TOLD = {
 
 
 def _grants_text(fields: list[str], *values: str) -> str:
-    """` [knows the defense]`: where the threat model differs from the usual one."""
+    """`knows the defense`: where the threat model differs from the usual one."""
     usual = ThreatModel().as_dict()
     said = [
         _TOLD.get(f"{name} {value}") or _in_words(name, value)
         for name, value in ((field.removeprefix("threat_"), value) for field, value in zip(fields, values))
         if value is not None and value != usual[name]
     ]
-    return f" [{', '.join(said)}]" if said else ""
+    return ", ".join(said)
 
 
 def _in_words(name: str, value: str) -> str:

@@ -1,0 +1,19 @@
+"""Attacks against defenses as one self-contained page."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from fedsim.reporting.crossed.prepared import sections
+from fedsim.reporting.pages import environment
+from fedsim.version import __version__
+
+
+def html(board: pl.DataFrame, *, title: str = "Attacks against defenses") -> str:
+    """The tables as a page that asks the network for nothing.
+
+    Args:
+        board: of `fedsim.reporting.leaderboard.build`.
+    """
+    template = environment().get_template("crossed.html.j2")
+    return template.render(title=title, sections=list(sections(board)), version=__version__)
