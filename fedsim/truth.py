@@ -109,7 +109,13 @@ def pack(truth: Truth) -> bytes:
 
 
 def unpack(content: bytes) -> Truth:
-    return Truth.of(load(content))
+    """Raises: ValueError, SafetensorError or KeyError: these bytes are no envelope."""
+    truth = Truth.of(load(content))
+    if truth.images.dim() != 4 or truth.images.dtype != torch.uint8:
+        raise ValueError("its images are no pictures")
+    if truth.labels.shape != truth.images.shape[:1] or truth.labels.dtype != torch.int64:
+        raise ValueError("its labels are not one for each image")
+    return truth
 
 
 def seal(cell: Path, round: int, client: int, truth: Truth) -> None:

@@ -73,8 +73,9 @@ class OrderedGrid(PassingGrid):
         self.envelopes.clear()
         for node, reply in replies.items():
             envelope = reply.content.pop(TRUTH, None) if reply.has_content() else None
-            if envelope is not None:
-                self.envelopes[node] = envelope["safetensors"]  # type: ignore[assignment]
+            if isinstance(envelope, ConfigRecord):
+                sealed = envelope.get("safetensors")
+                self.envelopes[node] = sealed if isinstance(sealed, bytes) else b""
         return [replies[node] for node in self.get_node_ids() if node in replies]
 
 

@@ -1,7 +1,12 @@
-"""What fedsim's own server makes of what the eavesdropper hears: clients by partition, each with its sealed truth."""
+"""What fedsim's own server makes of what the eavesdropper hears: clients by partition, each with its sealed truth.
+
+A reply is untrusted. `Ear` has seen to it that its arrays are those of the model, in their shapes and finite; what
+else a server needs of it is asked here, once. What is amiss costs that client's rows and nobody else's.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +14,14 @@ from torch import Tensor
 
 from fedsim.federation.client import BYTES
 from fedsim.recording import Recorded
+from fedsim.recording.recorded import Value
 from fedsim.truth import Truth, unpack
+
+EXAMPLES = "num-examples"
+
+
+class Refused(Exception):
+    """A reply that cannot be used; its text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,8 @@ class Listener:
     Args:
         partition_of: the partition of each node.
         envelopes: the sealed truth of each node's last reply, where the client sent it; the grid took it out.
-        on_capture: called with each good reply, and with the truth if the client sent it.
+        images: how many images a client trains on in a round, which is what it has to say of itself.
+        on_capture: called with each good reply, and with the truth, or with why there is none that can be opened.
         on_fault: called with (round, client, reason) for each client whose reply is unusable.
         on_end: called with the round once all its replies were captured or found to be unusable.
     """
@@ -40,36 +53,82 @@ class Listener:
         *,
         partition_of: Mapping[int, int],
         envelopes: Mapping[int, bytes],
-        on_capture: Callable[[Capture, Truth | None], None],
+        images: Callable[[int], int],
+        on_capture: Callable[[Capture, Truth | str], None],
         on_fault: Callable[[int, int, str], None],
         on_end: Callable[[int], None] = lambda round: None,
     ) -> None:
         self._partition_of = partition_of
         self._envelopes = envelopes
+        self._images = images
         self._on_capture = on_capture
         self._on_fault = on_fault
         self._on_end = on_end
-        self._faulty: set[tuple[int, str]] = set()
+        self._examples: dict[tuple[int, str], int] = {}
 
     def wants(self, round: int, node: str) -> bool:
         return True
 
     def add(self, recorded: Recorded) -> None:
-        node, metrics = int(recorded.node), recorded.metrics
-        length = int(metrics[BYTES]) if BYTES in metrics else None  # type: ignore[arg-type]
-        examples = int(metrics["num-examples"])  # type: ignore[arg-type]
-        envelope = self._envelopes.get(node)
-        client = self._partition_of[node]
-        capture = Capture(recorded.round, client, recorded.sent, recorded.received, examples, length)
-        self._on_capture(capture, None if envelope is None else unpack(envelope))
+        client = self._partition_of[int(recorded.node)]
+        try:
+            capture = _capture(recorded, client, self._images(client))
+        except Refused as reason:
+            self.fault(recorded.round, recorded.node, str(reason))
+            return
+        self._examples[recorded.round, recorded.node] = capture.examples
+        self._on_capture(capture, _opened(self._envelopes.get(int(recorded.node))))
 
     def fault(self, round: int, node: str, reason: str) -> None:
-        self._faulty.add((round, node))
         self._on_fault(round, self._partition_of[int(node)], reason)
 
     def ended(self, round: int) -> None:
         self._on_end(round)
 
-    def unusable(self, round: int, node: str) -> bool:
-        """Whether a node's reply cannot be aggregated."""
-        return (round, node) in self._faulty
+    def examples(self, round: int, node: str) -> int | None:
+        """How many examples a node's reply is of; None where it cannot be aggregated."""
+        return self._examples.get((round, node))
+
+
+def _capture(recorded: Recorded, client: int, images: int) -> Capture:
+    """Raises: Refused: what the reply holds is not what a client of this federation sends."""
+    if recorded.records:
+        raise Refused(f"the reply holds {len(recorded.records)} records of arrays, not one")
+    for name, value in recorded.received.items():
+        if value.dtype != recorded.sent[name].dtype:
+            raise Refused(f"{name} is of type {_type(value)}, not {_type(recorded.sent[name])}")
+    metrics = recorded.metrics
+    if any(key.endswith(f".{EXAMPLES}") for key in metrics):
+        raise Refused("the reply holds several records of metrics, not one")
+    if EXAMPLES not in metrics:
+        raise Refused(f"the reply does not say {EXAMPLES}")
+    if metrics[EXAMPLES] != images:
+        raise Refused(f"{EXAMPLES} is {_said(metrics[EXAMPLES])}, but the client was to train on {images}")
+    length = metrics.get(BYTES)
+    if length is not None and (isinstance(length, bool | float | list) or not 0 <= int(length) < 2**53):
+        raise Refused(f"{BYTES} is {_said(length)}, which is no length")
+    return Capture(
+        recorded.round,
+        client,
+        recorded.sent,
+        recorded.received,
+        images,
+        None if length is None else int(length),
+    )
+
+
+def _opened(envelope: bytes | None) -> Truth | str:
+    if envelope is None:
+        return "the reply holds no envelope: nobody knows what the client trained on"
+    try:
+        return unpack(envelope)
+    except Exception as fault:  # bytes from elsewhere: whatever a reader says of them
+        return f"the reply's envelope cannot be opened: {' '.join(str(fault).split())[:200] or type(fault).__name__}"
+
+
+def _said(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) and not math.isfinite(value) else repr(value)[:40]
+
+
+def _type(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsim.federation.applied import Applied
+from fedsim.federation.listener import EXAMPLES
 from fedsim.random import seed_for
 from fedsim.recording.passing import PassingStrategy
 
@@ -25,8 +26,8 @@ class Served(PassingStrategy):
             gradient implies), and what it makes of them becomes the next global state.
         seed: seeds the inner strategy's sampling of clients, which draws from Python's global generator.
         salt: what the clients are told to salt their own seed with, in hexadecimal digits; empty for none.
-        unusable: whether a node's reply in a round cannot be used; such a reply goes no further, since one NaN would
-            spread to the global model.
+        examples: how many examples a node's reply in a round is of, or None where it cannot be used; such a reply goes
+            no further, since one NaN would spread to the global model.
     """
 
     def __init__(
@@ -37,14 +38,14 @@ class Served(PassingStrategy):
         applied: Applied,
         seed: int,
         salt: str = "",
-        unusable: Callable[[int, str], bool],
+        examples: Callable[[int, str], int | None],
     ) -> None:
         super().__init__(strategy)
         self._partition_of = partition_of
         self._applied = applied
         self._seed = seed
         self._salt = salt
-        self._unusable = unusable
+        self._examples = examples
         self._sent: dict[str, Tensor] = {}
 
     def configure_train(
@@ -62,14 +63,23 @@ class Served(PassingStrategy):
         usable: list[Message] = []
         weights: list[float] = []
         for reply in sorted(replies, key=lambda reply: self._partition_of[reply.metadata.src_node_id]):
-            if self._unusable(server_round, str(reply.metadata.src_node_id)):
+            count = self._examples(server_round, str(reply.metadata.src_node_id))
+            if count is None:
                 continue
-            received = reply.content.array_records["arrays"].to_torch_state_dict()
+            [record] = reply.content.array_records.values()
+            received = dict(zip(self._named(record), record.to_torch_state_dict().values(), strict=True))
+            for name in list(reply.content):  # whatever else the client sent: strategies want all replies alike
+                del reply.content[name]
             reply.content["arrays"] = ArrayRecord(self._applied.weights(self._sent, received))
+            reply.content["metrics"] = MetricRecord({EXAMPLES: count})
             usable.append(reply)
-            weights.append(int(reply.content.metric_records["metrics"]["num-examples"]))  # type: ignore[arg-type]
+            weights.append(count)
         arrays, metrics = self.strategy.aggregate_train(server_round, usable)
         if arrays is None:
             return None, metrics
         state = self._applied.state(self._sent, arrays.to_torch_state_dict(), weights, server_round)
         return ArrayRecord(state), metrics
+
+    def _named(self, record: ArrayRecord) -> Iterable[str]:
+        """A list of arrays, as clients of Flower's older API return, is in the order of what was sent (see `Ear`)."""
+        return record if record.keys() == self._sent.keys() else self._sent

@@ -82,8 +82,14 @@ class CaptureWriter:
         self._taken: dict[int, int] = {}
         self._together: list[tuple[Capture, Truth]] = []
 
-    def capture(self, seen: Capture, envelope: Truth | None) -> None:
-        if envelope is None or not self._take(seen.round):
+    def capture(self, seen: Capture, envelope: Truth | str) -> None:
+        """A good reply, with its truth or with why there is none."""
+        if not isinstance(envelope, str) and (shape := envelope.images.shape[1:]) != self.plan.dataset.input_shape:
+            envelope = f"the reply's envelope holds images of shape {tuple(shape)}"
+        if isinstance(envelope, str):
+            self.fault(seen.round, seen.client, envelope)
+            return
+        if not self._take(seen.round):
             return
         self.lengths.append({"round": seen.round, "client": seen.client, "bytes": seen.bytes})
         if self._defense.aggregates:
@@ -189,6 +195,7 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
     listener = Listener(
         partition_of=view.partition_of,
         envelopes=view.envelopes,
+        images=plan.images,
         on_capture=writer.capture,
         on_fault=writer.fault,
         on_end=writer.end,
@@ -199,7 +206,7 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
         applied=Applied.of(plan),
         seed=plan.seed,
         salt=plan.salt,
-        unusable=listener.unusable,
+        examples=listener.examples,
     )
     sending: Strategy = served
     if plan.work.malicious is not None:

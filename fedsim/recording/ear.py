@@ -134,6 +134,8 @@ class Ear:
             recorded = _recorded(asked, reply)
         except Unheard as reason:
             self._recorder.fault(asked.round, asked.node, str(reason))
+        except Exception as error:  # a reply is untrusted: what nobody thought of costs its own client only
+            self._recorder.fault(asked.round, asked.node, f"the reply cannot be read: {_line(error)}")
         else:
             self._recorder.add(recorded)
 
@@ -198,8 +200,12 @@ def _held(message: Message, what: str) -> Held:
         raise Unheard(f"{what} holds no arrays")
     try:
         return Held({name: dict(record.to_torch_state_dict()) for name, record in found.items()})
-    except (TypeError, ValueError, EOFError, OSError) as error:  # NumPy's and torch's, of what is no array of numbers
-        raise Unheard(f"{what}'s arrays cannot be read: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # NumPy's and torch's, of what is no array of numbers
+        raise Unheard(f"{what}'s arrays cannot be read: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _named_alike(sent: dict[str, Tensor], received: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -68,6 +68,8 @@ def fault_of(
     for name, value in received.items():
         if value.shape != sent[name].shape:
             return f"{name} has shape {tuple(value.shape)}, not {tuple(sent[name].shape)}"
+        if value.is_complex() and not sent[name].is_complex():
+            return f"{name} holds complex numbers"
         if not _finite(value):
             return f"{name} holds NaN or infinity"
     return None

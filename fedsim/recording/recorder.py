@@ -81,6 +81,8 @@ class Keeper:
             self.fault(recorded.round, recorded.node, f"not recorded: {error}")
         except OSError as error:
             self.fault(recorded.round, recorded.node, f"not recorded: {error.filename}: {error.strerror}")
+        except Exception as error:  # e.g. a type of numbers that the format does not know
+            self.fault(recorded.round, recorded.node, f"not recorded: {' '.join(str(error).split())[:200]}")
         else:
             self._kept += 1
 

@@ -26,6 +26,7 @@ from fedsim import answers, hardware, models, observations
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import whole_directory, write_tensors
 from fedsim.runs.guard import guarded, lifted
+from fedsim.runs.returned import check_answers
 from fedsim.scenario.schema import Engine
 from fedsim.scenario.work import Spec
 
@@ -107,6 +108,7 @@ def respond(task: Task, report: Report | None = None) -> Answer:
 
     Raises:
         RuntimeError: the attack opened a file or started a process.
+        MisshapenAnswer: what it returned is no answer.
     """
     algorithm = attacks.create(**task.attack)
     algorithm.compile = task.engine.compile
@@ -120,6 +122,7 @@ def respond(task: Task, report: Report | None = None) -> Answer:
     with guarded():
         found = algorithm.run(seen, task.threat_model, model, seed=task.seed, progress=_outside(report))
     seconds = (time.perf_counter() - started - algorithm.compile_seconds) / len(seen)
+    check_answers(found, seen)
     reconstructions: dict[str, Tensor] = {}
     snapshots: dict[str, Tensor] = {}
     outcomes: dict[int, Outcome] = {}

@@ -56,7 +56,7 @@ def run_jobs(
                 try:
                     parcel = Parcel.of(prepare(directory.cell(job.cell), job))
                 except Exception as fault:  # what was recorded is damaged: it costs the rows of this job
-                    _fail(directory, job, reason_of(fault))
+                    fail(directory, job, reason_of(fault))
                     on_done(job)
                     continue
                 pending[submit(job, board, parcel)] = job
@@ -69,7 +69,7 @@ def run_jobs(
                     answer = f"the job's process died: {one_line(fault)}"
                 board.forget.remote(job.key)
                 if isinstance(answer, str):
-                    _fail(directory, job, answer)
+                    fail(directory, job, answer)
                 else:
                     _write(directory, job, answer)
                 on_done(job)
@@ -107,8 +107,9 @@ def _write(directory: RunDirectory, job: JobSpec, answer: Parcel) -> None:
     except OSError:
         raise
     except Exception as fault:
-        _fail(directory, job, f"its answer cannot be written: {reason_of(fault)}")
+        fail(directory, job, f"its answer cannot be written: {reason_of(fault)}")
 
 
-def _fail(directory: RunDirectory, job: JobSpec, reason: str) -> None:
+def fail(directory: RunDirectory, job: JobSpec, reason: str) -> None:
+    """Leave why a job has no answer; it is tried again when the run goes on."""
     write_json(error_file(directory, job), {"reason": reason})

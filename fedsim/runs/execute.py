@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+import polars as pl
 
 from fedsim import table
 from fedsim.answers import JobSpec
 from fedsim.files import key_of, write_text
 from fedsim.paths import look_beside
-from fedsim.runs.attacking import run_jobs
+from fedsim.runs.attacking import fail, run_jobs
 from fedsim.runs.cluster import check_address, check_capacity, cluster
 from fedsim.runs.directory import RunDirectory, check_owner, claimed
 from fedsim.runs.jobs import attempts, cell_key, cells_of, expected, jobs_of
@@ -17,8 +20,9 @@ from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.salt import settle
 from fedsim.runs.simulation import simulate
+from fedsim.runs.worker import reason_of
 from fedsim.scenario import Cell, Scenario, every_cell
-from fedsim.scoring.job import score_job
+from fedsim.scoring.job import DamagedTruth, score_job
 from fedsim.version import __version__
 
 
@@ -121,16 +125,19 @@ def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) ->
     for cell in trained:
         for job in jobs_of(directory, cell):
             works.setdefault(job.key, _Wanted(job, [])).cells.append(cell)
-    missing = {key: work for key, work in works.items() if not (directory.job(key) / "job.json").exists()}
     to_come = _expected_jobs([cell for cell in cells if cell not in trained])
-    tracker.known(
-        cells=len({cell_key(cell) for cell in trained}), jobs=(len(works) - len(missing), len(works) + to_come)
-    )
-    for key, work in works.items():
-        if key not in missing:
-            _score(directory, work)
-            tracker.tick()
-    return dict(sorted(missing.items(), key=lambda item: -_iterations(item[1].job)))
+
+    def missing() -> dict[str, _Wanted]:
+        found = {key: work for key, work in works.items() if not (directory.job(key) / "job.json").exists()}
+        done = (len(works) - len(found), len(works) + to_come)
+        tracker.known(cells=len({cell_key(cell) for cell in trained}), jobs=done)
+        return found
+
+    for key in works.keys() - missing().keys():
+        _score(directory, works[key])
+        tracker.tick()
+    left = missing()  # some more where an answer could not be scored
+    return dict(sorted(left.items(), key=lambda item: -_iterations(item[1].job)))
 
 
 def _expected_jobs(cells: list[Cell]) -> int:
@@ -155,17 +162,49 @@ def _iterations(job: JobSpec) -> float:
 
 
 def _score(directory: RunDirectory, work: _Wanted) -> Score:
-    """Score a job, for each set of metrics that is wanted, unless that was done before."""
+    """Score a job, for each set of metrics that is wanted, unless that was done before.
+
+    An answer that cannot be scored (a file that was cut off, a shape that nobody foresaw) costs the rows of its job: it
+    is taken away, so that the job is tried again. What the system refuses (a full disk) is no fault of the answer, and
+    where it is the truth that is damaged the answer is kept.
+    """
     job = work.job
     if not (directory.job(job.key) / "job.json").exists():
         return Score(None, "failed")
-    for cell in work.cells:
-        target = directory.score(score_key(job, cell.scenario))
-        if not target.exists():
-            metrics = cell.scenario.metrics
-            score_job(directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=metrics)
-    rows = table.read(target / "rows.parquet", ["psnr", "status"])
+    try:
+        for cell in work.cells:
+            rows = _rows(directory, job, cell)
+    except OSError as fault:
+        if not isinstance(fault, FileNotFoundError):
+            raise
+        return _taken_away(directory, job, fault)
+    except DamagedTruth as fault:
+        fail(directory, job, str(fault))
+        return Score(None, "failed")
+    except Exception as fault:
+        return _taken_away(directory, job, fault)
     median = rows["psnr"].median()
     statuses = set(rows["status"])
     status = next((known for known in ("ok", "not_applicable") if known in statuses), "failed")
     return Score(float(median) if isinstance(median, int | float) else None, status)
+
+
+def _rows(directory: RunDirectory, job: JobSpec, cell: Cell) -> pl.DataFrame:
+    target = directory.score(score_key(job, cell.scenario))
+    for again in (False, True):
+        if not target.exists():
+            metrics = cell.scenario.metrics
+            score_job(directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=metrics)
+        try:
+            return table.read(target / "rows.parquet", ["psnr", "status"])
+        except (pl.exceptions.PolarsError, OSError):  # damaged since: the answer is still there
+            if again:
+                raise
+            shutil.rmtree(target, ignore_errors=True)
+    raise AssertionError
+
+
+def _taken_away(directory: RunDirectory, job: JobSpec, fault: Exception) -> Score:
+    shutil.rmtree(directory.job(job.key))
+    fail(directory, job, f"its answer cannot be scored: {reason_of(fault)}")
+    return Score(None, "failed")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fedsim import answers, models, table
@@ -25,8 +26,16 @@ from fedsim.scoring.score import score_victim
 from fedsim.truth import Truth, open_envelope, together
 
 
+class DamagedTruth(Exception):
+    """A client's sealed truth cannot be opened: no answer is to blame."""
+
+
 def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequence[str]) -> None:
-    """Score the answers under `job` against the truth under `cell`; leave rows and pictures at `target`."""
+    """Score the answers under `job` against the truth under `cell`; leave rows and pictures at `target`.
+
+    Raises:
+        DamagedTruth: what is true cannot be read.
+    """
     spec, account = answers.read(job)
     file = job / "reconstructions.safetensors"
     tensors = read_tensors(file) if file.exists() else {}
@@ -37,7 +46,7 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
     shown = account.threat_model.server == "malicious"
     for seen_as, outcome in account.outcomes.items():
         clients = clients_of(cell, round, seen_as)
-        own_truths = [open_envelope(cell, round, client) for client in clients]
+        own_truths = [_open(cell, round, client) for client in clients]
         truth = own_truths[0] if len(clients) == 1 else together(own_truths)
         common = common_columns(spec, account, outcome, key)
         if shown and len(clients) == 1:
@@ -84,6 +93,14 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             buffer = io.BytesIO()
             np.savez_compressed(buffer, original=_stack(originals), reconstruction=_stack(reconstructions))
             write_bytes(directory / "pictures.npz", buffer.getvalue())
+
+
+def _open(cell: Path, round: int, client: int) -> Truth:
+    try:
+        return open_envelope(cell, round, client)
+    except (OSError, SafetensorError, KeyError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DamagedTruth(f"the truth of round {round}, client {client} cannot be read: {what}") from error
 
 
 def _detectable(cell: Path, round: int, client: int, truth: Truth) -> dict[str, float | None]:

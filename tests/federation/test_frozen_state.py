@@ -110,7 +110,7 @@ def test_an_aggregate_keeps_frozen_entries_to_the_last_bit(monkeypatch) -> None:
             frozen=frozenset({"head"}),
         ),
         seed=0,
-        unusable=lambda round, node: False,
+        examples=lambda round, node: 1,
     )
     served._sent = state
     replies = []

@@ -51,6 +51,7 @@ def _eavesdropper(strategy, share="weights", **how):
     listener = Listener(
         partition_of=partition_of,
         envelopes={},
+        images=lambda client: 1,
         on_capture=lambda capture, truth: seen.append((capture, truth)),
         on_fault=lambda *fault: faults.append(fault),
     )
@@ -59,7 +60,7 @@ def _eavesdropper(strategy, share="weights", **how):
         partition_of=partition_of,
         applied=Applied(share=share, learning_rate=0.5, trained={"weight": "weight", "bias": "bias"}, **how),
         seed=0,
-        unusable=listener.unusable,
+        examples=listener.examples,
     )
     wrapped = Eavesdropper(served, store=listener)
     messages = wrapped.configure_train(1, ArrayRecord(STATE), ConfigRecord(), Grid())
@@ -140,6 +141,7 @@ def test_a_truth_reaches_who_seals_it_and_no_strategy():
     listener = Listener(
         partition_of=grid.partition_of,
         envelopes=grid.envelopes,
+        images=lambda client: 1,
         on_capture=lambda capture, truth: seen.append((capture, truth)),
         on_fault=lambda *fault: pytest.fail(str(fault)),
     )
@@ -148,7 +150,7 @@ def test_a_truth_reaches_who_seals_it_and_no_strategy():
         partition_of=grid.partition_of,
         applied=Applied(share="weights", learning_rate=0.5, trained={"weight": "weight", "bias": "bias"}),
         seed=0,
-        unusable=listener.unusable,
+        examples=listener.examples,
     )
     result = Eavesdropper(served, store=listener).start(grid, ArrayRecord(STATE), num_rounds=2)
     order = [(capture.round, capture.client, int(truth.images.max())) for capture, truth in seen]
