@@ -57,7 +57,7 @@ def run(
     Raises:
         fedsim.errors.BadInput: the scenario or the directory cannot be used; nothing was written.
 
-    Example:
+    Examples:
         >>> import fedsim
         >>> run = fedsim.run("smoke", out=getfixture("tmp_path") / "smoke")
         >>> run.results["status"].unique().to_list()

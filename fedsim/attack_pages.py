@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from attacks.base import Attack
 from attacks.iterative import IterativeAttack
 from attacks.malicious import MaliciousAttack
 from defenses.registry import parameters
-from fedsim.catalogue import shown
+from fedsim.catalogue import shown, text
 
 COMMAND = "fedsim list attacks --long --markdown > docs/attacks.md"
 
@@ -102,7 +101,7 @@ def _page(name: str, cls: type[Attack]) -> AttackPage:
         under_dropout=cls.under_dropout,
         sums=any(accepted.startswith("sum") for accepted in cls.requires.get("aggregation", ["sum_of_*"])),
         adapts=adapts,
-        text=_text(cls),
+        text=text(cls),
         keys=[shown(parameter) for parameter in parameters(cls).values()],
     )
 
@@ -126,8 +125,3 @@ def _granted(cls: type[Attack]) -> Iterator[str]:
         values = [value for value in accepted if value not in ("known", "public")]
         choice = f" ({' or '.join(accepted)})" if values else ""
         yield f"{GRANTED[field]}{choice}"
-
-
-def _text(cls: type[Attack]) -> str:
-    """The docstring but for its sections, such as that of the keys."""
-    return (inspect.getdoc(cls) or "").split("\n\nArgs:\n", 1)[0].split("\n\nClass attributes:\n", 1)[0].rstrip()

@@ -52,7 +52,7 @@ def _members(names: Iterable[str], get: Callable[[str], type]) -> Iterable[Row]:
         cls = get(name)
         keys = [shown(p) for p in parameters(cls).values()]
         oracle = " (oracle)" if getattr(cls, "oracle", False) else ""
-        yield name, ", ".join(keys), _summary(cls) + oracle
+        yield name, ", ".join(keys), summary(cls) + oracle
 
 
 def shown(parameter: inspect.Parameter) -> str:
@@ -60,9 +60,14 @@ def shown(parameter: inspect.Parameter) -> str:
     return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default}"
 
 
-def _summary(documented: object) -> str:
+def summary(documented: object) -> str:
     """The first paragraph of a docstring."""
     return " ".join((inspect.getdoc(documented) or "").split("\n\n", 1)[0].split()).rstrip(".:")
+
+
+def text(cls: type) -> str:
+    """A class's docstring but for its sections, such as that of the keys."""
+    return (inspect.getdoc(cls) or "").split("\n\nArgs:\n", 1)[0].split("\n\nClass attributes:\n", 1)[0].rstrip()
 
 
 def _attacks() -> Iterable[Row]:
@@ -85,7 +90,7 @@ def _models() -> Iterable[Row]:
     from fedsim import models
 
     for name in models.names():
-        yield name, ", ".join(shown(p) for p in models.parameters(name).values()), _summary(models.MODELS[name])
+        yield name, ", ".join(shown(p) for p in models.parameters(name).values()), summary(models.MODELS[name])
 
 
 def _datasets() -> Iterable[Row]:
@@ -99,7 +104,7 @@ def _metrics() -> Iterable[Row]:
     from fedsim.scoring.metrics import METRICS
 
     for name, metric in METRICS.items():
-        yield name, "", _summary(metric)
+        yield name, "", summary(metric)
 
 
 def _scenarios() -> Iterable[Row]:

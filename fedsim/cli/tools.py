@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -23,26 +25,39 @@ def list_members(
     ],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a document.")] = False,
     long: Annotated[
-        bool, typer.Option("--long", help="Of attacks: paper, kind, needs, and what each does under dropout.")
+        bool,
+        typer.Option(
+            "--long",
+            help="Of attacks: paper, kind, needs, what each does under dropout; of defenses: where each acts, and what "
+            "an attacker makes of it.",
+        ),
     ] = False,
 ) -> None:
     """List what a scenario can name."""
-    from fedsim import attack_pages
     from fedsim.catalogue import catalogue, markdown
 
     if long:
-        if kinds != ["attacks"]:
-            raise BadInput(f"list {' '.join(kinds)}: --long is of attacks alone: fedsim list attacks --long")
+        pages = _pages(kinds)
         if as_markdown:
-            sys.stdout.write(attack_pages.markdown())
+            sys.stdout.write(pages.markdown())
         else:
-            out.print(attack_pages.table())
+            out.print(pages.table())
         return
     if as_markdown:
         sys.stdout.write(markdown(kinds))
         return
     for kind in kinds:
         out.print(catalogue(kind))
+
+
+def _pages(kinds: Sequence[str]) -> ModuleType:
+    from fedsim import attack_pages, defense_pages
+
+    if kinds == ["attacks"]:
+        return attack_pages
+    if kinds == ["defenses"]:
+        return defense_pages
+    raise BadInput(f"list {' '.join(kinds)}: --long is of attacks alone or of defenses alone")
 
 
 @app.command()

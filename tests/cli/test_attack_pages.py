@@ -78,6 +78,6 @@ def test_the_table_has_all_and_other_kinds_have_no_long_form():
     assert printed.exit_code == 0
     for name in attacks.names():
         assert name in printed.stdout
-    declined = runner.invoke(app, ["list", "defenses", "--long"])
+    declined = runner.invoke(app, ["list", "models", "--long"])
     assert declined.exit_code != 0
-    assert "--long is of attacks alone" in str(declined.exception)
+    assert "--long is of attacks alone or of defenses alone" in str(declined.exception)

@@ -21,7 +21,9 @@ from fedsim import scenario as scenarios
 from fedsim.cli import app
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/python.md", "docs/commands.md"))
+"""And the pages on which it goes on."""
+
 BLOCKS = [
     "\n".join(line[4:] for line in block.splitlines())
     for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, flags=re.M)
