@@ -53,6 +53,7 @@ def on_page_markdown(markdown: str, *, page, config, files) -> str:
     """Of a page that is parted the table alone; links out of `docs/` as the site has them."""
     name = page.file.src_uri
     if name in PARTED:
+        page.meta["hide"] = ["toc"]  # a wide table needs the room
         head = markdown.split("\n## ", 1)[0]
         return re.sub(r"\]\(#([a-z0-9_]+)\)", rf"]({PARTED[name]}/\1.md)", head)
     return markdown if page.file.generated_by else _moved(markdown, f"docs/{name}")

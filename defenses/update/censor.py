@@ -13,7 +13,10 @@ from defenses.client.site import Gaussian
 
 @register("censor")
 class Censor(Defense):
-    """Send in the place of each parameter's update g, with r from N(0, 1),
+    """Send in the place of each parameter's update a random one as long and orthogonal to it, of several the one that does
+    least harm.
+
+    Of the update g and r from N(0, 1) it sends
 
         u = r - (<r, g> / <g, g>) g,  scaled to |g|
 

@@ -15,7 +15,9 @@ from defenses.client.site import Gaussian, Site
 
 @register("dcs")
 class DCS(Defense):
-    """Send, with concealed samples x' of labels y' beside the client's examples x of labels y, and g the gradient,
+    """Send beside the client's gradient that of samples which look unlike its images and have nearly their gradient.
+
+    With concealed samples x' of labels y' beside the client's examples x of labels y, and g the gradient, it sends
 
         (mix g(x', y') + (1 - mix) g(x', y) + g(x, y)) / 3        over 2 where `mix` is 0 or 1
 

@@ -94,6 +94,13 @@ def test_the_reference_is_what_the_command_writes():
     assert (ROOT / "docs" / "reference.md").read_text() == written
 
 
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "optimizers", "schedules", "models", "metrics"])
+def test_what_a_list_says_of_a_member_is_a_whole_sentence(kind):
+    from fedsim.catalogue import _KINDS
+
+    assert [name for name, _, said in _KINDS[kind]() if not said or said.endswith((",", ";"))] == []
+
+
 def test_every_key_of_a_scenario_is_documented():
     document = (ROOT / "docs" / "scenario.md").read_text()
     for key in scenarios.json_schema()["properties"]:
