@@ -13,8 +13,8 @@ from defenses.client.site import Gaussian
 
 @register("censor")
 class Censor(Defense):
-    """Send in the place of each parameter's update a random one as long and orthogonal to it, of several the one that does
-    least harm.
+    """Send in the place of each parameter's update a random one, orthogonal to it and as long, of several the one that
+    does least harm.
 
     Of the update g and r from N(0, 1) it sends
 
