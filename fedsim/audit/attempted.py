@@ -24,7 +24,8 @@ class Tried:
         images: that it answered, of `of` that there were; `of` is None where nobody knows.
         rebuilt: how many count as rebuilt.
         psnr: of the best image in dB; None without a truth.
-        median: likewise over all.
+        ssim: of the image that is most alike by it; None without a truth.
+        median: of the PSNR, over all.
         loss, stopped, iterations: of the attack itself.
         beyond: what it was told that no real server has.
         job: where the pictures are.
@@ -41,6 +42,7 @@ class Tried:
     of: int | None
     rebuilt: int
     psnr: float | None
+    ssim: float | None
     median: float | None
     loss: float | None
     stopped: str | None
@@ -68,6 +70,7 @@ def tried(rows: pl.DataFrame, *, letter: str, scored: bool, guess: Mapping[int, 
     else:
         rebuilt = sum(certain)
     levels = sorted(row["psnr"] for row in answered if row["psnr"] is not None)
+    alike = [row["ssim"] for row in answered if row["ssim"] is not None]
     return Tried(
         letter=letter,
         subject=first["dataset"],
@@ -80,6 +83,7 @@ def tried(rows: pl.DataFrame, *, letter: str, scored: bool, guess: Mapping[int, 
         of=len(found) if scored else None,
         rebuilt=rebuilt,
         psnr=levels[-1] if levels else None,
+        ssim=max(alike, default=None),
         median=levels[len(levels) // 2] if levels else None,
         loss=first["attack_loss"],
         stopped=first["stopped"],

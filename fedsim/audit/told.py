@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from defenses.client.groups import refuse_foreign
 from defenses.client.training import LocalTraining
 from fedsim import models
 from fedsim.errors import BadInput
@@ -78,7 +79,14 @@ class Told:
 
     def build(self) -> torch.nn.Module:
         """The model, as the attacker builds it. Raises BadInput."""
-        return models.build(self.spec(), input_shape=self.shape, classes=self.classes, seed=0)
+        model = models.build(self.spec(), input_shape=self.shape, classes=self.classes, seed=0)
+        training = self.local or self.unrated
+        for group in () if training is None else training.groups:
+            try:
+                refuse_foreign(model, group.parameters, "--group")
+            except ValueError as error:
+                raise BadInput(str(error)) from None
+        return model
 
     def source(self) -> str:
         """A hash of the model's code."""

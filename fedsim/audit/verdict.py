@@ -206,7 +206,7 @@ def _rebuilt(best: Tried) -> str:
     if best.scored:
         return (
             f"{best.rebuilt} of {best.of} image{'s' if best.of != 1 else ''} of {best.subject} rebuilt by {by}, the "
-            f"best to {best.psnr:.1f} dB"
+            f"best to {_level(best)}"
         )
     many = f"{best.rebuilt} image{'s' if best.rebuilt != 1 else ''}"
     return f"{by} is certain of {many} of {best.subject}, by checks that need no truth"
@@ -214,8 +214,13 @@ def _rebuilt(best: Tried) -> str:
 
 def _nothing(best: Tried) -> str:
     stopped = f", stopped at its budget of {best.iterations} iterations" if best.stopped == "budget" else ""
-    level = f"{spoken(best)} came to {best.psnr or 0:.1f} dB at best{stopped}"
+    level = f"{spoken(best)} came to {_level(best)} at best{stopped}"
     return f"no image counts as rebuilt by what was tried; {level}: look at the pictures"
+
+
+def _level(best: Tried) -> str:
+    """Either may be what makes an image count as rebuilt."""
+    return f"{best.psnr or 0:.1f} dB" + (f" and an SSIM of {best.ssim:.2f}" if best.ssim is not None else "")
 
 
 def _unjudged(found: Sequence[Tried]) -> str:

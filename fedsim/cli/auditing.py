@@ -31,6 +31,14 @@ def audit(
     optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd",
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.0,
     weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of the optimizer.")] = 0.0,
+    schedule: Annotated[
+        str,
+        typer.Option(metavar="SPEC", help="Of the learning rate in a round: 'step: {every: 10, gamma: 0.5}'."),
+    ] = "",
+    groups: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="SPEC", help="What is trained apart: '{parameters: [\"*.bias\"], scale: 2}'."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over a client's images in a round.")] = None,
     steps: Annotated[int | None, typer.Option(help="Local steps in a round, in place of epochs.")] = None,
     examples: Annotated[int | None, typer.Option(help="Images of a client, where its reply does not say it.")] = None,
@@ -91,7 +99,7 @@ def audit(
     if len(shape) != 3:
         raise BadInput(f"--data-shape {data_shape}: takes channels, height, width, as 3,32,32")
     channels, height, width = (int(side) for side in shape)
-    training = _local(lr, optimizer, momentum, weight_decay, epochs, steps)
+    training = _local(lr, optimizer, momentum, weight_decay, schedule, groups or [], epochs, steps)
     told = Told(
         model=model,
         model_keys=_keys("--model-arg", model_args or []),
@@ -149,7 +157,14 @@ def audit(
 
 
 def _local(
-    lr: float | None, optimizer: str, momentum: float, weight_decay: float, epochs: int | None, steps: int | None
+    lr: float | None,
+    optimizer: str,
+    momentum: float,
+    weight_decay: float,
+    schedule: str,
+    groups: list[str],
+    epochs: int | None,
+    steps: int | None,
 ) -> Any:
     """The local training; where no learning rate is said, at any."""
     from defenses.client import optimizers
@@ -171,25 +186,66 @@ def _local(
         raise BadInput(f"--optimizer: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadInput(f"--optimizer {optimizer}: {error}") from None
-    return LocalTraining(steps=steps or 1, epochs=epochs, learning_rate=lr or 1.0, optimizer=made)
+    return LocalTraining(
+        steps=steps or 1,
+        epochs=epochs,
+        learning_rate=lr or 1.0,
+        optimizer=made,
+        schedule=_schedule(schedule) if schedule else None,
+        groups=tuple(_group(group) for group in groups),
+    )
+
+
+def _schedule(given: str) -> Any:
+    from defenses.client.groups import schedule_from
+
+    try:
+        return schedule_from(_spec("--schedule", given))
+    except (LookupError, TypeError, ValueError) as error:
+        raise BadInput(f"--schedule {given}: {error}") from None
+
+
+def _group(given: str) -> Any:
+    """A group of parameters as YAML, with the keys that `federation.local.groups` of a scenario has."""
+    from defenses.client.groups import Group
+
+    keys = Group.__dataclass_fields__
+    takes = f"takes '{{parameters: [PATTERN], KEY: VALUE}}', with keys of {', '.join(keys)}"
+    plain = _yaml("--group", given, takes)
+    if not (isinstance(plain, dict) and isinstance(plain.get("parameters"), list) and plain.keys() <= keys.keys()):
+        raise BadInput(f"--group {given}: {takes}")
+    try:
+        return Group.from_dict(plain)
+    except (LookupError, TypeError, ValueError) as error:
+        raise BadInput(f"--group {given}: {error}") from None
+
+
+def _yaml(option: str, given: str, takes: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(given)
+    except YAMLError:
+        raise BadInput(f"{option} {given}: not YAML; {takes}") from None
+
+
+def _spec(option: str, given: str) -> dict[str, Any]:
+    """A member of a registry as YAML: `sign`, or `clip: {norm: 1.0}`."""
+    takes = "takes NAME, or 'NAME: {KEY: VALUE}'"
+    plain = _yaml(option, given, takes)
+    if isinstance(plain, str):
+        return {"name": plain}
+    if isinstance(plain, dict) and len(plain) == 1:
+        [(name, keys)] = plain.items()
+        if isinstance(keys, dict | None):
+            return {"name": name, **(keys or {})}
+    raise BadInput(f"{option} {given}: {takes}")
 
 
 def _defenses(given: list[str]) -> tuple[dict[str, Any], ...]:
-    """Defenses as YAML: `sign`, or `clip: {norm: 1.0}`."""
     import defenses as known
 
     found = []
     for one in given:
-        try:
-            plain = YAML(typ="safe", pure=True).load(one)
-        except YAMLError:
-            raise BadInput(f"--defense {one}: not YAML; takes NAME, or 'NAME: {{KEY: VALUE}}'") from None
-        spec = {"name": plain} if isinstance(plain, str) else None
-        if isinstance(plain, dict) and len(plain) == 1:
-            [(name, keys)] = plain.items()
-            spec = {"name": name, **(keys or {})} if isinstance(keys, dict | None) else None
-        if spec is None:
-            raise BadInput(f"--defense {one}: takes NAME, or 'NAME: {{KEY: VALUE}}'")
+        spec = _spec("--defense", one)
         try:
             known.compose([spec])
         except (LookupError, TypeError, ValueError) as error:

@@ -86,6 +86,13 @@ def test_of_answers_that_nobody_can_judge_none_is_called_the_best():
     assert found.rows[0].says.startswith("fidel and cocktail party answered with images (stopped at its budget); how")
 
 
+def test_a_leak_states_what_may_make_it_one():
+    rows = {**dict.fromkeys(Tried.__dataclass_fields__, ""), "letter": "A", "subject": "a canary"}
+    alike = {"scored": True, "images": 1, "of": 1, "rebuilt": 1, "psnr": 15.8, "ssim": 0.64, "stage": ""}
+    found = verdict([Tried(**{**rows, **alike, "attack": "cut"})], {}, limits=(), more=(), findings=())
+    assert found.rows[0].says.endswith("rebuilt by cut, the best to 15.8 dB and an SSIM of 0.64")
+
+
 def test_an_attack_without_certainty_is_neither_a_leak_nor_a_defense(tmp_path):
     torch.manual_seed(0)
     path = apps.store(tmp_path / "store", apps.reply(apps.Convolutional()))

@@ -48,6 +48,15 @@ def test_without_a_learning_rate_the_letter_c_is_not_tried(cli):
     assert "C  not tried  how clients train was not said: --lr" in out
 
 
+def test_a_schedule_and_groups_are_part_of_the_training(cli, tmp_path):
+    words = ("--schedule", "step: {every: 1, gamma: 0.5}", "--group", "{parameters: ['*.bias'], scale: 2}")
+    assert cli(*GOOD, "--lr", "0.1", *words)[0] == 0
+    [marker] = [json.loads(path.read_text()) for path in (tmp_path / "audit").glob("*run.json")]
+    local = marker["audit"]["local"]
+    assert local["schedule"] == {"name": "step", "every": 1, "gamma": 0.5}
+    assert [(group["parameters"], group["scale"]) for group in local["groups"]] == [(["*.bias"], 2)]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -67,6 +76,12 @@ def test_without_a_learning_rate_the_letter_c_is_not_tried(cli):
         (["--defense", "clip: {length: 1}"], "length"),
         (["--defense", "clipp"], "clipp"),
         (["--defense", "[clip]"], "takes NAME"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--schedule", "step: {every: 0}"], "every = 0 is not a number of at least 1"),
+        (["--schedule", "[step]"], "takes NAME"),
+        (["--group", "{scale: 2}"], "takes '{parameters: [PATTERN], KEY: VALUE}'"),
+        (["--group", "{parameters: ['*.bias'], rate: 2}"], "with keys of parameters, scale, optimizer, schedule"),
+        (["--group", "{parameters: ['tail.*']}"], "'tail.*' fits no parameter of the model"),
         (["--loss", "torch.nn:Nothing"], "has no function 'Nothing'"),
         (["--loss", "torch:softmax"], "--loss"),
         (["--lr", "1", "--optimizer", "sdg"], "did you mean 'sgd'"),
