@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
 import math
 import re
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-import fedsim.api
 from attacks import Attack, Observation, Reconstruction, ThreatModel
 from defenses import Defense
 from fedsim import scenario as scenarios
@@ -105,13 +103,6 @@ def test_every_key_of_a_scenario_is_documented():
     document = (ROOT / "docs" / "scenario.md").read_text()
     for key in scenarios.json_schema()["properties"]:
         assert f"`{key}`" in document, key
-
-
-def test_the_example_in_the_docstring_of_run(tmp_path):
-    [example] = doctest.DocTestFinder(recurse=False).find(
-        fedsim.api.run, globs={"getfixture": lambda name: tmp_path, "fedsim": fedsim}
-    )
-    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
 
 
 @pytest.mark.parametrize("package", ["attacks", "defenses"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import polars as pl
 import pytest
 
 import fedsim
+import fedsim.api
 from fedsim import table
 from fedsim.reporting import entries
 from fedsim.runs.cluster import check_address
@@ -36,6 +39,15 @@ def test_every_victim_has_one_row_per_attack_and_label(run):
     assert results.height == 2 * 4 * 2  # defenses, attacks (two named, two floors), clients
     assert set(results["status"]) == {"ok"}
     assert set(results["attack"]) == {"inverting_gradients", "dropout_inversion", "null_mean", "null_random"}
+
+
+def test_the_example_in_the_docstring_of_run(run, tmp_path):
+    """On a copy of the run, which then has nothing left to do."""
+    shutil.copytree(run.path, tmp_path / "smoke")
+    [example] = doctest.DocTestFinder(recurse=False).find(
+        fedsim.api.run, globs={"getfixture": lambda name: tmp_path, "fedsim": fedsim}
+    )
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
 
 
 def test_rows_carry_scores_threat_model_and_effective_dropout(run):
