@@ -26,24 +26,36 @@ OF_LABELS = 0
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
-    """Who the adversary is and what it knows. Every result row carries all of these fields as `threat_<field>`."""
+    """Who the adversary is and what it knows. Every result row carries all of these fields as `threat_<field>`.
+
+    Args:
+        server: `malicious`: it changes the model that it sends.
+        aggregation: `individual`, or `sum_of_k`: the server sees only sums over k clients.
+        labels: of the attacked images: told, inferred from the update, or optimised with the images.
+        batch_size: how many images a client trains on.
+        defense: what the client does against attacks; known, attacks that optimise replay it.
+        dropout_rate: of the client's model.
+        noise: what the client drew (its dropout masks). Known, an oracle: no real server has it.
+        client_mode: in which the client's model trains.
+        batch_norm: `running`: the statistics that were sent, of no batch of the client's; `batch`: those of its own
+            batches, which the buffers that it returned reveal (`attacks.statistics`).
+        local_training: the client's optimizer, learning rate, steps and schedule.
+        batch_order: in which order the client's epochs took its examples.
+        normalisation: by whose mean and deviation images are normalised.
+        auxiliary_data: public images of the same kind.
+    """
 
     server: Literal["passive", "malicious"] = "passive"
     aggregation: str = "individual"
-    """`individual`, or `sum_of_k`: the server sees only sums over k clients."""
     labels: Literal["known", "inferred", "unknown"] = "known"
     batch_size: Literal["known", "unknown"] = "known"
     defense: Literal["known", "unknown"] = "unknown"
     dropout_rate: Literal["known", "unknown"] = "known"
     noise: Literal["known", "unknown"] = "unknown"
-    """`known`: the noise that the client drew (its dropout masks). An oracle: no real server has it."""
     client_mode: Literal["train", "eval"] = "train"
     batch_norm: Literal["none", "running", "batch"] = "none"
-    """`running`: the statistics that were sent, of no batch of the client's; `batch`: those of its own batches, which
-    the buffers that it returned reveal (`attacks.statistics`)."""
     local_training: Literal["known", "unknown"] = "known"
     batch_order: Literal["known", "unknown"] = "unknown"
-    """`known`: in which order the client's epochs took its examples."""
     normalisation: Literal["public", "client"] = "public"
     auxiliary_data: Literal["none", "public"] = "none"
 

@@ -22,7 +22,7 @@ from fedsim.reporting import leaderboard as boards
 from fedsim.reporting import query as queries
 from fedsim.reporting import report as reports
 from fedsim.reporting.entries.entry import Entry
-from fedsim.runs import losses, reading, repeat
+from fedsim.runs import losses, notes, reading, repeat
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.execute import execute
 from fedsim.runs.progress import View
@@ -185,6 +185,11 @@ class Run:
         return reading.results(RunDirectory(self.path))
 
     @property
+    def notes(self) -> notes.Notes:
+        """The tags and the note that somebody gave it: `fedsim note`."""
+        return notes.read(self.path)
+
+    @property
     def failed(self) -> bool:
         return bool((self.results["status"] == "failed").any())
 
@@ -267,6 +272,7 @@ class Run:
             versions=versions(),
             missing=reading.missing(RunDirectory(self.path)),
             every_victim=all,
+            noted=self.notes.line,
         )
         write_text(target, page)
         return target

@@ -11,6 +11,7 @@ import attacks
 import defenses
 from defenses.client import optimizers, schedules
 from defenses.registry import parameters
+from fedsim.described import summary
 from fedsim.errors import BadInput
 
 
@@ -60,11 +61,6 @@ def shown(parameter: inspect.Parameter) -> str:
     return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default}"
 
 
-def summary(documented: object) -> str:
-    """The first paragraph of a docstring."""
-    return " ".join((inspect.getdoc(documented) or "").split("\n\n", 1)[0].split()).rstrip(".:")
-
-
 def text(cls: type) -> str:
     """A class's docstring but for its sections, such as that of the keys."""
     return (inspect.getdoc(cls) or "").split("\n\nArgs:\n", 1)[0].split("\n\nClass attributes:\n", 1)[0].rstrip()
@@ -89,8 +85,12 @@ def _schedules() -> Iterable[Row]:
 def _models() -> Iterable[Row]:
     from fedsim import models
 
+    common = ["dropout=0.0", "pretrain=None", "checkpoint=None"]
     for name in models.names():
-        yield name, ", ".join(shown(p) for p in models.parameters(name).values()), summary(models.MODELS[name])
+        keys = [shown(p) for p in models.parameters(name).values()]
+        yield name, ", ".join(keys + common), summary(models.MODELS[name])
+    own = "Your own function, called with input_shape, classes and the further keys of the block"
+    yield 'factory: "module:function"', ", ".join(["dropout=None", *common[1:], "..."]), own
 
 
 def _datasets() -> Iterable[Row]:

@@ -10,7 +10,8 @@ from rich.table import Table
 import defenses
 from defenses.base import Defense
 from defenses.registry import parameters
-from fedsim.catalogue import shown, summary, text
+from fedsim.catalogue import shown, text
+from fedsim.described import summary
 
 COMMAND = "fedsim list defenses --long --markdown > docs/each-defense.md"
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import RunArgument, app, out
+from fedsim.cli.shell import RunArgument, command, out
 
 
-@app.command()
+@command("animate")
 def animate(
     run_directory: RunArgument,
     job: Annotated[

@@ -11,14 +11,14 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from fedsim.cli.shell import app, err, out
+from fedsim.cli.shell import command, err, out
 from fedsim.errors import BadInput
 
 LEAKS = 3
 """The exit code under `--fail-on-leak`."""
 
 
-@app.command()
+@command("audit")
 def audit(
     store: Annotated[Path, typer.Argument(help="What fedsim.Eavesdropper or fedsim.observe recorded.")],
     model: Annotated[str, typer.Option("--model", metavar="MODULE:CLASS", help="Your model: my_app.task:Net.")],

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import app, err, out
+from fedsim.cli.shell import command, err, out
 from fedsim.errors import BadInput
 
 
-@app.command()
+@command("leaderboard")
 def leaderboard(
     run_directories: Annotated[list[Path] | None, typer.Argument(help="One run directory or more.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write it as an HTML page.")] = None,
@@ -39,7 +39,7 @@ def leaderboard(
         _build(entries or DIRECTORY, site)
 
 
-@app.command()
+@command("defenses")
 def defenses(
     run_directories: Annotated[list[Path], typer.Argument(help="One run directory or more.")],
     markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown, with remarks, instead.")] = None,

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedsim.cli.shell import RunArgument, app, err, out
+from fedsim.cli.shell import RunArgument, command, err, out
 from fedsim.errors import BadInput
 
 
-@app.command()
+@command("results")
 def results(
     run_directories: Annotated[list[Path], typer.Argument(help="One run directory or more.")],
     sql: Annotated[str | None, typer.Option(metavar="QUERY", help="A query; the table is called results.")] = None,
@@ -47,7 +47,7 @@ def _hand_out(target: str, text: str, *, say: Console) -> None:
     say.print(target, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@command("figures")
 def figures(
     run_directory: RunArgument,
     format: Annotated[str, typer.Option(metavar="pdf|svg|png", help="What to write.")] = "pdf",
@@ -66,7 +66,7 @@ def figures(
             err.print(f"no {drawn.name}: {drawn.why_not}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@command("mlflow")
 def mlflow(
     run_directory: RunArgument,
     tracking_uri: Annotated[

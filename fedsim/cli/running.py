@@ -11,7 +11,7 @@ import typer
 from click import Context
 from typer.core import TyperCommand
 
-from fedsim.cli.shell import ScenarioArgument, SetOption, app, err, out
+from fedsim.cli.shell import ScenarioArgument, SetOption, app, command, err, heading, out
 from fedsim.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class OptionalSalt(TyperCommand):
             raise BadInput(f"--salt {word}: not a salt; it has {digits}")
 
 
-@app.command(cls=OptionalSalt)
+@app.command(cls=OptionalSalt, rich_help_panel=heading("run"))
 def run(
     scenario: ScenarioArgument,
     directory: Annotated[
@@ -112,7 +112,7 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@command("attack")
 def attack(
     observations: Annotated[Path, typer.Argument(help="A cell's directory in a run: runs/<name>/cells/<key>.")],
     name: Annotated[str, typer.Option("--attack", help="The attack's name.")],

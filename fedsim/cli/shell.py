@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from click import Context
 from rich.console import Console
+from typer.core import TyperGroup
+
+ORDER = {
+    "Begin": ("new", "check", "list", "schema", "doctor"),
+    "Run": ("run", "attack", "audit"),
+    "Look": ("runs", "report", "picture", "animate", "note"),
+    "Compare": ("leaderboard", "defenses", "table", "compare"),
+    "Hand on": ("figures", "results", "mlflow", "verify"),
+}
+"""The commands in the order of work, as the help lists them."""
+
+
+class Commands(TyperGroup):
+    """Commands in the order of work, not in that of the files in which they stand."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        order = [name for names in ORDER.values() for name in names]
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+
+def heading(command: str) -> str:
+    return next(heading for heading, names in ORDER.items() if command in names)
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command under its heading of the help."""
+    return app.command(name=name, rich_help_panel=heading(name))
+
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     suggest_commands=False,  # click does; twice is once too often
     help="Privacy attacks on federated learning: what can a server rebuild, and which defense stops it?",
 )
 # Paths and names are the user's: what looks like markup in them is not.
-out = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+out = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120)
 err = Console(markup=False, emoji=False, stderr=True)
 
-ScenarioArgument = Annotated[str, typer.Argument(help="A scenario file, or the name of a bundled scenario.")]
+
+
+def _scenarios(incomplete: str) -> Iterator[str]:
+    """For the completion of a word: bundled scenarios, and files and folders here."""
+    from fedsim.scenario.bundled import bundled
+
+    yield from (name for name in bundled() if name.startswith(incomplete))
+    folder, _, start = incomplete.rpartition("/")
+    for path in sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).glob("*")):
+        if path.name.startswith(start) and (path.is_dir() or path.suffix in (".yaml", ".yml")):
+            yield f"{folder}/{path.name}" if folder or incomplete.startswith("/") else path.name
+
+
+ScenarioArgument = Annotated[
+    str,
+    typer.Argument(help="A scenario file, or the name of a bundled scenario.", autocompletion=_scenarios),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. model.name=lenet.")
 ]

@@ -7,10 +7,34 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import RunArgument, app, out
+from fedsim.cli.shell import RunArgument, app, command, out
 
 
-@app.command()
+@command("runs")
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where runs lie.")] = Path("runs"),
+) -> None:
+    """List runs: how far each is, its cells, its date, what came of it, and what you noted."""
+    from fedsim.reporting import overview
+
+    out.print(overview.terminal(overview.runs(folder), folder))
+
+
+@command("note")
+def note(
+    run_directory: RunArgument,
+    text: Annotated[str | None, typer.Argument(help="What to note, in place of what is noted; '' deletes it.")] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Give it this tag.")] = None,
+    untag: Annotated[list[str] | None, typer.Option("--untag", metavar="TAG", help="Take this tag away.")] = None,
+) -> None:
+    """Tag a run or note something about it; `fedsim runs`, its report and its tables show that."""
+    from fedsim.runs import notes
+
+    noted = notes.write(run_directory, note=text, add=tags or (), remove=untag or ())
+    out.print(noted.line or "nothing noted", highlight=False, soft_wrap=True)
+
+
+@command("report")
 def report(
     run_directory: RunArgument,
     to: Annotated[
@@ -27,7 +51,7 @@ def report(
 
 
 @app.command("figure", hidden=True)  # what it was called before there were `figures`
-@app.command()
+@command("picture")
 def picture(
     run_directory: RunArgument,
     to: Annotated[Path, typer.Option("--png", help="Where to write the picture.")],

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import app, out
+from fedsim.cli.shell import command, out
 from fedsim.errors import BadInput
 
 
-@app.command()
+@command("table")
 def table(
     run_directories: Annotated[list[Path], typer.Argument(help="One run directory or more.")],
     latex: Annotated[bool, typer.Option("--latex", help="As LaTeX with booktabs.")] = False,
@@ -28,7 +28,8 @@ def table(
     if latex + md + html > 1:
         raise BadInput("table: takes one of --latex, --md and --html")
     written = crossed.latex if latex else crossed.html if html else crossed.markdown
-    text = written(leaderboard.build(api.results(run_directories)))
+    noted = "; ".join(filter(None, (api.Run(path).notes.line for path in run_directories)))
+    text = written(leaderboard.build(api.results(run_directories)), noted=noted)
     if to is None:
         sys.stdout.write(text)
     else:
@@ -36,7 +37,7 @@ def table(
         out.print(str(to), highlight=False, soft_wrap=True)
 
 
-@app.command()
+@command("compare")
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="A", help="A run directory.")],
     run_b: Annotated[

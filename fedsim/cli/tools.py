@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import ScenarioArgument, SetOption, app, out
+from fedsim.cli.shell import ScenarioArgument, SetOption, command, out
 from fedsim.errors import BadInput
 
 
-@app.command(name="list")
+@command("list")
 def list_members(
     kinds: Annotated[
         list[str],
@@ -60,7 +62,21 @@ def _pages(kinds: Sequence[str]) -> ModuleType:
     raise BadInput(f"list {' '.join(kinds)}: --long is of attacks alone or of defenses alone")
 
 
-@app.command()
+@command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="What to call it; letters, digits, - _ .")] = "my-question",
+    directory: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write it.")] = Path(),
+) -> None:
+    """Begin a scenario: commented, with a schema for editors and a model of your own."""
+    from fedsim.scenario.new import begin
+
+    scenario, *others = begin(name, directory)
+    for path in (scenario, *others):
+        out.print(str(path), highlight=False, soft_wrap=True)
+    out.print(f"next: fedsim check {shlex.quote(str(scenario))}", highlight=False, soft_wrap=True, style="dim")
+
+
+@command("check")
 def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
     """Check a scenario without running it."""
     from fedsim import scenario as scenarios
@@ -69,7 +85,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
     out.print(f"{scenario}: ok, {len(scenarios.every_cell(loaded))} cells", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@command("schema")
 def schema() -> None:
     """Print the JSON Schema of a scenario file, for editors."""
     from fedsim.scenario import json_schema
@@ -77,7 +93,7 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-@app.command()
+@command("doctor")
 def doctor() -> None:
     """Say what this installation has: versions, processors, GPUs, compiler, LPIPS."""
     from fedsim.doctor import examine

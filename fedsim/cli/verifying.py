@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import SetOption, app, err, out
+from fedsim.cli.shell import SetOption, command, err, out
 
 
-@app.command()
+@command("verify")
 def verify(
     entry: Annotated[Path, typer.Argument(help="An entry: leaderboard/entries/NAME.json.")],
     victims: Annotated[int, typer.Option(min=1, metavar="N", help="Clients to draw, of one seed.")] = 4,

@@ -45,6 +45,7 @@ def html(
     versions: dict[str, str],
     missing: Missing | None = None,
     every_victim: bool = False,
+    noted: str = "",
 ) -> str:
     """The report as one self-contained page.
 
@@ -58,6 +59,7 @@ def html(
         versions: of fedsim, of Python and of the packages that matter.
         missing: what the run has not done yet; nothing if None.
         every_victim: show the pictures of all victims, not of eight.
+        noted: the run's tags and note.
     """
     board = build(results)
     rows = labelled(results) if len(results) else results
@@ -68,6 +70,7 @@ def html(
     shown = list(sections(board))
     return environment().get_template("report.html.j2").render(
         scenario=scenario,
+        noted=noted,
         headline=prose.headline(scenario.get("description") or scenario["name"]),
         empty=results.is_empty(),
         missing_work=missing,

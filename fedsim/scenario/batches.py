@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from fedsim.errors import caution
 from fedsim.scenario.checks import with_overrides
 from fedsim.scenario.document import KeyPath, Problem
-from fedsim.scenario.schema import Local, Scenario, UtilityLocal, label_of, specs_of
+from fedsim.scenario.schema import Scenario, UtilityLocal, label_of, specs_of
+from fedsim.scenario.training import Local
 
 MOST_IMAGES = 1_000_000
 

@@ -15,7 +15,9 @@ from defenses.base import Deployment
 from defenses.client import optimizers, schedules
 from fedsim.scenario.document import KeyPath, Problem, format_path
 from fedsim.scenario.members import SGD, Member
-from fedsim.scenario.schema import Folder, Local, Npz, Scenario, label_of, specs_of
+from fedsim.scenario.schema import Scenario, label_of, specs_of
+from fedsim.scenario.sources import Folder, Npz
+from fedsim.scenario.training import Local
 
 
 def check(scenario: Scenario) -> None:

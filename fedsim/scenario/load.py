@@ -15,16 +15,11 @@ from fedsim.scenario.checks import check_machine
 from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_path, from_mapping, parse_path, read
 from fedsim.scenario.normalise import following, write_out
 from fedsim.scenario.rehearsal import rehearse
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import FIXED, Scenario
 from fedsim.scenario.strengths import written
 from fedsim.scenario.validate import validate
 
 _MOST_VARIANTS = 1_000
-_FIXED = {
-    "sweep": ("name", "description", "seeds", "defenses", "sweep", "settings"),
-    "settings": ("name", "description", "seeds", "sweep", "settings"),
-}
-"""What they cannot vary: the run's identity, and what is an axis already; a setting may have defenses of its own."""
 
 Trial = Callable[[Scenario], None]
 """What a valid scenario without a sweep must pass besides; raises `Problem`."""
@@ -138,7 +133,7 @@ def _axis(key: str, place: KeyPath) -> None:
         path = parse_path(key)
     except Problem as problem:
         raise Problem(place, problem.message, about="key") from None
-    if path[0] in _FIXED[str(place[0])]:
+    if path[0] in FIXED[str(place[0])]:
         fixed = f"{path[0]} cannot be swept (seeds and defenses are axes already)"
         if place[0] == "settings":
             fixed = f"{path[0]} is of the whole scenario"

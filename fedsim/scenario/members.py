@@ -8,7 +8,7 @@ A new attack, defense or model appears in the scenario format without a line wri
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
@@ -18,6 +18,7 @@ import defenses
 from defenses.client import optimizers, schedules
 from defenses.registry import parameters
 from fedsim import models
+from fedsim.described import described, summary
 from fedsim.models.build import MODELS
 
 FACTORY = "factory"
@@ -45,6 +46,7 @@ class Member(Block):
     """A named thing with the parameters of its constructor."""
 
     name: str
+    """Which of its kind."""
 
     def spec(self) -> dict[str, Any]:
         """`{"name": ..., **parameters}` with every parameter filled in; JSON-able."""
@@ -64,8 +66,11 @@ class Pretrain(Block):
     """Honest central training of the global model before the first round: plain SGD on the whole training part."""
 
     steps: Count
+    """How many."""
     batch_size: Count = 32
+    """Images of a step."""
     learning_rate: Positive = 0.1
+    """Of plain SGD."""
 
 
 class ModelMember(Member):
@@ -102,6 +107,7 @@ class FactoryModel(ModelMember):
     model_config = ConfigDict(extra="allow")
 
     name: Literal["factory"] = FACTORY  # type: ignore[assignment]
+    """Goes without saying where there is a `factory`."""
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
     """`package.module:function`, called with input_shape, classes and the other keys of this block."""
     dropout: Rate | None = None
@@ -113,18 +119,18 @@ class FactoryModel(ModelMember):
         return {key: value for key, value in super().spec().items() if key != "name"}
 
 
-def _member(kind: str, name: str, constructor: Callable[..., Any], accepted: Mapping[str, inspect.Parameter]) -> Any:
+def _member(kind: str, name: str, constructor: type, accepted: Mapping[str, inspect.Parameter]) -> Any:
     hints = get_type_hints(constructor.__init__)  # type: ignore[misc]
-    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    whole = summary(constructor)
+    fields: dict[str, Any] = {"name": (Literal[name], Field(description=whole))}
     for key, parameter in accepted.items():
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[key] = (hints[key], default)
+        fields[key] = (hints[key], Field(default, description=described(constructor, key)))
     if kind == "model":
-        fields |= {"dropout": (Rate, 0.0), **_START}
-    summary = (inspect.getdoc(constructor) or "").split("\n\n")[0]
+        fields |= {"dropout": (Rate, Field(0.0, description="The rate of all its dropout layers.")), **_START}
     title = "".join(part.title() for part in name.split("_")) + kind.title()
     base = ModelMember if kind == "model" else Member
-    return create_model(title, __base__=base, __doc__=summary, **fields)
+    return create_model(title, __base__=base, __doc__=whole, **fields)
 
 
 def _union(members: Iterable[type[Member]]) -> Any:

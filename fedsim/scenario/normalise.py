@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedsim.scenario.members import FACTORY
-from fedsim.scenario.schema import CLIENTS
 from fedsim.scenario.strengths import expanded
+from fedsim.scenario.training import CLIENTS
 
 
 def write_out(data: dict[str, Any]) -> None:

@@ -13,156 +13,28 @@ from pydantic import Discriminator, Field, JsonValue, PrivateAttr, Tag, create_m
 
 from attacks import ThreatModel
 from attacks.threat import GRANTS
-from fedsim.scenario.members import SGD, Attack, Block, Count, Defense, Member, Model, Optimizer, Positive, Schedule
+from fedsim.described import described
+from fedsim.scenario.members import Attack, Block, Count, Defense, Member, Model, Positive
+from fedsim.scenario.sources import Folder, Hub, Mnist, Npz, Photos
+from fedsim.scenario.training import Federation
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Metric = Literal["mse", "psnr", "ssim", "lpips"]
-CLIENTS = 4
 METRICS: tuple[str, ...] = get_args(Metric)
 
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 
-class Iid(Block):
-    """Every client's images are a fair sample of all."""
-
-    kind: Literal["iid"]
-
-
-class Dirichlet(Block):
-    """Class shares differ among clients: drawn from a Dirichlet distribution, more unequal the smaller `alpha`."""
-
-    kind: Literal["dirichlet"]
-    alpha: Positive
-
-
-class Shards(Block):
-    """Images sorted by class are cut into shards, and each client gets some: few classes a client."""
-
-    kind: Literal["shards"]
-    shards_per_client: Count
-
-
-class _Source(Block):
-    image_size: Count | None = None
-    """Resize to squares of this many pixels; null keeps the source's size (photos: 32)."""
-    test_fraction: Fraction = 0.2
-    """Part held out for testing where the source has no test part; 0 trains on all of it and leaves no utility."""
-    partition: Annotated[Iid | Dirichlet | Shards, Field(discriminator="kind")] = Iid(kind="iid")
-    """How the images are divided among the clients."""
-
-
-class Mnist(_Source):
-    """5,000 bundled MNIST digits."""
-
-    name: Literal["mnist"]
-    path: None = None
-
-
-class Photos(_Source):
-    """Colour crops of the photographs that ship with scikit-image."""
-
-    name: Literal["photos"]
-    path: None = None
-    image_size: Annotated[int, Field(ge=32, le=224)] | None = None
-    """Pixels a side, 32 to 224; null is 32."""
-
-
-class Npz(_Source):
-    """Your own arrays: x and y, or x_train, y_train, x_test and y_test; uint8."""
-
-    name: Literal["npz"]
-    path: str
-    """The archive; relative to the scenario file."""
-
-
-class Folder(_Source):
-    """Your own pictures: one sub-folder for each class."""
-
-    name: Literal["folder"]
-    path: str
-    """The folder; relative to the scenario file."""
-
-
-class Hub(_Source):
-    """A data set of the Hugging Face Hub."""
-
-    name: Literal["hub"]
-    path: None = None
-    dataset: str
-    """Its name there, e.g. `uoft-cs/cifar10`."""
-    subset: str | None = None
-    image_key: str | None = None
-    label_key: str | None = None
-
-
-class Group(Block):
-    """Parameters that a client trains unlike the others."""
-
-    parameters: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Patterns of their names, such as `*.bias`; the first group that a name fits has it."""
-    scale: Annotated[float, Field(ge=0)] = 1.0
-    """Their learning rate over `learning_rate`."""
-    optimizer: Optimizer | None = None
-    """Theirs; null is that of the others."""
-    schedule: Schedule | None = None
-    """Theirs; null is that of the others."""
-
-
-class Local(Block):
-    """What a client does in a round."""
-
-    batch_size: Count = 1
-    steps: Count = 1
-    """Local optimizer steps, each on a fresh batch."""
-    epochs: Count | None = None
-    """Passes over the client's own examples, in place of `steps` fresh batches; the last batch of a pass may be
-    smaller."""
-    examples: Count | None = None
-    """How many of its examples a client goes through in its epochs; null is all."""
-    learning_rate: Positive = 0.1
-    schedule: Schedule | None = None
-    """What it is multiplied by in each step of a round; null is a constant rate."""
-    optimizer: Optimizer = SGD
-    """Its state starts afresh in each round."""
-    groups: tuple[Group, ...] = ()
-    """Parameters that are trained otherwise."""
-    clip_norm: Positive | None = None
-    """Bound of each step's gradient in L2 norm; null is none."""
-    clip_value: Positive | None = None
-    """Bound of each entry of it; null is none."""
-    proximal: Annotated[float, Field(ge=0)] = 0.0
-    """Weight mu of FedProx' term, `mu / 2 |w - w_0|^2`."""
-    label_smoothing: Fraction = 0.0
-    """Share of each label that is spread over all classes."""
-    trained: tuple[str, ...] = ()
-    """Patterns of the parameters that clients train, such as `head.*`; empty is all."""
-    mode: Literal["train", "eval"] = "train"
-    """train: dropout active, batch norm on batch statistics: what an honest client does."""
-    share: Literal["gradient", "weights"] = "gradient"
-    """gradient is FedSGD (one step); weights is FedAvg."""
-    precision: Literal["float32", "float64"] = "float32"
-    """The floating-point type that clients compute in and send."""
-
-
-class Resources(Block):
-    """What one client occupies while it trains."""
-
-    cpus: Count = 1
-    gpus: Annotated[float, Field(ge=0)] = 0
-
-
-class Federation(Block):
-    clients: Count = CLIENTS
-    clients_per_round: Count = Field(default_factory=lambda data: data.get("clients", CLIENTS))
-    """Clients drawn each round; all by default."""
-    rounds: Count = 1
-    local: Local = Local()
-    resources: Resources = Resources()
+FIXED = {
+    "sweep": ("name", "description", "seeds", "defenses", "sweep", "settings"),
+    "settings": ("name", "description", "seeds", "sweep", "settings"),
+}
+"""What they cannot vary: the run's identity, and what is an axis already; a setting may have defenses of its own."""
 
 
 class Victims(Block):
     """Whose updates are attacked."""
 
     rounds: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
+    """The attacked rounds, from 1."""
     clients: Count
     """How many of a round's clients, the first by partition; all by default."""
     development: Annotated[int, Field(ge=0)] = 0
@@ -173,24 +45,31 @@ class UtilityLocal(Block):
     """What is null is as in `federation.local`: the defense then acts on what it acts on in the attacked rounds."""
 
     batch_size: Count = 32
+    """Images of a local step."""
     steps: Count | None = None
     """Clients that share gradients share weights instead where this is more than 1."""
     learning_rate: Positive | None = None
+    """Of the local optimizer."""
 
 
 class Reachable(Block):
     """Central training of the model without a defense, for what it reaches: plain SGD, once for all defenses."""
 
     steps: Count = 1000
+    """How many."""
     batch_size: Count = 32
+    """Images of a step."""
     learning_rate: Positive = 0.1
+    """Of plain SGD."""
 
 
 class Utility(Block):
     """The same model and defense trained unattacked; its final test accuracy is the utility column."""
 
     rounds: Count
+    """Of the unattacked training."""
     local: UtilityLocal = UtilityLocal()
+    """What a client does in a round of it."""
     reachable: Reachable | None = Reachable()
     """The column `utility_reachable`; null leaves it empty."""
 
@@ -206,10 +85,13 @@ class Engine(Block):
     """How attacks are computed. Only `dtype` and `chunk` can change a result."""
 
     compile: Literal["auto", "always", "never"] = "auto"
+    """Whether iterations are compiled; auto: where that pays."""
     chunk: Count = 64
     """Victims attacked at once."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where attacks run; auto: on a GPU if there is one."""
     dtype: Literal["float32", "float64"] = "float32"
+    """The floating-point type that attacks compute in."""
     record: Record | None = None
     """Keep snapshots of the first victims; null keeps none."""
 
@@ -234,29 +116,43 @@ else:
         "Grants",
         __base__=Block,
         __doc__="What the adversary is granted to know; of a list every attack runs under each that changes anything.",
-        **{f.name: (_one_or_several(_hints[f.name]), f.default) for f in fields(ThreatModel) if f.name in GRANTS},
+        **{
+            f.name: (_one_or_several(_hints[f.name]), Field(f.default, description=described(ThreatModel, f.name)))
+            for f in fields(ThreatModel)
+            if f.name in GRANTS
+        },
     )
 
 
 class Scenario(Block):
     """An experiment: immutable and valid. `load` and `parse` make it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=NAME, max_length=100)]
     """The run's identity and its directory: letters, digits, - _ ."""
     description: str = ""
+    """The question that the run answers, in words; the report begins with it."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    """One whole federation for each."""
     data: Data
+    """What clients train on; mnist if not given."""
     model: Model
+    """What clients train; mlp if not given, or your own: `factory: module:function`."""
     federation: Federation = Federation()
+    """The honest training that the server eavesdrops on."""
     threat_model: Grants = Grants()
+    """What the adversary is granted to know."""
     victims: Victims
+    """Whose updates are attacked."""
     attacks: tuple[Attack, ...]
     """The null attacks stand in every table and need not be named."""
     defenses: Annotated[tuple[Annotated[tuple[Defense, ...], Field(min_length=1)], ...], Field(min_length=1)]
     """Compared with each other, each from the same start; a list within the list is a composition."""
     metrics: tuple[Metric, ...] = ("mse", "psnr", "ssim", "lpips")
+    """What is measured on each rebuilt image."""
     utility: Utility | None = None
+    """What the defenses cost in test accuracy; null does not measure it."""
     engine: Engine = Engine()
+    """How attacks are computed."""
     sweep: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Further axes: a dotted key and its values, e.g. `model.name: [mlp, lenet]`; all combinations are run."""
 

@@ -8,7 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from fedsim.scenario import every_cell, parse
-from fedsim.scenario.schema import Engine, Federation, Local, Mnist, Scenario, Utility, UtilityLocal
+from fedsim.scenario.schema import Engine, Scenario, Utility, UtilityLocal
+from fedsim.scenario.sources import Mnist
+from fedsim.scenario.training import Federation, Local
 
 BASE = {
     "name": "base",

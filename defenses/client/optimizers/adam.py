@@ -31,6 +31,11 @@ class Adam(Optimizer):
 
     The first step is `g / (|g| + epsilon)`, almost the gradient's sign. How far it is from 1 tells the gradient, unless
     it was rounded away (`first_estimate`). Weight decay is added to the gradient.
+
+    Args:
+        beta1: how much of the running mean of the gradients is kept in a step, in [0, 1).
+        beta2: how much of the running mean of their squares is kept in a step, in [0, 1).
+        weight_decay: that many times the parameter is added to its gradient.
     """
 
     beta1: float = 0.9

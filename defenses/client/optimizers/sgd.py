@@ -17,6 +17,9 @@ class SGD(Optimizer):
     """`v <- momentum v + g + weight_decay w`, `w <- w - learning_rate v` (Nesterov: `g + momentum v` in place of v).
 
     A first step reveals the gradient, whatever the momentum.
+
+    Args:
+        nesterov: look ahead along the momentum, which there must then be.
     """
 
     momentum: float = 0.0

@@ -11,7 +11,11 @@ from defenses.client.schedules import Schedule, register
 @register("listed")
 @dataclass(frozen=True, kw_only=True)
 class Listed(Schedule):
-    """A factor for each step, as they were seen; steps behind the last one have the last one's."""
+    """A factor for each step, as they were seen; steps behind the last one have the last one's.
+
+    Args:
+        factors: what the learning rate is multiplied by in each step, at least 0.
+    """
 
     factors: tuple[float, ...]
 

@@ -33,14 +33,16 @@ _ONE_COLUMN = 4
 """Columns that one column of a two-column paper holds; a wider table goes over both."""
 
 
-def latex(board: pl.DataFrame) -> str:
+def latex(board: pl.DataFrame, *, noted: str = "") -> str:
     """One `table` for each setting. Oracles, attacks of each threat model and floors stand between rules.
 
     Args:
         board: of `fedsim.reporting.leaderboard.build`.
+        noted: tags and notes of the runs; in a comment.
     """
+    head = [f"% fedsim {__version__}; \\usepackage{{booktabs}}", *([f"% {' '.join(noted.split())}"] if noted else [])]
     tables = ["\n".join(_table(section, number)) for number, section in enumerate(sections(board), start=1)]
-    return "\n\n".join([f"% fedsim {__version__}; \\usepackage{{booktabs}}", *tables]) + "\n"
+    return "\n\n".join(["\n".join(head), *tables]) + "\n"
 
 
 def _table(section: Section, number: int) -> Iterator[str]:

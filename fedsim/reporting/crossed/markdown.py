@@ -11,13 +11,15 @@ from fedsim.reporting.crossed.prepared import Score, Section, sections
 _ROLES = {"attack": "", "oracle": " (oracle)", "floor": " (floor)"}
 
 
-def markdown(board: pl.DataFrame) -> str:
+def markdown(board: pl.DataFrame, *, noted: str = "") -> str:
     """The median PSNR in dB of each attack under each defense, with its interval, one table for each setting.
 
     Args:
         board: of `fedsim.reporting.leaderboard.build`.
+        noted: tags and notes of the runs.
     """
-    return "\n\n".join("\n".join(_section(section)) for section in sections(board)) + "\n"
+    head = [f"*{_escaped(noted)}*"] if noted else []
+    return "\n\n".join([*head, *("\n".join(_section(section)) for section in sections(board))]) + "\n"
 
 
 def _section(section: Section) -> Iterator[str]:

@@ -9,11 +9,12 @@ from fedsim.reporting.pages import environment
 from fedsim.version import __version__
 
 
-def html(board: pl.DataFrame, *, title: str = "Attacks against defenses") -> str:
+def html(board: pl.DataFrame, *, title: str = "Attacks against defenses", noted: str = "") -> str:
     """The tables as a page that asks the network for nothing.
 
     Args:
         board: of `fedsim.reporting.leaderboard.build`.
+        noted: tags and notes of the runs.
     """
     template = environment().get_template("crossed.html.j2")
-    return template.render(title=title, sections=list(sections(board)), version=__version__)
+    return template.render(title=title, sections=list(sections(board)), version=__version__, noted=noted)
