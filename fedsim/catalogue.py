@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
-import attacks
-import defenses
-from defenses.client import optimizers, schedules
-from defenses.registry import parameters
 from fedsim.described import summary
 from fedsim.errors import BadInput
+from fedsim.memo import remembered
+
+Row = tuple[str, str, str]
+"""A name, its keys with their defaults, and what it is."""
 
 
-def catalogue(kind: str) -> Table:
+def rows(kind: str) -> list[Row]:
     """The members of one kind: attacks, defenses, optimizers, schedules, models, datasets, metrics or scenarios."""
     if kind not in _KINDS:
         raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
-    rows = list(_KINDS[kind]())
+    return [(name, keys, said) for name, keys, said in remembered(f"list-{kind}", lambda: list(_KINDS[kind]()))]
+
+
+def catalogue(kind: str) -> Table:
+    """The same as a table."""
+    found = rows(kind)
     table = Table("name", "what it is", title=kind, title_justify="left", show_lines=True)
-    if any(keys for _, keys, _ in rows):
+    if any(keys for _, keys, _ in found):
         table.add_column("keys, with their defaults")
-    for name, keys, description in rows:
+    for name, keys, description in found:
         table.add_row(name, description, *([keys] if len(table.columns) == 3 else []))
     return table
 
@@ -35,20 +40,18 @@ def markdown(kinds: Sequence[str]) -> str:
     page = ["# Reference", "", said]
     page += ["", f"    fedsim list {' '.join(kinds)} --markdown > docs/reference.md", ""]
     for kind in kinds:
-        if kind not in _KINDS:
-            raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
+        members = rows(kind)
         page += [f"## {kind.capitalize()}", "", "| name | what it is | keys, with their defaults |", "|---|---|---|"]
-        for name, keys, description in _KINDS[kind]():
+        for name, keys, description in members:
             quoted = ", ".join(f"`{key}`" for key in keys.split(", ")) if keys else ""
             page.append(f"| `{name}` | {description.replace('|', chr(92) + '|')} | {quoted} |")
         page.append("")
     return "\n".join(page)
 
 
-Row = tuple[str, str, str]
-
-
 def _members(names: Iterable[str], get: Callable[[str], type]) -> Iterable[Row]:
+    from defenses.registry import parameters
+
     for name in names:
         cls = get(name)
         keys = [shown(p) for p in parameters(cls).values()]
@@ -67,18 +70,26 @@ def text(cls: type) -> str:
 
 
 def _attacks() -> Iterable[Row]:
+    import attacks
+
     return _members(attacks.names(), attacks.get)
 
 
 def _defenses() -> Iterable[Row]:
+    import defenses
+
     return _members(defenses.names(), defenses.get)
 
 
 def _optimizers() -> Iterable[Row]:
+    from defenses.client import optimizers
+
     return _members(optimizers.names(), optimizers.get)
 
 
 def _schedules() -> Iterable[Row]:
+    from defenses.client import schedules
+
     return _members(schedules.names(), schedules.get)
 
 

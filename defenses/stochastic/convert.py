@@ -238,6 +238,10 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.stack = stack
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nobody compiles this; True, the default, would have the whole compiler imported, for a second
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         path, module = self.stack[-1]
         if draws(func, args, kwargs or {}) and not isinstance(module, StochasticLayer):

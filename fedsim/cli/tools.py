@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,9 +88,15 @@ def check(scenario: ScenarioArgument, overrides: SetOption = None) -> None:
 @command("schema")
 def schema() -> None:
     """Print the JSON Schema of a scenario file, for editors."""
+    from fedsim.memo import remembered
+
+    print(json.dumps(remembered("schema", _made_schema), indent=2))
+
+
+def _made_schema() -> dict[str, Any]:
     from fedsim.scenario import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    return json_schema()
 
 
 @command("doctor")

@@ -48,34 +48,42 @@ def partition(labels: Tensor, clients: int, spec: Mapping[str, Any], seed: int) 
             f"{len(labels)} training examples; a whole number from 1 to {len(labels) // clients} can"
         )
 
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr-datasets is imported
-    from datasets import Dataset as Table
-
     order = rng_for(seed, "partition order").permutation(len(labels))
-    table = Table.from_dict({"index": order, "label": labels.numpy()[order]})
-    try:
-        with warnings.catch_warnings():  # a warning for each failed draw of the Dirichlet partitioner
-            warnings.simplefilter("ignore")
-            partitioner = _partitioner(kind, clients, spec, seed_for(seed, "partition"))
-            partitioner.dataset = table
-            parts = [np.array(partitioner.load_partition(client)["index"], dtype=np.int64) for client in range(clients)]
-    except ValueError as error:
-        settings = ", ".join(f"{key} {spec[key]}" for key in KINDS[kind])
-        raise BadInput(
-            f"data.partition: {kind} ({settings}) cannot give each of {clients} clients one of {len(labels)} examples: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    if kind == "iid":  # as flwr-datasets' IidPartitioner cuts, without the seconds that its import takes
+        parts = [np.asarray(part, dtype=np.int64) for part in np.array_split(order, clients)]
+    else:
+        parts = _drawn(kind, clients, spec, order, labels.numpy(), seed_for(seed, "partition"))
     empty = [client for client, part in enumerate(parts) if len(part) == 0]
     if empty:
         raise BadInput(f"data.partition: {kind} leaves client {empty[0]} of {clients} without any training example")
     return parts
 
 
-def _partitioner(kind: str, clients: int, spec: Mapping[str, Any], seed: int) -> Any:
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, ShardPartitioner
+def _drawn(
+    kind: str, clients: int, spec: Mapping[str, Any], order: np.ndarray, labels: np.ndarray, seed: int
+) -> list[np.ndarray]:
+    """The parts that a partitioner of flwr-datasets makes of the examples in this order."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr-datasets is imported
+    from datasets import Dataset as Table
 
-    if kind == "iid":
-        return IidPartitioner(num_partitions=clients)
+    table = Table.from_dict({"index": order, "label": labels[order]})
+    try:
+        with warnings.catch_warnings():  # a warning for each failed draw of the Dirichlet partitioner
+            warnings.simplefilter("ignore")
+            partitioner = _partitioner(kind, clients, spec, seed)
+            partitioner.dataset = table
+            return [np.array(partitioner.load_partition(client)["index"], dtype=np.int64) for client in range(clients)]
+    except ValueError as error:
+        settings = ", ".join(f"{key} {spec[key]}" for key in KINDS[kind])
+        raise BadInput(
+            f"data.partition: {kind} ({settings}) cannot give each of {clients} clients one of {len(labels)} examples: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _partitioner(kind: str, clients: int, spec: Mapping[str, Any], seed: int) -> Any:
+    from flwr_datasets.partitioner import DirichletPartitioner, ShardPartitioner
+
     if kind == "dirichlet":
         return DirichletPartitioner(
             num_partitions=clients, partition_by="label", alpha=float(spec["alpha"]), min_partition_size=1, seed=seed

@@ -89,3 +89,9 @@ def level_text(level: float) -> str:
 def images(number: int) -> str:
     """`1 image`, `3 images`."""
     return f"{number} image{'' if number == 1 else 's'}"
+
+
+def shortened(text: str, length: int) -> str:
+    """The text on one line, cut at so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"

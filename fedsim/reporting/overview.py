@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.errors import BadInput
+from fedsim.reporting.formats import shortened
 from fedsim.reporting.leaderboard import build
 from fedsim.reporting.verdicts import verdicts
 from fedsim.runs import notes, reading
@@ -73,13 +74,13 @@ def _line(path: Path) -> Line:
 
 
 def _in_short(path: Path, error: BadInput) -> str:
-    return str(error).removeprefix(f"{path}/").removeprefix(f"{path}: ")
+    return shortened(str(error).removeprefix(f"{path}/").removeprefix(f"{path}: "), 100)
 
 
 def _state(directory: RunDirectory, results: pl.DataFrame) -> str:
     missing = reading.missing(directory)
     if missing.unknown:
-        return missing.unknown
+        return shortened(missing.unknown, 100)
     if missing:
         jobs = sum(count for _, count in missing.unfinished)
         todo = (("federation", len(missing.untrained)), ("attack job", jobs))
@@ -106,10 +107,12 @@ def terminal(lines: list[Line], folder: Path) -> Table:
         return page
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim")
     for heading in ("run", "state", "cells", "date", "verdict"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "cells" else "left")
+        number = heading == "cells"
+        table.add_column(heading, overflow="fold", justify="right" if number else "left", no_wrap=heading == "date")
     for line in lines:
         cells = "" if line.cells is None else str(line.cells)
-        name = Text(str(line.path)).append(f"\n{line.said}" if line.said else "", style="dim")
+        name = Text(str(folder if line.path == folder else line.path.relative_to(folder)))
+        name.append(f"\n{line.said}" if line.said else "", style="dim")
         table.add_row(name, Text(line.state), cells, line.date.strftime("%Y-%m-%d %H:%M"), line.verdict)
     page.add_row(table)
     return page

@@ -45,8 +45,10 @@ class Block(BaseModel):
 class Member(Block):
     """A named thing with the parameters of its constructor."""
 
+    # members are made, not written: pydantic would look for their source in every frame
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
     name: str
-    """Which of its kind."""
 
     def spec(self) -> dict[str, Any]:
         """`{"name": ..., **parameters}` with every parameter filled in; JSON-able."""
@@ -104,7 +106,7 @@ _START: dict[str, Any] = {
 class FactoryModel(ModelMember):
     """A model made by the user's own function, which takes the further keys of this block."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     name: Literal["factory"] = FACTORY  # type: ignore[assignment]
     """Goes without saying where there is a `factory`."""

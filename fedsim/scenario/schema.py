@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_type_hints
 
-from pydantic import Discriminator, Field, JsonValue, PrivateAttr, Tag, create_model
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, PrivateAttr, Tag, create_model
 
 from attacks import ThreatModel
 from attacks.threat import GRANTS
@@ -112,9 +112,13 @@ if TYPE_CHECKING:
 else:
     Data = Annotated[Union[Mnist, Photos, Npz, Folder, Hub], Field(discriminator="name")]  # noqa: UP007
     _hints = get_type_hints(ThreatModel)
+
+    class _Made(Block):
+        model_config = ConfigDict(use_attribute_docstrings=False)
+
     Grants = create_model(
         "Grants",
-        __base__=Block,
+        __base__=_Made,
         __doc__="What the adversary is granted to know; of a list every attack runs under each that changes anything.",
         **{
             f.name: (_one_or_several(_hints[f.name]), Field(f.default, description=described(ThreatModel, f.name)))

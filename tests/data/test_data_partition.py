@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedsim.data import partition
 from fedsim.errors import BadInput
+from fedsim.random import rng_for
 
 LABELS = torch.arange(10).repeat_interleave(40)
 KINDS = [{"kind": "iid"}, {"kind": "dirichlet", "alpha": 0.5}, {"kind": "shards", "shards_per_client": 2}]
@@ -72,3 +73,15 @@ def test_no_client_is_ever_left_without_an_example(examples, clients, seed):
 def test_a_partition_that_cannot_be(clients, spec, said):
     with pytest.raises(BadInput, match=said):
         partition(torch.zeros(4, dtype=torch.int64), clients, spec, seed=0)
+
+
+@pytest.mark.parametrize("clients", [1, 3, 7, 8])
+def test_iid_parts_are_those_of_flowers_partitioner(clients):
+    from datasets import Dataset
+    from flwr_datasets.partitioner import IidPartitioner
+
+    partitioner = IidPartitioner(num_partitions=clients)
+    order = rng_for(3, "partition order").permutation(len(LABELS))
+    partitioner.dataset = Dataset.from_dict({"index": order})
+    theirs = [partitioner.load_partition(client)["index"] for client in range(clients)]
+    assert [list(part) for part in partition(LABELS, clients, {"kind": "iid"}, seed=3)] == [list(part) for part in theirs]
