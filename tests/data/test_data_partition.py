@@ -84,4 +84,5 @@ def test_iid_parts_are_those_of_flowers_partitioner(clients):
     order = rng_for(3, "partition order").permutation(len(LABELS))
     partitioner.dataset = Dataset.from_dict({"index": order})
     theirs = [partitioner.load_partition(client)["index"] for client in range(clients)]
-    assert [list(part) for part in partition(LABELS, clients, {"kind": "iid"}, seed=3)] == [list(part) for part in theirs]
+    ours = partition(LABELS, clients, {"kind": "iid"}, seed=3)
+    assert [list(part) for part in ours] == [list(part) for part in theirs]

@@ -16,7 +16,8 @@ from fedsim.version import __version__
 def folder(tmp_path):
     for at, name in enumerate(("a", "deeper/b", "c")):
         path = tmp_path / name
-        marker = {"name": name, "scenario": {"name": name, "description": "", "metrics": []}, "command": "", "version": __version__}
+        scenario = {"name": name, "description": "", "metrics": []}
+        marker = {"name": name, "scenario": scenario, "command": "", "version": __version__}
         write_json(path / "fedsim-run.json", marker)
         if at < 2:
             make_results().write_parquet(path / "results.parquet")
