@@ -50,7 +50,7 @@ class JobSpec:
             "clients": list(self.clients),
             "attack": self.attack,
             "threat_model": self.grants,
-            "engine": self.engine.model_dump(exclude_none=True),
+            "engine": self.engine.model_dump(exclude_none=True, exclude={"gpus"}),
             "seed": self.seed,
             "version": self.version,
         }

@@ -18,6 +18,23 @@ def describe(device: torch.device) -> str:
     return f"{processor()}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
+def of_training(gpus: float) -> torch.device:
+    """Where a client that is given so many GPUs trains, and all that is trained and measured beside it."""
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+
+
+def exact() -> None:
+    """Let float32 be float32 on a GPU, and the same twice.
+
+    By default cuDNN rounds what enters a convolution to ten bits (TF32), which is more than gradients that are matched
+    can bear, and tries out which algorithm is fastest. It is set in each process that trains or attacks.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
 def environment() -> dict[str, str | int]:
     """All outside the scenario that can change a number's digits, as it is in this process.
 

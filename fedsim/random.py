@@ -11,6 +11,8 @@ seeds is drawn from 128 secret bits.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -63,6 +65,18 @@ def seed_torch(seed: int, purpose: str, **names: object) -> None:
     torch.manual_seed(seed_for(seed, purpose, **names))
     if seed >= SALTED:
         torch.default_generator.set_state(generator_for(seed, purpose, **names).get_state())
+
+
+@contextmanager
+def seeded_torch(seed: int) -> Iterator[None]:
+    """torch's global generators, those of GPUs among them, seeded for the block; they go on afterwards as before.
+
+    A process that has not used its GPU is not made to: torch seeds it once it is used.
+    """
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
 
 
 def salted(seed: int, salt: str) -> int:

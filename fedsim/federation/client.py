@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fedsim import truth
+from fedsim import hardware, truth
 from fedsim.federation.plan import Plan
 from fedsim.federation.round import train_client
 from fedsim.files import key_of
@@ -41,6 +41,7 @@ def query(message: Message, context: Context) -> Message:
 def train_round(message: Message, context: Context) -> Message:
     """One round of local training; replies with the gradient or the weights."""
     torch.set_num_threads(1)
+    hardware.exact()
     config = message.content.config_records["config"]
     os.environ[USER_PATH] = str(config["user-path"])
     plan = Plan(Work.from_dict(json.loads(str(config["work"]))), str(config["salt"]))

@@ -12,10 +12,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fedsim import models
+from fedsim import hardware, models
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import pretraining_with, train_centrally
@@ -111,10 +110,10 @@ def _most_exposed(parts: set[_Part]) -> list[_Part]:
 def utility(work: Work, start: dict[str, Tensor]) -> float | None:
     """The final test accuracy of the training that a cell's `utility` block asks for."""
     plan = training_of(Plan(work))
-    wanted = plan.federation.resources.gpus > 0 and torch.cuda.is_available()
+    device = hardware.of_training(plan.federation.resources.gpus)
     model = plan.model()
-    model.load_state_dict(final_state(plan, start, device=torch.device("cuda" if wanted else "cpu")))
-    return accuracy(model, plan.dataset)
+    model.load_state_dict(final_state(plan, start, device=device))
+    return accuracy(model.to(device), plan.dataset)
 
 
 def reachable(work: Work, start: dict[str, Tensor]) -> float | None:
@@ -128,6 +127,7 @@ def reachable(work: Work, start: dict[str, Tensor]) -> float | None:
     spec = {**work.model, "dropout": training.dropout, "defenses": pretraining_with(work)}
     model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes))
     model.load_state_dict({name: start[name] for name in model.state_dict()})
+    model.to(hardware.of_training(work.federation.resources.gpus))
     diverged = train_centrally(
         model,
         dataset,

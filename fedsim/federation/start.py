@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy
 
 import defenses
 from defenses.client.compute import Term, no_term
-from fedsim import models
+from fedsim import hardware, models
 from fedsim.data import Dataset
 from fedsim.federation.plan import Plan
 from fedsim.files import key_of, read_tensors, write_tensors
-from fedsim.random import rng_for, seed_for
+from fedsim.random import rng_for, seed_for, seeded_torch
 from fedsim.scenario.work import CentralTraining, Spec, Work
 from fedsim.version import __version__
 
@@ -68,7 +68,7 @@ def pretrained_file(work: Work, store: Path) -> Path:
 def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
     """The model's state after its pretraining, or after its first `steps`; in float32 whatever the precision."""
     dataset, training = plan.dataset, _pretraining(plan.work)
-    model = _build(plan, _undefended(plan.work, training))
+    model = _build(plan, _undefended(plan.work, training)).to(hardware.of_training(plan.federation.resources.gpus))
     diverged = train_centrally(
         model,
         dataset,
@@ -80,7 +80,7 @@ def pretrained(plan: Plan, *, steps: int | None = None) -> dict[str, Tensor]:
     )
     if diverged is not None:
         raise RuntimeError(f"pretraining diverged in step {diverged}; lower model.pretrain.learning_rate")
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _pretraining(work: Work) -> CentralTraining:
@@ -123,7 +123,8 @@ def train_centrally(
     seed: int,
     term: Term = no_term,
 ) -> int | None:
-    """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics.
+    """Plain SGD on the whole training part, in train mode: dropout active, batch norm on batch statistics. Where the
+    model is.
 
     Neither the batches nor the masks depend on the number of steps: a longer training passes through a shorter one.
 
@@ -133,13 +134,13 @@ def train_centrally(
     batches = _batches(len(dataset.train_labels), batch_size, rng_for(seed, "pretrain batches"))
     optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate)
     model.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "pretrain noise"))
+    device = next(model.parameters()).device
+    with seeded_torch(seed_for(seed, "pretrain noise")):
         for step in range(1, steps + 1):
             chosen = torch.from_numpy(next(batches))
             optimiser.zero_grad()
-            logits = model(dataset.normalise(dataset.train_images[chosen]))
-            loss = cross_entropy(logits, dataset.train_labels[chosen]) + term(model)
+            logits = model(dataset.normalise(dataset.train_images[chosen]).to(device))
+            loss = cross_entropy(logits, dataset.train_labels[chosen].to(device)) + term(model)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if not all(value.isfinite().all() for value in model.state_dict().values()):

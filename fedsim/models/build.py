@@ -6,7 +6,7 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from fedsim.models.mlp import MLP
 from fedsim.models.resnet18 import ResNet18
 from fedsim.models.vit import ViT
 from fedsim.models.vit_b16 import ViTB16
-from fedsim.random import seed_for
+from fedsim.random import seed_for, seeded_torch
 
 _OURS = ("dropout", "defenses", "resting", "malicious", "foreign")
 """Keys of a specification that no constructor is given."""
@@ -168,14 +168,8 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+def _seeded(seed: int | None) -> AbstractContextManager[None]:
+    return nullcontext() if seed is None else seeded_torch(seed)
 
 
 def _example(model: nn.Module, input_shape: tuple[int, int, int]) -> torch.Tensor:

@@ -114,6 +114,7 @@ def respond(task: Task, report: Report | None = None) -> Answer:
     algorithm.compile = task.engine.compile
     algorithm.record_every = task.engine.record.every if task.engine.record else 0
     device, dtype = _place(task.engine)
+    hardware.exact()
     first = task.observations[0]
     model = models.build(task.model, input_shape=first.input_shape, classes=first.classes, seed=0).to(device, dtype)
     stochastic.begin(model, first.round)

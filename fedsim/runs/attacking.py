@@ -88,14 +88,13 @@ def error_file(directory: RunDirectory, job: JobSpec) -> Path:
 def _submitter() -> Callable[[JobSpec, Any, Parcel], Any]:
     """What sends a job to Ray and returns the reference to its answer."""
     import ray
-    import torch
 
     task = ray.remote(max_retries=1)(compute)
-    cuda = torch.cuda.is_available()
+    some = ray.cluster_resources().get("GPU", 0) > 0  # of the cluster, whatever this machine has
 
     def submit(job: JobSpec, board: Any, parcel: Parcel) -> Any:
-        on_gpu = cuda and job.engine.device != "cpu"
-        return task.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(job.key, board, parcel)
+        on_gpu = job.engine.device == "cuda" or (some and job.engine.device == "auto")
+        return task.options(num_cpus=1, num_gpus=job.engine.gpus if on_gpu else 0).remote(job.key, board, parcel)
 
     return submit
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from fedsim.errors import BadInput, FedsimError
 from fedsim.paths import USER_PATH, telling
 from fedsim.scenario import Scenario
+from fedsim.scenario.schema import Engine
 
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -44,11 +45,13 @@ def check_address(address: str) -> None:
 
 
 def check_capacity(scenarios: Iterable[Scenario]) -> None:
-    """Raise BadInput if no machine of the attached Ray has what one client occupies; Ray would wait for ever."""
+    """Raise BadInput if no machine of the attached Ray has what a client or an attack occupies; Ray would wait for
+    ever."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for scenario in scenarios:
+        _check_attacks(scenario.engine, max((each.get("GPU", 0) for each in machines), default=0))
         resources = scenario.federation.resources
         if any(each.get("CPU", 0) >= resources.cpus and each.get("GPU", 0) >= resources.gpus for each in machines):
             continue
@@ -56,6 +59,21 @@ def check_capacity(scenarios: Iterable[Scenario]) -> None:
         raise BadInput(
             f"federation.resources: a client takes {resources.cpus} CPUs and {resources.gpus:g} GPUs, but no machine "
             f"of the Ray cluster has that (at most {most})"
+        )
+
+
+def _check_attacks(engine: Engine, most: float) -> None:
+    """Where attacks need a GPU, or take one because there is one.
+
+    Args:
+        most: GPUs of one machine.
+    """
+    if engine.device == "cuda" and most == 0:
+        raise BadInput("engine.device: cuda, but no machine of the Ray cluster has a GPU; accepted: auto, cpu")
+    if engine.device != "cpu" and 0 < most < engine.gpus:
+        raise BadInput(
+            f"engine.gpus: an attack takes {engine.gpus:g} GPUs, but no machine of the Ray cluster has more than "
+            f"{most:g}"
         )
 
 

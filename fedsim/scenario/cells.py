@@ -23,7 +23,7 @@ _OWN_FILES = {"npz", "folder"}
 _NO_SETTING = ("seed", "salt", "victims", "defense", "malicious")
 """Parts of a cell's work that tell rows of one setting apart: who was attacked, by what, and under which defense."""
 
-_HOW_COMPUTED = ("compile", "device", "record")
+_HOW_COMPUTED = ("compile", "device", "gpus", "record")
 """Keys of the engine that change no result beyond its last digits."""
 
 

@@ -89,7 +89,9 @@ class Engine(Block):
     chunk: Count = 64
     """Victims attacked at once."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where attacks run; auto: on a GPU if there is one."""
+    """Where attacks run; auto: on a GPU if a machine of the cluster has one."""
+    gpus: Annotated[float, Field(gt=0)] = 1
+    """What an attack job occupies where it runs on a GPU; a fraction lets several share one."""
     dtype: Literal["float32", "float64"] = "float32"
     """The floating-point type that attacks compute in."""
     record: Record | None = None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from fedsim.errors import BadInput
+from fedsim.runs.attacking import _submitter
 from fedsim.runs.cluster import check_capacity
 from fedsim.scenario import parse
 
 
-def asking(cpus, gpus):
-    resources = {"cpus": cpus, "gpus": gpus}
-    return parse(
-        {"name": "mine", "attacks": [], "federation": {"clients": 2, "resources": resources}}, rehearsed=False
-    )
+def asking(cpus, gpus, engine=None):
+    federation = {"clients": 2, "resources": {"cpus": cpus, "gpus": gpus}}
+    return parse({"name": "mine", "attacks": [], "federation": federation, "engine": engine or {}}, rehearsed=False)
 
 
 @pytest.fixture
@@ -33,3 +35,43 @@ def test_what_fits_none_is_one_line(machines, cpus, gpus):
     said = rf"federation.resources: a client takes {cpus} CPUs and {gpus:g} GPUs, .* \(at most 8 CPUs and 1 GPUs\)$"
     with pytest.raises(BadInput, match=said):
         check_capacity([asking(1, 0), asking(cpus, gpus)])
+
+
+def test_an_attack_that_no_machine_can_hold_is_one_line(machines):
+    fitting = ({"device": "cuda"}, {"gpus": 0.25}, {"device": "cpu", "gpus": 4})
+    check_capacity([asking(1, 0, engine) for engine in fitting])
+    with pytest.raises(BadInput, match=r"^engine.gpus: an attack takes 2 GPUs, .* has more than 1$"):
+        check_capacity([asking(1, 0, {"gpus": 2})])
+
+
+def test_a_gpu_that_no_machine_of_the_cluster_has_is_one_line(monkeypatch):
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
+    check_capacity([asking(1, 0)])
+    with pytest.raises(BadInput, match=r"^engine.device: cuda, but no machine of the Ray cluster has a GPU"):
+        check_capacity([asking(1, 0, {"device": "cuda"})])
+
+
+@pytest.mark.parametrize(
+    ("cluster", "engine", "taken"),
+    [
+        ({"CPU": 2.0}, {}, 0),
+        ({"CPU": 2.0, "GPU": 1.0}, {}, 1),
+        ({"CPU": 2.0, "GPU": 1.0}, {"gpus": 0.25}, 0.25),
+        ({"CPU": 2.0, "GPU": 1.0}, {"device": "cpu"}, 0),
+    ],
+)
+def test_where_an_attack_runs_is_the_clusters_word_not_this_machines(monkeypatch, cluster, engine, taken):
+    """A driver with a GPU before workers without would wait for ever; the reverse would leave GPUs idle."""
+    asked = []
+
+    class Task:
+        def options(self, **resources):
+            asked.append(resources)
+            return SimpleNamespace(remote=lambda *given: given)
+
+    monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
+    monkeypatch.setattr("ray.remote", lambda **_: lambda function: Task())
+    for here in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
+        _submitter()(SimpleNamespace(key="a", engine=asking(1, 0, engine).engine), None, None)
+    assert asked == [{"num_cpus": 1, "num_gpus": taken}] * 2

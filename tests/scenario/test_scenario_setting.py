@@ -54,6 +54,7 @@ CHANGES = {  # key: another value than the base's, and whether it parts settings
     "federation.resources": ({"cpus": 2}, False),
     "engine.compile": ("never", False),
     "engine.device": ("cpu", False),
+    "engine.gpus": (0.5, False),
     "engine.record": ({"every": 5}, False),
     "seeds": ([1], False),
     "victims.clients": (5, False),
