@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fedsim import local
-from fedsim.scenario import every_cell, parse, schema
+from fedsim.scenario import every_cell, parse, training
 from fedsim.scenario.work import Work
 
 BASE = {"name": "work", "data": "mnist", "model": {"name": "mlp", "width": 8}, "attacks": []}
@@ -55,9 +55,9 @@ def test_what_was_not_given_is_not_in_the_work():
 
 
 def test_local_training_has_the_keys_and_the_defaults_of_the_scenario():
-    block = schema.Local().model_dump(mode="json")
+    block = training.Local().model_dump(mode="json")
     assert local.Local.from_dict(block) == local.Local() == local.Local.from_dict({})
-    full = schema.Local.model_validate_json(json.dumps(LOCAL)).model_dump(mode="json")
+    full = training.Local.model_validate_json(json.dumps(LOCAL)).model_dump(mode="json")
     assert full.keys() == block.keys()
     read = local.Local.from_dict(full)
     assert {**block, **read.to_dict()} == full
