@@ -7,7 +7,7 @@ between checks nothing waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -37,6 +37,7 @@ class Solution:
 
     Args:
         guess: by name, (N, ...), unknowns only.
+        free: what was optimised, by its own names, (N, ...), that this is a function of.
         loss: (N,) float64; infinite where the loss was never finite.
         iterations: (N,) evaluations of the loss until the problem stopped.
         stopped: per problem, why it went no further.
@@ -45,11 +46,22 @@ class Solution:
     """
 
     guess: dict[str, Tensor]
+    free: dict[str, Tensor]
     loss: Tensor
     iterations: Tensor
     stopped: list[Stopped]
     curves: list[list[tuple[int, float]]]
     compile_seconds: float
+
+    def after(self, first: Solution) -> Solution:
+        """This one, that began where another had ended."""
+        begun = first.iterations.tolist()
+        curves = [
+            [*earlier, *((done + at, loss) for at, loss in later)]
+            for earlier, later, done in zip(first.curves, self.curves, begun)
+        ]
+        seconds = first.compile_seconds + self.compile_seconds
+        return replace(self, iterations=first.iterations + self.iterations, curves=curves, compile_seconds=seconds)
 
 
 @torch.no_grad()
@@ -84,7 +96,7 @@ def solve(
     step = Step(composition, evaluator, layout, schedule, problems=problems, restarts=restarts)
     program = Program(step, compile, schedule.iterations)
     data, known, random = evaluator.data, dict(known), layout.guess(layout.pack(cold))
-    reference, _ = evaluator.compare(data, {**known, **random}, layout.names)
+    reference, _ = evaluator.compare(data, {**known, **random}, layout.told)
     state, images = step.start(layout.pack(start), reference, floor), {"images": random["images"]}
     total, device = len(state["point"]), state["point"].device
     numbers = torch.arange(total, device=device)  # which problem each row is
@@ -131,7 +143,10 @@ def solve(
         for number, value in zip(rows[running].tolist(), values[running].tolist()):
             curves[number].append((iteration, value))
     stopped = [get_args(Stopped)[reason] for reason in final["stopped"].tolist()]
-    return Solution(layout.guess(final["best"]), losses, counts, stopped, curves, program.compile_seconds)
+    best = final["best"]
+    return Solution(
+        layout.guess(best), layout.unpack(best), losses, counts, stopped, curves, program.compile_seconds
+    )
 
 
 def _rows(tensors: Guess, kept: Tensor) -> dict[str, Tensor]:

@@ -272,9 +272,12 @@ class IterativeAttack(Attack):
         watch: Watch | None,
         progress: Progress | None,
         redraw: Redraw | None,
+        *,
+        iterations: int | None = None,
     ) -> Solution:
+        """What the engine makes of the problems, in at most so many iterations; by default all that there may be."""
         schedule = Schedule(
-            iterations=self.iterations,
+            iterations=iterations or self.iterations,
             learning_rate=self.learning_rate,
             plateau=self.plateau,
             patience=self.patience,
@@ -311,13 +314,12 @@ def _evaluator(
     layout = Layout(problems.start, composition.unknowns)
     guess = {**problems.known, **layout.guess(layout.pack(problems.start))}
     beliefs = Beliefs(composition.asking, problems.taken)
-    names = list(problems.start)
     return choose(
         setting.round,
         composition.objective,
         problems.observed,
         guess,
-        names,
+        layout.told,
         beliefs=beliefs,
         selects=selects,
         compares=compares,

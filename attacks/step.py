@@ -76,13 +76,19 @@ class Schedule:
 
 
 class Layout:
-    """Where each unknown lies in a problem's row: all unknowns of N problems are one tensor (N, D)."""
+    """Where each unknown lies in a problem's row: all unknowns of N problems are one tensor (N, D).
+
+    Attributes:
+        names: of what is optimised.
+        told: the names in a guess that it stands for.
+    """
 
     def __init__(self, start: Guess, unknowns: Sequence[Unknown]) -> None:
         self.names = list(start)
         self._shapes = {name: value.shape[1:] for name, value in start.items()}
         self._sizes = [shape.numel() for shape in self._shapes.values()]
         self._owners = [next(unknown for unknown in unknowns if unknown.owns(name)) for name in start]
+        self.told = list(self._values({name: value[:1] for name, value in start.items()}))
 
     def pack(self, guess: Guess) -> Tensor:
         return torch.cat([guess[name].reshape(len(guess[name]), -1) for name in self.names], dim=1)
@@ -94,8 +100,13 @@ class Layout:
 
     def guess(self, rows: Tensor) -> dict[str, Tensor]:
         """The values that the rows (N, D) stand for, by name, (N, ...)."""
-        parts = zip(self._owners, self.unpack(rows).items())
-        return {name: owner.value(name, free) for owner, (name, free) in parts}
+        return self._values(self.unpack(rows))
+
+    def _values(self, free: Guess) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for unknown in dict.fromkeys(self._owners):
+            found |= unknown.values({name: free[name] for name, owner in zip(free, self._owners) if owner is unknown})
+        return found
 
     def direct(self, gradient: Tensor) -> Tensor:
         """The descent directions (N, D) that the unknowns make of their gradient."""
@@ -172,7 +183,8 @@ class Step:
             "settled": each(0, torch.int64),  # iterations since then
             "weight": each(1.0),  # of the priors
             "light": self._light(reference, each(1.0)),  # whether that is as it shall be in the end
-            "measured": each(len(self._layout.names) == 1, torch.bool),  # whether the reference is that of images alone
+            # whether the reference is that of images alone
+            "measured": each(self._layout.told == ["images"], torch.bool),
             "loss": each(torch.inf),
             "iterations": each(0, torch.int64),  # evaluations of the loss until the problem stopped
             "running": each(True, torch.bool),
@@ -191,7 +203,7 @@ class Step:
         scale on which images are found.
         """
         guess = {**known, **self._layout.guess(state["best"]), **images}
-        found, _ = self._evaluator.compare(data, guess, self._layout.names)
+        found, _ = self._evaluator.compare(data, guess, self._layout.told)
         reference = torch.fmin(state["reference"], found)
         light = self._light(reference, state["weight"])
         return {**state, "measured": torch.ones_like(state["measured"]), "reference": reference, "light": light}
@@ -199,18 +211,22 @@ class Step:
     def __call__(self, state: State, data: Mapping[str, Tensor], known: Guess) -> State:
         """The state after one more iteration. data: the evaluator's; known: the rest of the guess."""
         point, running = state["point"], state["running"]
+        restarts = Restarts(state["number"], running, self._problems, self._restarts)
+        facts = Facts(taken=taken_of(data), restarts=restarts)
         with torch.enable_grad():
             free = point.detach().requires_grad_()
             values = self._layout.guess(free)
+            # priors are told of what is optimised by its own names, too, where those are no names of a guess
+            believed = {**known, **self._layout.unpack(free), **values}
+            penalties = [prior(believed, facts) for prior in self._others]
         guess = {**known, **{name: value.detach() for name, value in values.items()}}
         weight = state["weight"]
-        data_term, penalty, slopes = self._evaluator.judge(data, guess, self._layout.names, weight)
-        [gradient] = torch.autograd.grad([values[name] for name in slopes], [free], list(slopes.values()))
-        if self._others:
-            restarts = Restarts(state["number"], running, self._problems, self._restarts)
-            facts = Facts(taken=taken_of(data), restarts=restarts)
-            further, slope = _penalties(self._others, known, facts, self._layout, point)
-            penalty, gradient = penalty + further, gradient + weight.to(slope)[:, None] * slope
+        data_term, penalty, slopes = self._evaluator.judge(data, guess, self._layout.told, weight)
+        moved = [(values[name], slope) for name, slope in slopes.items()]
+        moved += [(each, weight.to(each)) for each in penalties if each.requires_grad]
+        [gradient] = torch.autograd.grad([each for each, _ in moved], [free], [slope for _, slope in moved])
+        if penalties:
+            penalty = penalty + torch.stack(penalties).sum(0).detach()
         loss = data_term + weight * penalty
         improved = running & (loss < state["best_loss"])
         move, own = self._optimiser.move(state, self._layout.direct(gradient))
@@ -299,15 +315,3 @@ def lightened(state: State) -> State:
         "plateau": torch.where(due, loss, state["plateau"]),
         "settled": torch.where(due, 0, state["settled"]),
     }
-
-
-def _penalties(
-    priors: Sequence[Prior], known: Guess, facts: Facts, layout: Layout, point: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What the priors add to the loss (N,) and to its gradient (N, D)."""
-    with torch.enable_grad():
-        point = point.detach().requires_grad_()
-        guess = {**known, **layout.guess(point)}
-        penalty = torch.stack([prior(guess, facts) for prior in priors]).sum(0)
-        [gradient] = torch.autograd.grad(penalty.sum(), [point])
-    return penalty.detach(), gradient

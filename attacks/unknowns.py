@@ -10,7 +10,8 @@ A *guess* holds everything that determines a client's update, by name, for N pro
                     plus so many times the observed update; without it, those that were sent
 
 Some of it the attacker knows; each unknown stands for one or more of the other names. What is optimised need not
-be that value itself: it may be anything that the value is a function of.
+be that value itself: it may be anything that the value is a function of, under names of its own, as images are of what
+a decoder is given (`attacks.generated`).
 """
 
 from __future__ import annotations
@@ -101,14 +102,19 @@ class Unknown(ABC):
 
     @abstractmethod
     def owns(self, name: str) -> bool:
-        """Whether this unknown stands for that name of a guess."""
+        """Whether it optimises something of that name."""
 
     @abstractmethod
     def start(self, draw: Draw) -> dict[str, Tensor]:
         """What is optimised of one problem at first, without the leading N, on the CPU in float32."""
 
+    def values(self, free: Guess) -> dict[str, Tensor]:
+        """What stands in the guess, by name, differentiable in all that is optimised of it, by its own names, both
+        (N, ...): each for itself unless overridden."""
+        return {name: self.value(name, part) for name, part in free.items()}
+
     def value(self, name: str, free: Tensor) -> Tensor:
-        """What stands in the guess, differentiable in what is optimised, both (N, ...): the same unless overridden."""
+        """What stands in the guess where each name is for itself: the same unless overridden."""
         return free
 
     def free(self, name: str, value: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ Row = tuple[str, str, str]
 
 
 def rows(kind: str) -> list[Row]:
-    """The members of one kind: attacks, defenses, optimizers, schedules, models, datasets, metrics or scenarios."""
+    """The members of one kind: attacks, defenses, optimizers, schedules, models, decoders, datasets, metrics or
+    scenarios."""
     if kind not in _KINDS:
         raise BadInput(f"list {kind}: no such kind; one of {', '.join(_KINDS)}")
     return [(name, keys, said) for name, keys, said in remembered(f"list-{kind}", lambda: list(_KINDS[kind]()))]
@@ -104,6 +105,13 @@ def _models() -> Iterable[Row]:
     yield 'factory: "module:function"', ", ".join(["dropout=None", *common[1:], "..."]), own
 
 
+def _decoders() -> Iterable[Row]:
+    from fedsim import decoders
+
+    for name in decoders.names():
+        yield name, ", ".join(shown(p) for p in decoders.parameters(name).values()), summary(decoders.DECODERS[name])
+
+
 def _datasets() -> Iterable[Row]:
     from fedsim import data
 
@@ -131,6 +139,7 @@ _KINDS: dict[str, Callable[[], Iterable[Row]]] = {
     "optimizers": _optimizers,
     "schedules": _schedules,
     "models": _models,
+    "decoders": _decoders,
     "datasets": _datasets,
     "metrics": _metrics,
     "scenarios": _scenarios,

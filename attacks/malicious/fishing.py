@@ -132,6 +132,7 @@ class Fishing(MaliciousAttack):
 
 
 def _followers() -> list[str]:
-    """The attacks that look at an update, and neither change a model nor are told what was drawn."""
+    """The attacks that look at an update, and neither change a model nor are told what was drawn, nor need anything."""
     found = [(name, base.get(name)) for name in base.names()]
-    return [n for n, one in found if not (one.floor or one.oracle or issubclass(one, MaliciousAttack))]
+    fit = [(n, one) for n, one in found if not (one.floor or one.oracle or issubclass(one, MaliciousAttack))]
+    return [n for n, one in fit if all(p.default is not p.empty for p in parameters(one).values())]

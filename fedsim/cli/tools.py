@@ -22,7 +22,7 @@ def list_members(
         list[str],
         typer.Argument(
             metavar="KIND...",
-            help="attacks, defenses, optimizers, schedules, models, datasets, metrics or scenarios",
+            help="attacks, defenses, optimizers, schedules, models, decoders, datasets, metrics or scenarios",
         ),
     ],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a document.")] = False,

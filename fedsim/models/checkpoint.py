@@ -16,36 +16,41 @@ from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 
+KEY = "model.checkpoint"
+"""What names such a file in a scenario."""
 
-def fingerprint(path: str) -> str:
-    """A hash of the file's bytes: other weights, other fingerprint. Raises BadInput if it cannot be read."""
+
+def fingerprint(path: str, *, key: str = KEY) -> str:
+    """A hash of the file's bytes: other weights, other fingerprint. Raises BadInput, which names the key, if it cannot
+    be read."""
     try:
         about = Path(path).stat()
     except OSError as error:
-        raise _unusable(path, f"cannot be read: {error.strerror}") from None
+        raise _unusable(key, path, f"cannot be read: {error.strerror}") from None
     return _digest(path, about.st_mtime_ns, about.st_size)
 
 
-def restore(model: nn.Module, path: str, *, content: str | None = None) -> None:
+def restore(model: nn.Module, path: str, *, content: str | None = None, key: str = KEY) -> None:
     """Give a model the weights and buffers of a checkpoint, in the model's own floating-point type.
 
     Args:
         content: the fingerprint that the file must still have; None takes any.
+        key: that named the file.
 
     Raises:
         BadInput: not a safetensors file, not the names, shapes or kinds of the model's state, NaN or infinity in it, or
             another content. The model is then as it was.
     """
-    raw = _read(path)
+    raw = _read(path, key)
     if content is not None and _hash(raw) != content:
-        raise _unusable(path, "the file has changed since the run was planned; run it again")
+        raise _unusable(key, path, "the file has changed since the run was planned; run it again")
     try:
         state = load(raw)
     except (SafetensorError, KeyError) as error:  # a KeyError names a number format that this torch does not have
-        raise _unusable(path, f"not a safetensors file ({' '.join(str(error).split())})") from None
+        raise _unusable(key, path, f"not a safetensors file ({' '.join(str(error).split())})") from None
     fault = _fault(state, model.state_dict())
     if fault:
-        raise _unusable(path, fault)
+        raise _unusable(key, path, fault)
     model.load_state_dict(state)
 
 
@@ -75,21 +80,21 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, key: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise _unusable(path, f"cannot be read: {error.strerror}") from None
+        raise _unusable(key, path, f"cannot be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=64)
 def _digest(path: str, changed: int, size: int) -> str:
-    return _hash(_read(path))
+    return _hash(_read(path, KEY))
 
 
 def _hash(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-def _unusable(path: str, why: str) -> BadInput:
-    return BadInput(f"model.checkpoint: {path}: {why}")
+def _unusable(key: str, path: str, why: str) -> BadInput:
+    return BadInput(f"{key}: {path}: {why}")

@@ -29,9 +29,9 @@ _imported: dict[str, tuple[str, list[str]]] = {}
 _OURS = tuple(Path(__file__).parents[2] / name for name in ("fedsim", "attacks", "defenses"))
 
 
-def load(factory: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names. Raises BadInput."""
-    label, module_name, attribute = _named(factory)
+def load(factory: str, *, of: str = "model") -> Callable[..., Any]:
+    """The function that `package.module:function` names; `of` says what it makes. Raises BadInput."""
+    label, module_name, attribute = _named(factory, of)
     spec = _find(label, module_name)
     content = _digest(spec)
     if module_name in _imported and _imported[module_name][0] != content:
@@ -51,12 +51,12 @@ def load(factory: str) -> Callable[..., Any]:
     return make
 
 
-def source(factory: str) -> str:
+def source(factory: str, *, of: str = "model") -> str:
     """A hash of the factory's own file and of the user's modules that it imports: other code, other hash.
 
     Files that the code reads are not part of it. Raises BadInput if the module is not found.
     """
-    label, module_name, _ = _named(factory)
+    label, module_name, _ = _named(factory, of)
     return _digest(_find(label, module_name))
 
 
@@ -96,9 +96,9 @@ def _short(file: str) -> str:
     return os.path.relpath(file) if file.startswith(f"{os.getcwd()}{os.sep}") else file
 
 
-def _named(factory: str) -> tuple[str, str, str]:
+def _named(factory: str, of: str) -> tuple[str, str, str]:
     """What to call it in a message, its module and its function."""
-    label = f"model factory {factory!r}"
+    label = f"{of} factory {factory!r}"
     module_name, colon, attribute = factory.partition(":")
     if not (colon and attribute and all(part.isidentifier() for part in module_name.split("."))):
         raise BadInput(f"{label}: write it as package.module:function")

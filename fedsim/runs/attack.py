@@ -22,7 +22,7 @@ from torch import Tensor
 import attacks
 from attacks import Observation, Reconstruction, ThreatModel
 from defenses import stochastic
-from fedsim import answers, hardware, models, observations
+from fedsim import answers, decoders, hardware, models, observations
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import whole_directory, write_tensors
 from fedsim.runs.guard import guarded, lifted
@@ -42,6 +42,7 @@ class Task:
         threat_model: what is granted, with what follows from the federation.
         model: the specification of the attacker's own model.
         observations: of some clients of one round, as the threat model allows them to be seen.
+        decoder: the weights of the attack's decoder, if it has one whose weights are those of a file.
     """
 
     attack: Spec
@@ -50,6 +51,7 @@ class Task:
     threat_model: ThreatModel
     model: Spec
     observations: list[Observation]
+    decoder: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,15 @@ def prepare(cell: Path, spec: JobSpec) -> Task:
         seen = [_looking_back(one, cell, threat_model) for one in seen]
     first = seen[0]
     state, public = first.observation.state, first.observation.public  # sent once, not once a client
+    attack, decoder = decoders.sent(spec.attack)
     return Task(
-        attack=spec.attack,
+        attack=attack,
         engine=spec.engine,
         seed=spec.seed,
         threat_model=ThreatModel(**{**threat_model.as_dict(), **first.derived}),  # type: ignore[arg-type]
         model=first.model,
         observations=[dataclasses.replace(one.observation, state=state, public=public) for one in seen],
+        decoder=decoder,
     )
 
 
@@ -110,12 +114,12 @@ def respond(task: Task, report: Report | None = None) -> Answer:
         RuntimeError: the attack opened a file or started a process.
         MisshapenAnswer: what it returned is no answer.
     """
-    algorithm = attacks.create(**task.attack)
+    first = task.observations[0]
+    algorithm = attacks.create(**decoders.built(task.attack, task.decoder, input_shape=first.input_shape))
     algorithm.compile = task.engine.compile
     algorithm.record_every = task.engine.record.every if task.engine.record else 0
     device, dtype = _place(task.engine)
     hardware.exact()
-    first = task.observations[0]
     model = models.build(task.model, input_shape=first.input_shape, classes=first.classes, seed=0).to(device, dtype)
     stochastic.begin(model, first.round)
     seen = [observations.to(one, device, dtype) for one in task.observations]

@@ -21,7 +21,7 @@ from rich.text import Text
 import attacks
 from attacks import NotApplicable, Observation, ThreatModel
 from defenses.client.round import ORDER
-from fedsim import models, observations
+from fedsim import decoders, models, observations
 from fedsim.federation.cost import training_of
 from fedsim.federation.plan import Plan
 from fedsim.federation.start import pretrained, pretrained_file
@@ -140,7 +140,7 @@ def _measure(cell: Cell, attempt: Attempt) -> float:
 
 def _timed(cell: Cell, attempt: Attempt) -> float:
     victims, threat_model, model = _made_up(cell, attempt)
-    attack = attacks.create(**attempt.attack)
+    attack = attacks.create(**decoders.built(attempt.attack, input_shape=victims[0].input_shape))
     attack.compile = "never"
     started = time.perf_counter()
     answers = attack.run(victims, threat_model, model, seed=0)

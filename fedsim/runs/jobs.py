@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import attacks
 import defenses
-from fedsim import observations
+from fedsim import decoders, observations
 from fedsim.answers import JobSpec
 from fedsim.files import key_of
 from fedsim.random import seed_for
@@ -34,7 +34,7 @@ def cell_key(cell: Cell) -> str:
 
 def attack_specs(scenario: Scenario) -> list[Spec]:
     """The scenario's attacks with their parameters filled in, and the null attacks, which stand in every comparison."""
-    named = [filled(spec) for spec in scenario.attack_specs()]
+    named = [decoders.with_contents(filled(spec)) for spec in scenario.attack_specs()]
     present = {spec["name"] for spec in named}
     floors = [{"name": name} for name in attacks.names() if attacks.get(name).floor and name not in present]
     return [*named, *(filled(spec) for spec in floors)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from fedsim import observations, table
+from fedsim import decoders, observations, table
 from fedsim.answers import JobSpec
 from fedsim.federation.plan import Plan
 from fedsim.files import key_of, read_json, write_bytes
@@ -98,7 +98,7 @@ def _failed(
                     "client": client,
                     "sample": sample,
                     "attack": spec["name"],
-                    "attack_params": json.dumps({k: v for k, v in spec.items() if k != "name"}, sort_keys=True),
+                    "attack_params": decoders.params_of(spec),
                     **{f"threat_{aspect}": value for aspect, value in threat.items()},
                     "status": "failed",
                     "reason": reason,

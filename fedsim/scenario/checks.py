@@ -180,6 +180,10 @@ def _own_files(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     source, checkpoint = scenario.data, scenario.model.checkpoint
     if checkpoint is not None:
         yield from _there(("model", "checkpoint"), checkpoint, os.path.isfile, "file")
+    for i, attack in enumerate(scenario.attacks):
+        decoder = getattr(attack, "decoder", None)
+        if decoder is not None and decoder.checkpoint is not None:
+            yield from _there(("attacks", i, "decoder", "checkpoint"), decoder.checkpoint, os.path.isfile, "file")
     if isinstance(source, Npz):
         yield from _there(("data", "path"), source.path, os.path.isfile, "file")
     if isinstance(source, Folder):

@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     for name, block in schema["$defs"].items():
         if name.endswith("Defense"):  # at several strengths an entry is several
             block["properties"] = {key: _or_several(key, of) for key, of in block["properties"].items()}
-        for key in {"optimizer", "schedule"} & block.get("properties", {}).keys():
+        for key in {"optimizer", "schedule", "decoder"} & block.get("properties", {}).keys():
             block["properties"][key] = _or_name(block["properties"][key])
         partition = block.get("properties", {}).get("partition")
         if partition is not None:

@@ -13,7 +13,7 @@ from fedsim.paths import look_beside
 from fedsim.scenario.bundled import find
 from fedsim.scenario.checks import check_machine
 from fedsim.scenario.document import Document, KeyPath, Problem, assign, format_path, from_mapping, parse_path, read
-from fedsim.scenario.normalise import following, write_out
+from fedsim.scenario.normalise import decoding, following, write_out
 from fedsim.scenario.rehearsal import rehearse
 from fedsim.scenario.schema import FIXED, Scenario
 from fedsim.scenario.strengths import written
@@ -93,8 +93,9 @@ def _resolve_paths(data: dict[str, Any], home: Path) -> None:
     source, model = data.get("data"), data.get("model")
     if isinstance(source, dict) and source.get("name") in ("npz", "folder"):
         _resolve(source, "path", home)
-    if isinstance(model, dict):
-        _resolve(model, "checkpoint", home)
+    for block in (model, *(attack["decoder"] for attack in decoding(data))):
+        if isinstance(block, dict):
+            _resolve(block, "checkpoint", home)
 
 
 def _resolve(block: dict[str, Any], key: str, home: Path) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 import attacks
 import defenses
+from attacks.generated import Decoder as DecoderModule
 from defenses.client import optimizers, schedules
 from defenses.registry import parameters
-from fedsim import models
+from fedsim import decoders, models
 from fedsim.described import described, summary
 from fedsim.models.build import MODELS
 
@@ -121,15 +123,31 @@ class FactoryModel(ModelMember):
         return {key: value for key, value in super().spec().items() if key != "name"}
 
 
+class FactoryDecoder(Member):
+    """A decoder made by the user's own function, which takes the further keys of this block."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Literal["factory"] = FACTORY  # type: ignore[assignment]
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`package.module:function`, called with input_shape and the other keys of this block."""
+    checkpoint: str | None = None
+    """A safetensors file with its weights; relative to the scenario file."""
+
+
 def _member(kind: str, name: str, constructor: type, accepted: Mapping[str, inspect.Parameter]) -> Any:
-    hints = get_type_hints(constructor.__init__)  # type: ignore[misc]
+    # those of a dataclass are looked up where each was written, not where it is inherited
+    hints = get_type_hints(constructor if is_dataclass(constructor) else constructor.__init__)  # type: ignore[misc]
     whole = summary(constructor)
     fields: dict[str, Any] = {"name": (Literal[name], Field(description=whole))}
     for key, parameter in accepted.items():
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[key] = (hints[key], Field(default, description=described(constructor, key)))
+        kept = Decoder if hints[key] is DecoderModule else hints[key]
+        fields[key] = (kept, Field(default, description=described(constructor, key)))
     if kind == "model":
         fields |= {"dropout": (Rate, Field(0.0, description="The rate of all its dropout layers.")), **_START}
+    if kind == "decoder":
+        fields["checkpoint"] = (str | None, FactoryDecoder.model_fields["checkpoint"])
     title = "".join(part.title() for part in name.split("_")) + kind.title()
     base = ModelMember if kind == "model" else Member
     return create_model(title, __base__=base, __doc__=whole, **fields)
@@ -143,13 +161,19 @@ def _model(name: str) -> Any:
     return _member("model", name, MODELS[name], models.parameters(name))
 
 
+def _decoder(name: str) -> Any:
+    return _member("decoder", name, decoders.DECODERS[name], decoders.parameters(name))
+
+
 if TYPE_CHECKING:
+    Decoder: TypeAlias = Member
     Model: TypeAlias = ModelMember
     Attack: TypeAlias = Member
     Defense: TypeAlias = Member
     Optimizer: TypeAlias = Member
     Schedule: TypeAlias = Member
 else:
+    Decoder = _union([*(_decoder(name) for name in decoders.names()), FactoryDecoder])
     Model = _union([*(_model(name) for name in models.names()), FactoryModel])
     Attack = _union(_member("attack", name, cls, parameters(cls)) for name, cls in attacks.base._registry)
     Defense = _union(_member("defense", name, cls, parameters(cls)) for name, cls in defenses.base._registry)

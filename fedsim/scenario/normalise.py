@@ -33,6 +33,9 @@ def write_out(data: dict[str, Any]) -> None:
             for key in ("optimizer", "schedule"):
                 if isinstance(block, dict) and isinstance(block.get(key), str):
                     block[key] = {"name": block[key]}
+    for attack in decoding(data):
+        if isinstance(attack["decoder"], str):
+            attack["decoder"] = {"name": attack["decoder"]}
     source = data.get("data")
     if isinstance(source, dict) and isinstance(source.get("partition"), str):
         source["partition"] = {"kind": source["partition"]}
@@ -52,10 +55,17 @@ def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(result["defenses"], list):
         entries = expanded(result["defenses"])
         result["defenses"] = [part if isinstance(part, list) else [part] for part in entries]
-    model = result.get("model")
-    if isinstance(model, dict) and "factory" in model and "name" not in model:
-        model["name"] = FACTORY
+    for block in (result.get("model"), *(attack["decoder"] for attack in decoding(result))):
+        if isinstance(block, dict) and "factory" in block and "name" not in block:
+            block["name"] = FACTORY
     return result
+
+
+def decoding(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The attacks that name a decoder."""
+    named = data.get("attacks")
+    found = named if isinstance(named, list) else []
+    return [attack for attack in found if isinstance(attack, dict) and "decoder" in attack]
 
 
 def following(data: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import attacks
 from attacks.cascade import Cascade
 from attacks.iterative import IterativeAttack
-from fedsim import data, models
+from fedsim import data, decoders, models
 from fedsim.data import Dataset
 from fedsim.errors import BadInput, caution
 from fedsim.paths import admit_user_code
@@ -42,6 +42,8 @@ def rehearse(scenario: Scenario) -> None:
         except BadInput as error:
             raise _problem(error, ("data", "partition")) from None
     check_batches(scenario, divisions)
+    for i, attack in enumerate(scenario.attacks):
+        _decoder(attack.spec(), dataset, ("attacks", i, "decoder"))
     alike = len(servers(scenario))
     for i, cell in enumerate(every_cell(scenario)[: len(scenario.defenses) * alike]):
         if cell.malicious is None:
@@ -78,6 +80,17 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
         raise _problem(error, ("model",), spec) from None
     except ValueError as error:
         raise _problem(error, defense) from None
+
+
+def _decoder(attack: dict[str, Any], dataset: Dataset, path: KeyPath) -> None:
+    """Whether an attack's decoder, if it has one, makes images such as the clients have."""
+    try:
+        decoders.built(attack, input_shape=dataset.input_shape)
+    except BadInput as error:
+        message = str(error)
+        if (key := "decoder.checkpoint: ") and message.startswith(key):
+            raise Problem((*path, "checkpoint"), message.removeprefix(key)) from None
+        raise Problem(path, message) from None
 
 
 def _malicious(cell: Cell, attack: dict[str, Any], dataset: Dataset) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fedsim.scenario.checks import check
 from fedsim.scenario.document import KeyPath, Problem
-from fedsim.scenario.members import FACTORY, Block, FactoryModel
+from fedsim.scenario.members import FACTORY, Block, FactoryDecoder, FactoryModel
 from fedsim.scenario.normalise import canonical
 from fedsim.scenario.schema import Scenario
 
@@ -24,6 +24,7 @@ _KINDS = {
     "data": "data set",
     "optimizer": "optimizer",
     "schedule": "schedule",
+    "decoder": "decoder",
 }
 
 _WORDS = {
@@ -144,7 +145,8 @@ def _members(annotation: Any) -> dict[str, type[Block]]:
 
 
 def _keys(block: type[Block]) -> list[str]:
-    return [key for key in block.model_fields if not (issubclass(block, FactoryModel) and key == "name")]
+    named = not issubclass(block, FactoryModel | FactoryDecoder)
+    return [key for key in block.model_fields if named or key != "name"]
 
 
 def _short(value: Any) -> str:

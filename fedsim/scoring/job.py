@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedsim import answers, models, table
+from fedsim import answers, decoders, models, table
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import read_json, read_tensors, whole_directory, write_bytes
 from fedsim.observations import clients_of, name_of
@@ -117,11 +117,10 @@ def _detectable(cell: Path, round: int, client: int, truth: Truth) -> dict[str, 
 
 def common_columns(spec: JobSpec, account: Account, outcome: Outcome, key: str) -> dict[str, object]:
     """The columns that all images of a victim share, whether or not anybody knows what they were."""
-    attack = dict(spec.attack)
     return {
         "round": spec.round,
-        "attack": attack.pop("name"),
-        "attack_params": json.dumps(attack, sort_keys=True),
+        "attack": spec.attack["name"],
+        "attack_params": decoders.params_of(spec.attack),
         "details": json.dumps(outcome.details, sort_keys=True),
         **{f"threat_{aspect}": value for aspect, value in account.threat_model.as_dict().items()},
         "status": outcome.status,

@@ -94,6 +94,27 @@ MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group
 EPOCHS = LocalTraining(epochs=2, learning_rate=0.01)
 """Of steps of one image, in an order of its own each."""
 
+PRIOR = {"grants": {"auxiliary_data": "public"}, "dropout": 0.25}
+GENERATED = {key: value for key, value in BEGUN.items() if key != "start"} | {"iterations": 200}
+
+
+class Any8(nn.Module):
+    """Makes any image of (1, 8, 8), of 64 numbers."""
+
+    latent_shape = (64,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64, bias=False)
+        nn.init.orthogonal_(self.layer.weight, gain=2.0)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layer(latents).sigmoid().view(-1, 1, 8, 8)
+
+
+torch.manual_seed(0)
+ANY = Any8()
+
 FISHING = {"grants": {"server": "malicious"}, "model": with_bias, "labelled": 1, "part": True}
 
 TABLE = [
@@ -146,6 +167,19 @@ TABLE = [
     Target(a("dropout_inversion", iterations=200, masks="logistic", descent="lbfgs"), 30, dropout=0.5),
     Target(a("dropout_inversion", iterations=600, masks="annealed", **DESCENT), 25, dropout=0.5),
     Target(a("dropout_inversion", iterations=600, masks="straight_through", **DESCENT), 15, dropout=0.5),
+    Target(a("deep_image_prior", iterations=300), 20, dropout=0.25),
+    Target(a("deep_image_prior", iterations=100, channels=8, drop_rate=1e-3, **DESCENT), 15, dropout=0.25),
+    Target(a("deep_image_prior", **GENERATED | {"iterations": 150}), 20),
+    Target(a("ggl", decoder=ANY, iterations=300), 20, **PRIOR),
+    Target(a("ggl", decoder=ANY, iterations=300, latent=1e-4, drop_rate=1e-3, **DESCENT), 20, **PRIOR),
+    Target(a("ggl", decoder=ANY, **GENERATED), 20, **PRIOR),
+    Target(a("gias", decoder=ANY, iterations=300), 25, **PRIOR),
+    Target(
+        a("gias", decoder=ANY, iterations=300, pace=0.02, latent_share=0.3, latent=1e-4, drop_rate=1e-3, **DESCENT),
+        25,
+        **PRIOR,
+    ),
+    Target(a("gias", decoder=ANY, **GENERATED), 20, **PRIOR),
     Target(a("well_informed", iterations=600), 30, dropout=0.5),
     Target(a("well_informed", iterations=300, **DESCENT), 30, dropout=0.5),
     Target(a("well_informed", **BEGUN), 30, dropout=0.5),

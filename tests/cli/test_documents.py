@@ -88,7 +88,7 @@ def test_the_reference_is_what_the_command_writes():
     """The command stands on the page itself: a new member needs no row written by hand."""
     from fedsim.catalogue import markdown
 
-    written = markdown(["attacks", "defenses", "optimizers", "schedules", "models"])
+    written = markdown(["attacks", "defenses", "optimizers", "schedules", "models", "decoders"])
     assert (ROOT / "docs" / "reference.md").read_text() == written
 
 

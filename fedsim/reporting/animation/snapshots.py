@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 from safetensors import SafetensorError
 
-from fedsim import answers, observations, table
+from fedsim import answers, decoders, observations, table
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.data.dataset import pixels
 from fedsim.errors import BadInput
@@ -181,11 +180,10 @@ def _original(
     directory: RunDirectory, spec: JobSpec, account: Account, client: str, final: np.ndarray
 ) -> tuple[int | None, np.ndarray | None]:
     """Which sample the image was matched to, and its original, from the pictures of the job's score."""
-    parameters = {key: value for key, value in spec.attack.items() if key != "name"}
     rows = _table(directory).filter(
         pl.col("cell") == spec.cell,
         pl.col("attack") == spec.attack["name"],
-        pl.col("attack_params") == json.dumps(parameters, sort_keys=True),
+        pl.col("attack_params") == decoders.params_of(spec.attack),
         pl.col("round") == spec.round,
         pl.col("client").is_in(account.outcomes[int(client)].of or [int(client)]),
         pl.col("picture").is_not_null(),
