@@ -126,9 +126,10 @@ class FactoryModel(ModelMember):
 class FactoryDecoder(Member):
     """A decoder made by the user's own function, which takes the further keys of this block."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     name: Literal["factory"] = FACTORY  # type: ignore[assignment]
+    """Goes without saying where there is a `factory`."""
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
     """`package.module:function`, called with input_shape and the other keys of this block."""
     checkpoint: str | None = None
