@@ -27,6 +27,7 @@ class JobSpec:
         clients: by the names of their observations; `SUM` of a sum.
         grants: what the scenario grants to know.
         seed: of the attack's own randomness.
+        observed: a hash of what was seen, where the cell may be trained again and then be seen otherwise; else empty.
     """
 
     cell: str
@@ -37,6 +38,7 @@ class JobSpec:
     engine: Engine
     seed: int
     version: str
+    observed: str = ""
 
     @property
     def key(self) -> str:
@@ -53,6 +55,7 @@ class JobSpec:
             "engine": self.engine.model_dump(exclude_none=True, exclude={"gpus"}),
             "seed": self.seed,
             "version": self.version,
+            **({"observed": self.observed} if self.observed else {}),
         }
 
     @classmethod

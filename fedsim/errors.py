@@ -3,6 +3,7 @@ nothing is left half written."""
 
 from __future__ import annotations
 
+import os
 import warnings
 
 
@@ -16,6 +17,12 @@ class BadInput(FedsimError):
     """The user's input cannot be used: what, where, and what would be accepted. Exit code 2."""
 
     exit_code = 2
+
+
+def system_refused(error: OSError) -> str:
+    """What the system refused, in one line: the file, and why."""
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return " ".join(f"{where}{error.strerror or error}".split())[:300] or type(error).__name__
 
 
 class Caution(UserWarning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,10 +12,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import polars as pl
 
 READ = "fedsim.read"
 """The audit event of our own readers, with the path: a native one, as safetensors has, raises none."""
@@ -69,6 +73,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors by name, from safetensors: nothing in the file is ever executed."""
     sys.audit(READ, str(path))
     return load_file(path)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """A Parquet file."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 @contextmanager

@@ -15,7 +15,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def clients_of(cell: Path, round: int, client: int) -> list[int]:
     """Whose updates an observation holds: of a sum several."""
     record = read_json(cell / "observations" / f"{name_of(round, client)}.json")["observation"]
     return [int(one) for one in record.get("clients") or [client]]
+
+
+def digest(cell: Path, round: int, clients: Collection[int]) -> str:
+    """A hash of all that is on disk of these clients, of this round and of those before."""
+    found = hashlib.sha256()
+    for folder in ("observations", "grants"):
+        for before in range(1, round + 1):
+            for name in (f"round_{before}.state", *(name_of(before, client) for client in clients)):
+                for file in sorted((cell / folder).glob(f"{name}.*")):
+                    found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen:

@@ -29,7 +29,7 @@ from fedsim.audit.finding import Finding
 from fedsim.audit.observing import Form, Reply, derived, observation
 from fedsim.audit.told import Told
 from fedsim.data.dataset import pixels
-from fedsim.files import key_of, read_json, read_tensors, whole_directory, write_bytes
+from fedsim.files import key_of, read_json, read_tensors, whole_directory, write_bytes, write_table
 from fedsim.knowledge import with_knowledge
 from fedsim.random import seed_for
 from fedsim.runs.attack import attack
@@ -145,7 +145,7 @@ def _unscored(cell: Path, job: Path, target: Path, *, key: str) -> None:
     placed = [{} if images is None else {"picture": place} for place in range(count)]
     rows: list[dict[str, object]] = [{**common, "sample": place, **placed[place]} for place in range(count)]
     with whole_directory(target) as folder:
-        table.frame(rows).write_parquet(folder / "rows.parquet")
+        write_table(folder / "rows.parquet", table.frame(rows))
         if images is not None:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, reconstruction=pixels(images, mean=seen["mean"], std=seen["std"]))

@@ -1,7 +1,7 @@
 """The command line; thin: each command calls the Python API and prints. One file for each group of commands.
 
-Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job failed or a file could not be read or
-written, 2 bad input, 3 `audit --fail-on-leak` found a leak, 130 interrupted.
+Exit codes: 0 done (`not_applicable` included), 1 some client, cell or job failed, 2 bad input, or a file that could not
+be read or written, 3 `audit --fail-on-leak` found a leak, 130 interrupted, 143 and 129 ended by SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from fedsim.cli import animating, auditing, boards, exporting, running, showing, tables, tools, verifying
+from fedsim.cli.ending import orderly
 from fedsim.cli.shell import app, err
-from fedsim.errors import Caution, FedsimError
+from fedsim.errors import BadInput, Caution, FedsimError, system_refused
 from fedsim.version import __version__
 
 __all__ = [
@@ -51,7 +52,7 @@ def root(
 def main() -> None:
     """Entry point of `fedsim`: errors that a user can cause are one line, not a traceback; so are warnings."""
     try:
-        with warnings.catch_warnings():
+        with orderly(), warnings.catch_warnings():
             warnings.simplefilter("always", Caution)
             warnings.showwarning = _say_cautions_once(warnings.showwarning)
             app()
@@ -59,9 +60,8 @@ def main() -> None:
         err.print(f"fedsim: {error}", style="red", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, no permission: nothing is half written, and a traceback would explain less
-        where = f"{error.filename}: " if error.filename is not None else ""
-        err.print(f"fedsim: {where}{error.strerror or error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(FedsimError.exit_code)
+        err.print(f"fedsim: {system_refused(error)}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(BadInput.exit_code)
 
 
 def _say_cautions_once(otherwise: Callable[..., None]) -> Callable[..., None]:

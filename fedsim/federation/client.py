@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedsim import hardware, truth
+from fedsim.federation.overdue import ended_after
 from fedsim.federation.plan import Plan
 from fedsim.federation.round import train_client
 from fedsim.files import key_of
@@ -39,7 +40,19 @@ def query(message: Message, context: Context) -> Message:
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
-    """One round of local training; replies with the gradient or the weights."""
+    """One round of local training; replies with the gradient or the weights.
+
+    Raises:
+        Overdue: it takes longer than the deadline that it was told.
+    """
+    try:
+        with ended_after(float(message.content.config_records["config"]["deadline"])):  # type: ignore[arg-type]
+            return _train(message, context)
+    except SystemExit as left:  # Ray would take it for the wish that this process serve no client ever again
+        raise RuntimeError(f"its code called sys.exit({left.code!r})") from left
+
+
+def _train(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     hardware.exact()
     config = message.content.config_records["config"]

@@ -8,68 +8,96 @@ the same table for the same seed. Neither the strategy nor the eavesdropper arou
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.federation.client import TRUTH
+from fedsim.federation.overdue import GRACE
 from fedsim.recording.passing import PassingGrid
+from fedsim.recording.reasons import died, passing
+
+START_SECONDS = 300.0
+"""What the clients' processes may take to start, and to start again after one died."""
+
+
+class Unanswered(Exception):
+    """No client answered at all; the text says for how long nobody did."""
 
 
 class OrderedGrid(PassingGrid):
     """Wraps a grid; `partition_of` maps its node ids to partitions (the first query asks for it), `envelopes` to the
-    truth that each node's last reply held, as bytes.
+    truth that each node's last reply held, as bytes. `lost` are the nodes that the last exchange lost: their process
+    died or hung, or nothing was heard of them.
 
     Args:
         grid: Flower's own.
         nodes: how many nodes to wait for.
-        deadline: seconds that one attempt of a round may take.
+        at_once: says how many clients are served at the same time, once they have answered.
+        patience: seconds that the first answer of the nodes may take.
+
+    Raises:
+        Unanswered: it took longer.
     """
 
-    def __init__(self, grid: Grid, *, nodes: int, deadline: float) -> None:
+    def __init__(
+        self, grid: Grid, *, nodes: int, at_once: Callable[[], int] = lambda: 1, patience: float = START_SECONDS
+    ) -> None:
         super().__init__(grid)
-        self._deadline = deadline
+        self._at_once = at_once
+        self._patience = patience
+        self._deadline = patience
         self.partition_of: dict[int, int] = {}
         self.envelopes: dict[int, bytes] = {}
-        while len(ids := list(grid.get_node_ids())) < nodes:
+        self.lost: set[int] = set()
+        self._in_vain: set[int] = set()
+        over = time.monotonic() + patience
+        while len(ids := list(grid.get_node_ids())) < nodes and time.monotonic() < over:
             time.sleep(0.05)
-        queries = [
-            Message(RecordDict({"config": ConfigRecord()}), dst_node_id=node, message_type=MessageType.QUERY)
-            for node in ids
-        ]
-        for reply in grid.send_and_receive(queries, timeout=deadline):
-            if reply.has_error():
-                raise RuntimeError(f"a client could not be reached: {reply.error.reason}")
-            record = reply.content.metric_records["node"]
-            self.partition_of[reply.metadata.src_node_id] = int(record["partition"])  # type: ignore[arg-type]
+        for _attempt in range(2):
+            missing = [node for node in ids if node not in self.partition_of]
+            for reply in self._grid.send_and_receive(map(_query, missing), timeout=patience) if missing else ():
+                if not reply.has_error():
+                    record = reply.content.metric_records["node"]
+                    self.partition_of[reply.metadata.src_node_id] = int(record["partition"])  # type: ignore[arg-type]
+        if len(self.partition_of) < nodes:
+            heard = f"{len(self.partition_of)} of {nodes} clients"
+            raise Unanswered(f"{heard} answered the first query within {2 * patience / 60:g} minutes")
 
-    def first(self, clients: int) -> OrderedGrid:
-        """The same grid restricted to the first `clients` partitions."""
+    def first(self, clients: int, deadline: float) -> OrderedGrid:
+        """The same grid restricted to the first `clients` partitions.
+
+        Args:
+            deadline: seconds that each may take for a round.
+        """
         view = object.__new__(OrderedGrid)
-        view._grid, view._deadline = self._grid, self._deadline
+        view._grid, view._at_once, view._patience = self._grid, self._at_once, self._patience
+        view._deadline = deadline
         view.partition_of = {node: part for node, part in self.partition_of.items() if part < clients}
-        view.envelopes = {}
+        view.envelopes, view.lost, view._in_vain = {}, set(), self._in_vain
         return view
 
     def get_node_ids(self) -> list[int]:
         return sorted(self.partition_of, key=self.partition_of.__getitem__)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send, wait until the deadline, ask once more where there was no reply or an error; replies by partition."""
-        deadline = self._deadline if timeout is None else min(timeout, self._deadline)
-        pending = {message.metadata.dst_node_id: message for message in messages}
-        replies: dict[int, Message] = {}
-        for _attempt in range(2):
-            if not pending:
-                break
-            again = {node: _copy(message) for node, message in pending.items()}
-            for reply in self._grid.send_and_receive(pending.values(), timeout=deadline):
-                node = reply.metadata.src_node_id
-                replies[node] = reply
-                if not reply.has_error():
-                    again.pop(node, None)
-            pending = again
+        """Send, wait, and ask once more where there was no reply or an error; replies by partition.
+
+        Whose process died is asked once more alone, one after the other: another's hunger may have taken its memory.
+        Where that was in vain once it is not done again.
+        """
+        asked = {message.metadata.dst_node_id: message for message in messages}
+        replies = self._exchange(asked, timeout)
+        failed = {node: asked[node] for node in asked if node not in replies or replies[node].has_error()}
+        alone = {node for node in failed if node in replies and died(_reason(replies[node]))}
+        replies |= self._exchange({n: _copy(m) for n, m in failed.items() if n not in alone}, timeout)
+        for node in sorted(alone - self._in_vain):
+            replies |= self._exchange({node: _copy(failed[node])}, timeout)
+            if died(_reason(replies[node])):
+                self._in_vain.add(node)
+        self.lost.clear()
+        self.lost |= {n for n in asked if n not in replies or (replies[n].has_error() and passing(_reason(replies[n])))}
         self.envelopes.clear()
         for node, reply in replies.items():
             envelope = reply.content.pop(TRUTH, None) if reply.has_content() else None
@@ -77,6 +105,24 @@ class OrderedGrid(PassingGrid):
                 sealed = envelope.get("safetensors")
                 self.envelopes[node] = sealed if isinstance(sealed, bytes) else b""
         return [replies[node] for node in self.get_node_ids() if node in replies]
+
+    def _exchange(self, messages: Mapping[int, Message], timeout: float | None) -> dict[int, Message]:
+        """Send, and wait for as long as the nodes may take, each its deadline and once more; replies by node."""
+        if not messages:
+            return {}
+        turns = -(-len(messages) // max(1, self._at_once()))
+        wait = self._patience + 2 * turns * (self._deadline + GRACE)
+        wait = wait if timeout is None else min(wait, timeout)
+        replies = self._grid.send_and_receive(messages.values(), timeout=wait)
+        return {reply.metadata.src_node_id: reply for reply in replies}
+
+
+def _query(node: int) -> Message:
+    return Message(RecordDict({"config": ConfigRecord()}), dst_node_id=node, message_type=MessageType.QUERY)
+
+
+def _reason(reply: Message) -> str:
+    return str(reply.error.reason) if reply.has_error() else ""
 
 
 def _copy(message: Message) -> Message:

@@ -7,7 +7,7 @@ else a server needs of it is asked here, once. What is amiss costs that client's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,6 +45,9 @@ class Listener:
         images: how many images a client trains on in a round, which is what it has to say of itself.
         on_capture: called with each good reply, and with the truth, or with why there is none that can be opened.
         on_fault: called with (round, client, reason) for each client whose reply is unusable.
+        lost: the nodes of the last exchange whose reply is missing through no fault of their answer: they may do better
+            another time.
+        on_lost: called as well, with the same, for each of those.
         on_end: called with the round once all its replies were captured or found to be unusable.
     """
 
@@ -56,6 +59,8 @@ class Listener:
         images: Callable[[int], int],
         on_capture: Callable[[Capture, Truth | str], None],
         on_fault: Callable[[int, int, str], None],
+        lost: Collection[int] = (),
+        on_lost: Callable[[int, int, str], None] = lambda round, client, reason: None,
         on_end: Callable[[int], None] = lambda round: None,
     ) -> None:
         self._partition_of = partition_of
@@ -63,6 +68,8 @@ class Listener:
         self._images = images
         self._on_capture = on_capture
         self._on_fault = on_fault
+        self._lost = lost
+        self._on_lost = on_lost
         self._on_end = on_end
         self._examples: dict[tuple[int, str], int] = {}
 
@@ -80,7 +87,10 @@ class Listener:
         self._on_capture(capture, _opened(self._envelopes.get(int(recorded.node))))
 
     def fault(self, round: int, node: str, reason: str) -> None:
-        self._on_fault(round, self._partition_of[int(node)], reason)
+        client = self._partition_of[int(node)]
+        self._on_fault(round, client, reason)
+        if int(node) in self._lost:
+            self._on_lost(round, client, reason)
 
     def ended(self, round: int) -> None:
         self._on_end(round)

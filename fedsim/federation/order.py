@@ -12,10 +12,21 @@ from fedsim.scenario.work import Work
 
 @dataclass(frozen=True)
 class Ordered:
-    """One cell, and the directory that it is to leave."""
+    """One cell, and the directory that it is to leave.
+
+    Args:
+        deadline: seconds that a client may take for a round.
+    """
 
     work: Work
     target: Path
+    deadline: float
+
+    @property
+    def group(self) -> tuple[int, float, float]:
+        """What one simulation can serve together: cells of equal size and resources."""
+        federation = self.work.federation
+        return federation.clients, federation.resources.cpus, federation.resources.gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +36,7 @@ class Order:
         address: of the Ray to attach to.
         pretrained: where pretrained states are kept.
         salt: of the clients' seeds, in hexadecimal digits; empty for none.
+        cells: in the order in which they are trained, group by group.
     """
 
     address: str
@@ -33,12 +45,16 @@ class Order:
     cells: Sequence[Ordered]
 
     def write(self, path: Path) -> None:
-        cells = [{"work": cell.work.to_dict(), "target": str(cell.target)} for cell in self.cells]
+        cells = [
+            {"work": cell.work.to_dict(), "target": str(cell.target), "deadline": cell.deadline} for cell in self.cells
+        ]
         plain = {"address": self.address, "pretrained": str(self.pretrained), "salt": self.salt, "cells": cells}
         write_json(path, plain)
 
     @classmethod
     def read(cls, path: Path) -> Order:
         plain = read_json(path)
-        cells = [Ordered(Work.from_dict(cell["work"]), Path(cell["target"])) for cell in plain["cells"]]
+        cells = [
+            Ordered(Work.from_dict(cell["work"]), Path(cell["target"]), cell["deadline"]) for cell in plain["cells"]
+        ]
         return cls(**{**plain, "pretrained": Path(plain["pretrained"]), "cells": cells})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,19 +36,27 @@ from fedsim.recording.malicious import MaliciousServer
 from fedsim.sent import changed
 from fedsim.truth import Truth
 
+LOST = "lost"
+"""The key in `cell.json` of the clients that were lost; a cell that has it is trained again when its run goes on."""
 
-def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured: Measurement) -> None:
+
+def run_cell(
+    grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured: Measurement, *, deadline: float
+) -> None:
     """Train one cell and leave its directory at `target`, whole or not at all.
 
     The directory holds what `fedsim.observations` and `fedsim.truth` describe, and `cell.json`: the work, the test
     accuracy before the first round and after each, the utility and the privacy spent with the training that they are
-    of, how many bytes each attacked client sent, and the clients that failed with their reasons. `store` keeps the
-    pretrained states.
+    of, how many bytes each attacked client sent, and the clients that failed with their reasons; those of them that
+    were `lost`, attacked or not, may do better another time. `store` keeps the pretrained states.
+
+    Args:
+        deadline: seconds that a client may take for a round.
     """
     with whole_directory(target) as directory:
         writer = CaptureWriter(plan, directory)
         start = initial_state(plan, store)
-        accuracies = _run_rounds(grid, plan, writer, start)
+        accuracies = _run_rounds(grid, plan, writer, start, deadline)
         summary = {
             "work": plan.work.to_dict(),
             "accuracy": accuracies,
@@ -58,6 +67,7 @@ def run_cell(grid: OrderedGrid, plan: Plan, target: Path, store: Path, measured:
             "cost_of": cost.describe(plan),
             **cost.privacy(plan),
             **measured.result(),
+            **({LOST: writer.lost} if writer.lost else {}),
         }
         _save_public(plan, directory)
         write_json(directory / "cell.json", summary)
@@ -74,6 +84,7 @@ class CaptureWriter:
         self.plan = plan
         self.directory = directory
         self.faults: list[dict[str, Any]] = []
+        self.lost: list[dict[str, Any]] = []
         self.lengths: list[dict[str, Any]] = []
         self._defense = plan.defense()
         model = plan.client_model()
@@ -101,6 +112,9 @@ class CaptureWriter:
     def fault(self, round: int, client: int, reason: str) -> None:
         if self._take(round):
             self.faults.append({"round": round, "client": client, "reason": reason})
+
+    def lose(self, round: int, client: int, reason: str) -> None:
+        self.lost.append({"round": round, "client": client, "reason": reason})
 
     def end(self, round: int) -> None:
         """Of the captures that wait for the end of their round, the one thing that the server sees."""
@@ -184,20 +198,24 @@ def _strategy(plan: Plan) -> Strategy:
     )
 
 
-def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dict[str, Tensor]) -> list[float | None]:
+def _run_rounds(
+    grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dict[str, Tensor], deadline: float
+) -> list[float | None]:
     """Run the rounds of a plan from the global state `start`.
 
     Returns:
         the test accuracy before the first round and after each.
     """
     model = plan.model()
-    view = grid.first(plan.federation.clients)
+    view = grid.first(plan.federation.clients, deadline)
     listener = Listener(
         partition_of=view.partition_of,
         envelopes=view.envelopes,
         images=plan.images,
         on_capture=writer.capture,
         on_fault=writer.fault,
+        lost=view.lost,
+        on_lost=writer.lose,
         on_end=writer.end,
     )
     served = Served(
@@ -223,7 +241,10 @@ def _run_rounds(grid: OrderedGrid, plan: Plan, writer: CaptureWriter, start: dic
         view,
         ArrayRecord(start),
         num_rounds=plan.federation.rounds,
-        train_config=ConfigRecord({"work": json.dumps(plan.work.to_dict()), "user-path": told()[USER_PATH]}),
+        timeout=math.inf,  # the grid knows better, by the number of its nodes
+        train_config=ConfigRecord(
+            {"work": json.dumps(plan.work.to_dict()), "user-path": told()[USER_PATH], "deadline": deadline}
+        ),
         evaluate_fn=evaluate,
     )
     return accuracies

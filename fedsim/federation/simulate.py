@@ -19,50 +19,52 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import ray
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fedsim.federation.client import app as client_app
-from fedsim.federation.grid import OrderedGrid
+from fedsim.federation.grid import OrderedGrid, Unanswered
 from fedsim.federation.order import Order, Ordered
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import run_cell
 from fedsim.federation.workers import Measurement, workers
 from fedsim.files import write_json
 
-DEADLINE = 900.0
-"""Seconds that one attempt of a round may take before its missing clients are asked once more."""
+# A client whose process died would take its actor with it for ever, and Flower would go on handing clients to it. So
+# Ray starts it again, and what was sent to it meanwhile waits instead of failing: it does where tasks may be retried.
+_LASTING = {"max_restarts": -1, "max_task_retries": 1}
 
 
 def simulate(order: Order) -> None:
     """Run all cells of an order, grouped by what one simulation can serve."""
-
-    def group_of(cell: Ordered) -> tuple[int, float, float]:
-        federation = cell.work.federation
-        return federation.clients, federation.resources.cpus, federation.resources.gpus
-
     neutral = os.getcwd()
-    for (clients, cpus, gpus), cells in itertools.groupby(sorted(order.cells, key=group_of), key=group_of):
+    for (clients, cpus, gpus), cells in itertools.groupby(order.cells, key=lambda cell: cell.group):
         os.chdir(neutral)  # Ray puts it first on its workers' path, and a user's factory has led elsewhere
         run_simulation(
-            server_app=_server_app(list(cells), clients, order.pretrained, order.salt),
+            server_app=_server_app(list(cells), clients, cpus, order.pretrained, order.salt),
             client_app=client_app,
             num_supernodes=clients,
             backend_config={
                 "init_args": {"address": order.address, "log_to_driver": False, "logging_level": "ERROR"},
-                "client_resources": {"num_cpus": cpus, "num_gpus": gpus},
+                "client_resources": {"num_cpus": cpus, "num_gpus": gpus, **_LASTING},
             },
         )
 
 
-def _server_app(cells: Sequence[Ordered], clients: int, store: Path, salt: str) -> ServerApp:
+def _server_app(cells: Sequence[Ordered], clients: int, cpus: int, store: Path, salt: str) -> ServerApp:
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        ordered = OrderedGrid(grid, nodes=clients, deadline=DEADLINE)
+        try:
+            ordered = OrderedGrid(grid, nodes=clients, at_once=lambda: _processors() // cpus)
+        except Unanswered as error:
+            for cell in cells:
+                _write_error(cell.target, error)
+            return
         measurements: dict[Path, Measurement] = {}
         with workers([cell.work for cell in cells], store) as at_hand:
             for cell in cells:
@@ -71,7 +73,8 @@ def _server_app(cells: Sequence[Ordered], clients: int, store: Path, salt: str) 
             for cell in cells:
                 if cell.target in measurements:
                     with _reported(cell.target):
-                        run_cell(ordered, Plan(cell.work, salt), cell.target, store, measurements[cell.target])
+                        plan, measured = Plan(cell.work, salt), measurements[cell.target]
+                        run_cell(ordered, plan, cell.target, store, measured, deadline=cell.deadline)
 
     return app
 
@@ -83,7 +86,15 @@ def _reported(target: Path) -> Iterator[None]:
         yield
     except Exception as error:
         traceback.print_exc()
-        write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})
+        _write_error(target, error)
+
+
+def _write_error(target: Path, error: Exception) -> None:
+    write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})
+
+
+def _processors() -> int:
+    return int(ray.cluster_resources().get("CPU", 1))
 
 
 def _one_line(error: Exception) -> str:

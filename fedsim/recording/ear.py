@@ -5,8 +5,6 @@ It takes copies; the messages themselves stay as they are.
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ from functools import cached_property
 from flwr.app import ArrayRecord, Message, Metadata
 from torch import Tensor
 
+from fedsim.recording.reasons import SILENT, why
 from fedsim.recording.recorded import Recorded, Value, fault_of
 from fedsim.recording.recorder import Recorder
 from fedsim.recording.records import joined
@@ -120,7 +119,7 @@ class Ear:
             if reply is not None:
                 self._tell(asked, reply)
             elif asked in over:
-                self._recorder.fault(asked.round, asked.node, "no reply before the round's deadline")
+                self._recorder.fault(asked.round, asked.node, SILENT)
             else:
                 waiting.append(asked)
         self._pending = waiting
@@ -144,7 +143,7 @@ def _recorded(asked: Asked, reply: Message) -> Recorded:
     if isinstance(asked.sent, str):
         raise Unheard(asked.sent)
     if reply.has_error():
-        raise Unheard(f"the client raised {raised(str(reply.error.reason))}")
+        raise Unheard(why(str(reply.error.reason)))
     back, records = _held(reply, "the reply"), tuple[str, ...]()
     if asked.sent.single and back.single:
         sent, received = asked.sent.alone, _named_alike(asked.sent.alone, back.alone)
@@ -219,19 +218,3 @@ def _named_alike(sent: dict[str, Tensor], received: dict[str, Tensor]) -> dict[s
     if [value.shape for value in received.values()] != [value.shape for value in sent.values()]:
         raise Unheard("the reply is a list of arrays without names, not in the shapes of what was sent")
     return dict(zip(sent, received.values(), strict=True))
-
-
-def raised(text: str) -> str:
-    """What a client raised, in one line: the end of its own traceback.
-
-    Ray reports a traceback in colour; Flower raises an exception of its own from the client's, and puts type and text
-    of the whole around it.
-    """
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    text = re.sub(r"^<class '[^>]*>:<'(.*)'>$", r"\1", text, flags=re.DOTALL)
-    parts = text.split("The above exception was the direct cause of the following exception:")
-    own = parts[-2] if len(parts) > 1 and "ClientAppException" in parts[-1] else parts[-1]
-    lines = [line for line in own.splitlines() if line.strip()]
-    frames = [number for number, line in enumerate(lines) if line.startswith(('  File "', "ray::", "Traceback"))]
-    said = itertools.dropwhile(lambda line: line.startswith("    "), lines[frames[-1] + 1 :] if frames else lines)
-    return " ".join(" ".join(said).split())[:300] or "something that says nothing of itself"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -89,7 +91,7 @@ def cluster(address: str | None = None) -> Iterator[str]:
 
     sessions = _sessions_directory() if address is None else None
     with tempfile.TemporaryDirectory(prefix="fedsim-") as neutral:
-        with telling(), _in_directory(neutral):
+        with telling(), _in_directory(neutral), _keeping_signals():
             try:
                 if address is None:
                     ray.init(
@@ -129,6 +131,19 @@ def _sessions_directory() -> str:
         f"TMPDIR {usual}: too long for the sockets that Ray keeps there, and /tmp cannot be written; set "
         "RAY_TMPDIR to a short directory"
     )
+
+
+@contextmanager
+def _keeping_signals() -> Iterator[None]:
+    """What this process does with the signals that end it is not for Ray to change, as it does when it starts: SIGTERM
+    would be a crash."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

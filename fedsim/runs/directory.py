@@ -40,6 +40,11 @@ class RunDirectory:
     def cell_error(self, key: str) -> Path:
         return self.path / "cells" / f"{key}.error.json"
 
+    def lost(self, key: str) -> list[dict[str, Any]]:
+        """The clients that a trained cell lost (round, client, reason): such a cell is trained again."""
+        file = self.cell(key) / "cell.json"
+        return list(read_json(file).get("lost", [])) if file.exists() else []
+
     @property
     def pretrained(self) -> Path:
         return self.path / "pretrained"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +76,20 @@ def execute(
             end = "interrupted"
             raise
         finally:
-            tracker.end(end)
-            write(directory, assemble(directory, scenario))
+            try:
+                tracker.end(end)
+            finally:  # a page that cannot be written costs no table
+                write(directory, assemble(directory, scenario))
     return directory
 
 
 def _bring_up_to_date(
     directory: RunDirectory, cells: list[Cell], ray_address: str | None, view: View, tracker: Tracker
 ) -> None:
-    works = {cell_key(cell): cell.work() for cell in cells if not directory.cell(cell_key(cell)).exists()}
-    missing = _take_stock(directory, cells, tracker)
+    wanted = {cell_key(cell): cell for cell in cells}
+    wanted = {key: cell for key, cell in wanted.items() if not directory.cell(key).exists() or directory.lost(key)}
+    works = {key: cell.work() for key, cell in wanted.items()}
+    missing = _take_stock(directory, cells, tracker, again=works)
     if not works and not missing:
         return
     view.say("starting Ray")
@@ -92,7 +97,8 @@ def _bring_up_to_date(
         check_capacity(cell.scenario for cell in cells)
         if works:
             tracker.train(len(works))
-            simulate(directory, works, address=address, on_done=tracker.trained)
+            deadlines = {key: 60 * cell.scenario.federation.deadline for key, cell in wanted.items()}
+            simulate(directory, works, deadlines, address=address, on_done=tracker.trained)
             missing = _take_stock(directory, cells, tracker)
         if missing:
             tracker.attack(
@@ -115,10 +121,15 @@ class _Wanted:
     cells: list[Cell]
 
 
-def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) -> dict[str, _Wanted]:
+def _take_stock(
+    directory: RunDirectory, cells: list[Cell], tracker: Tracker, *, again: Collection[str] = ()
+) -> dict[str, _Wanted]:
     """The jobs to run on the cells that are trained, longest first, so that no straggler is left for the end.
 
     What has answered without being scored is scored, and the tracker learns how far the run is.
+
+    Args:
+        again: cells that are about to be trained, some of them once more.
     """
     works: dict[str, _Wanted] = {}
     trained = [cell for cell in cells if directory.cell(cell_key(cell)).exists()]
@@ -130,7 +141,7 @@ def _take_stock(directory: RunDirectory, cells: list[Cell], tracker: Tracker) ->
     def missing() -> dict[str, _Wanted]:
         found = {key: work for key, work in works.items() if not (directory.job(key) / "job.json").exists()}
         done = (len(works) - len(found), len(works) + to_come)
-        tracker.known(cells=len({cell_key(cell) for cell in trained}), jobs=done)
+        tracker.known(cells=len({cell_key(cell) for cell in trained} - {*again}), jobs=done)
         return found
 
     for key in works.keys() - missing().keys():

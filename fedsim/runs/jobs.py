@@ -74,8 +74,13 @@ def expected(cell: Cell) -> int:
 
 
 def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[JobSpec]:
-    """The attack jobs on a cell that has been trained."""
+    """The attack jobs on a cell that has been trained.
+
+    A cell that lost clients is trained again when its run goes on, and its server may then see other things: until then
+    what was seen is part of a job's identity.
+    """
     key = cell_key(cell)
+    lost = directory.lost(key)
     by_round: dict[int, list[int]] = {}
     for round, client in observations.listed(directory.cell(key)):
         by_round.setdefault(round, []).append(client)
@@ -83,13 +88,15 @@ def jobs_of(directory: RunDirectory, cell: Cell) -> Iterator[JobSpec]:
     for attempt in attempts(cell):
         for round, clients in by_round.items():
             for start in range(0, len(clients), chunk):
+                own = tuple(clients[start : start + chunk])
                 yield JobSpec(
                     cell=key,
                     round=round,
-                    clients=tuple(clients[start : start + chunk]),
+                    clients=own,
                     attack=attempt.attack,
                     grants=attempt.grants,
                     engine=cell.scenario.engine,
                     seed=seed_for(cell.seed, "attack"),
                     version=__version__,
+                    observed=observations.digest(directory.cell(key), round, own) if lost else "",
                 )

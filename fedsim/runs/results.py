@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import polars as pl
 from fedsim import decoders, observations, table
 from fedsim.answers import JobSpec
 from fedsim.federation.plan import Plan
-from fedsim.files import key_of, read_json, write_bytes
+from fedsim.files import key_of, read_json, write_table
 from fedsim.knowledge import with_knowledge
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.attacking import error_file
@@ -44,9 +43,7 @@ def assemble(directory: RunDirectory, scenario: Scenario) -> pl.DataFrame:
 
 
 def write(directory: RunDirectory, results: pl.DataFrame) -> None:
-    buffer = io.BytesIO()
-    results.write_parquet(buffer)
-    write_bytes(directory.results, buffer.getvalue())
+    write_table(directory.results, results)
 
 
 def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:

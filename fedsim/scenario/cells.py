@@ -88,7 +88,7 @@ class Cell:
         return Local.from_dict(self._federation()["local"])
 
     def _federation(self) -> dict[str, Any]:
-        plain = self.scenario.federation.model_dump(mode="json")
+        plain = self.scenario.federation.model_dump(mode="json", exclude={"deadline"})  # it changes no result
         return {**plain, "local": {**plain["local"], **defenses.compose(self.defense).local_overrides()}}
 
     def _own_dropout(self) -> float | None:

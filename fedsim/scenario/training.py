@@ -80,6 +80,9 @@ class Federation(Block):
     """Clients drawn each round; all by default."""
     rounds: Count = 1
     """In each the server sends its model, and clients send what they learnt."""
+    deadline: Annotated[float, Field(gt=0, le=100_000)] = 10
+    """Minutes that one client may take for its round: what takes longer is ended and tried once more. It is no part of
+    a cell's identity."""
     local: Local = Local()
     """What a client does in a round."""
     resources: Resources = Resources()

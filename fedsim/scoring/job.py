@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedsim import answers, decoders, models, table
 from fedsim.answers import Account, JobSpec, Outcome
-from fedsim.files import read_json, read_tensors, whole_directory, write_bytes
+from fedsim.files import read_json, read_tensors, whole_directory, write_bytes, write_table
 from fedsim.observations import clients_of, name_of
 from fedsim.scoring import detection
 from fedsim.scoring.score import score_victim
@@ -88,7 +88,7 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
         originals.append(truth.images)
         reconstructions.append(scored.reconstructions)
     with whole_directory(target) as directory:
-        table.frame(rows).write_parquet(directory / "rows.parquet")
+        write_table(directory / "rows.parquet", table.frame(rows))
         if originals:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, original=_stack(originals), reconstruction=_stack(reconstructions))

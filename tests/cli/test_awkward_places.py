@@ -138,12 +138,12 @@ def test_a_file_that_cannot_be_written_is_one_line(cli, tmp_path, monkeypatch):
     with claimed(tmp_path / "run", {"name": "mine"}, fresh=False) as directory:
         write(directory, table.empty())
     code, _, error = cli("results", "run", "--csv", "mine.yaml/below.csv")
-    assert code == 1
+    assert code == 2
     assert error.startswith("fedsim: mine.yaml")
     assert error.count("\n") == 1
     FullDisk(monkeypatch, room=10)
     code, _, error = cli("results", "run", "--csv", "new.csv")
-    assert (code, error) == (1, "fedsim: new.csv: No space left on device\n")
+    assert (code, error) == (2, "fedsim: new.csv: No space left on device\n")
     assert not (tmp_path / "new.csv").exists()
 
 

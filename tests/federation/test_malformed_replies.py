@@ -191,8 +191,8 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for part in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, part, 1)
-        grid = OrderedGrid(Clients(), nodes=CLIENTS, deadline=1.0)
-        run_cell(grid, plan, folder / "cell", folder, Measurement())
+        grid = OrderedGrid(Clients(), nodes=CLIENTS)
+        run_cell(grid, plan, folder / "cell", folder, Measurement(), deadline=60.0)
     return folder / "cell"
 
 

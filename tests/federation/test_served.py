@@ -136,7 +136,7 @@ def test_a_truth_reaches_who_seals_it_and_no_strategy():
             assert all(TRUTH not in reply.content for reply in replies)
             return super().aggregate_train(server_round, replies)
 
-    grid = OrderedGrid(Answering(), nodes=3, deadline=1.0).first(3)
+    grid = OrderedGrid(Answering(), nodes=3).first(3, 1.0)
     seen = []
     listener = Listener(
         partition_of=grid.partition_of,

@@ -136,6 +136,14 @@ def test_a_cell_that_fails_says_why_and_spares_the_others(simulated):
     assert simulated.cell("first").exists()
 
 
+def test_a_process_that_dies_with_a_client_is_replaced_and_everybody_is_asked_again(simulated):
+    assert (simulated.path / "died").exists()
+    assert observations.listed(simulated.cell("dying")) == observations.listed(simulated.cell("factory"))
+    summary = read_json(simulated.cell("dying") / "cell.json")
+    assert summary["faults"] == []
+    assert "lost" not in summary
+
+
 def test_a_users_model_is_found_by_clients_and_reads_what_lies_in_the_users_directory(simulated):
     assert not simulated.cell_error("factory").exists()
     assert read_json(simulated.cell("factory") / "cell.json")["faults"] == []

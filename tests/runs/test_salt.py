@@ -226,6 +226,7 @@ def test_a_flower_client_trains_on_what_the_salt_says(salt, monkeypatch):
     plan = Plan(recorded_cell.work(), salt)
     described = json.dumps(plan.work.to_dict())
     config = {"work": described, "salt": salt, "user-path": json.dumps([os.getcwd()]), "server-round": 1}
+    config |= {"deadline": 60.0}
     content = RecordDict({"arrays": ArrayRecord(plan.model().state_dict()), "config": ConfigRecord(config)})
     monkeypatch.setattr(flower_client, "Message", lambda content, reply_to: content)
     context = SimpleNamespace(node_config={"partition-id": 0}, state=RecordDict({}))
@@ -246,8 +247,8 @@ def test_the_salt_is_not_among_what_flower_writes_into_its_log(monkeypatch):
 
     monkeypatch.setattr(server, "Eavesdropper", eavesdropper)
     plan = Plan(recorded_cell.work(), SALT)
-    grid = SimpleNamespace(first=lambda clients: SimpleNamespace(partition_of={}, envelopes={}))
-    server._run_rounds(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict())
+    grid = SimpleNamespace(first=lambda clients, deadline: SimpleNamespace(partition_of={}, envelopes={}, lost=set()))
+    server._run_rounds(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict(), 60.0)
     assert SALT not in str(dict(started["train_config"]))
     monkeypatch.setattr(strategies[0].strategy.strategy, "configure_train", lambda round, arrays, config, grid: [])
     strategies[0].configure_train(1, ArrayRecord({}), started["train_config"], grid)
