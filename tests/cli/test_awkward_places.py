@@ -134,6 +134,13 @@ def test_a_disk_that_is_full_before_the_run_begins(cli, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+def test_two_runs_on_one_directory(cli, tmp_path):
+    with claimed(tmp_path / "run", {"name": "mine"}, fresh=False):
+        code, _, error = cli("run", "mine.yaml", "--out", "run")
+    assert code == 2
+    assert error == "fedsim: run: another fedsim is running here; wait for it, or choose another --out\n"
+
+
 def test_a_file_that_cannot_be_written_is_one_line(cli, tmp_path, monkeypatch):
     with claimed(tmp_path / "run", {"name": "mine"}, fresh=False) as directory:
         write(directory, table.empty())
