@@ -57,7 +57,8 @@ def plan_table(scenario: Scenario, out: Path) -> Group:
         work, rounds = cell.work(), len(cell.scenario.victims.rounds)
         chunks = expected(cell)
         tried = attempts(cell)
-        state = "shared" if key in seen else "trained" if directory.cell(key).exists() else "new"
+        final = directory.cell(key).exists() and not directory.lost(key)
+        state = "shared" if key in seen else "trained" if final else "new"
         cost = 0.0
         if state != "shared":
             cost = sum(_cost(cell, attempt, costs) for attempt in tried) * rounds
