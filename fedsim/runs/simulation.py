@@ -15,7 +15,7 @@ from fedsim import paths
 from fedsim.federation.order import Order, Ordered
 from fedsim.files import write_json
 from fedsim.runs.directory import RunDirectory
-from fedsim.scenario.schema import Federation
+from fedsim.scenario.training import Federation
 from fedsim.scenario.work import Work
 
 POLL_SECONDS = 0.2
