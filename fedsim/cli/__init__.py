@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsim.cli import animating, auditing, boards, exporting, running, showing, tables, tools, verifying
+from fedsim.cli import animating, auditing, boards, decoding, exporting, running, showing, tables, tools, verifying
 from fedsim.cli.ending import orderly
 from fedsim.cli.shell import app, err
 from fedsim.errors import BadInput, Caution, FedsimError, system_refused
@@ -24,6 +24,7 @@ __all__ = [
     "app",
     "auditing",
     "boards",
+    "decoding",
     "exporting",
     "main",
     "running",

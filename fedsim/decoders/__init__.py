@@ -7,5 +7,6 @@
 
 from fedsim.decoders.build import DECODERS, build, names, parameters
 from fedsim.decoders.described import built, params_of, sent, with_contents
+from fedsim.decoders.train import train
 
-__all__ = ["DECODERS", "build", "built", "names", "parameters", "params_of", "sent", "with_contents"]
+__all__ = ["DECODERS", "build", "built", "names", "parameters", "params_of", "sent", "train", "with_contents"]

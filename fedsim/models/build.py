@@ -21,6 +21,7 @@ from defenses.stochastic import Dropout, check_explicit, convert, stochastic_lay
 from defenses.stochastic.functional import made_explicit
 from fedsim.errors import BadInput
 from fedsim.models import factory, foreign
+from fedsim.models.efficientnet_lite0 import EfficientNetLite0
 from fedsim.models.lenet import LeNet
 from fedsim.models.mlp import MLP
 from fedsim.models.resnet18 import ResNet18
@@ -31,7 +32,14 @@ from fedsim.random import seed_for, seeded_torch
 _OURS = ("dropout", "defenses", "resting", "malicious", "foreign")
 """Keys of a specification that no constructor is given."""
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT, "vit_b16": ViTB16}
+MODELS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "lenet": LeNet,
+    "resnet18": ResNet18,
+    "vit": ViT,
+    "vit_b16": ViTB16,
+    "efficientnet_lite0": EfficientNetLite0,
+}
 
 
 def names() -> list[str]:

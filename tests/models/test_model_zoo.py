@@ -25,6 +25,7 @@ def test_the_names_and_their_keys():
         "resnet18": ["norm", "width"],
         "vit": ["patch", "depth", "width", "heads", "mlp", "token_std"],
         "vit_b16": ["patch", "depth", "width", "heads", "mlp", "token_std"],
+        "efficientnet_lite0": ["weights"],
     }
     assert models.parameters("vit_b16")["mlp"].default == 3072
 
