@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 
 from attacks import NotApplicable, Reconstruction, ThreatModel
-from fedsim.files import key_of, read_json, write_json
+from fedsim import records
+from fedsim.errors import Damaged
+from fedsim.files import key_of, write_json
 from fedsim.scenario.schema import Engine
 from fedsim.scenario.work import Spec
 
@@ -154,5 +156,9 @@ def write(job: Path, spec: JobSpec, account: Account) -> None:
 
 def read(job: Path) -> tuple[JobSpec, Account]:
     """What was asked and what was answered under a job's directory."""
-    plain = read_json(job / "job.json")
-    return JobSpec.from_dict(plain["spec"]), Account.from_dict(plain)
+    path = job / "job.json"
+    plain = records.read(path, records.Answered)
+    try:
+        return JobSpec.from_dict(plain["spec"]), Account.from_dict(plain)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(path, f"{type(error).__name__}: {error}") from None

@@ -5,6 +5,16 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
+
+MOST = 300
+"""Characters of a message on the command line."""
+
+
+def on_one_line(message: object) -> str:
+    """A message on one line; a long one without its middle: what it begins with says where, and its end what to do."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= MOST else f"{line[: MOST - 103]} … {line[-100:]}"
 
 
 class FedsimError(Exception):
@@ -23,6 +33,13 @@ def system_refused(error: OSError) -> str:
     """What the system refused, in one line: the file, and why."""
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return " ".join(f"{where}{error.strerror or error}".split())[:300] or type(error).__name__
+
+
+class Damaged(BadInput, ValueError):
+    """A file holds something else than fedsim wrote there: which, and what is wrong with it. Exit code 2."""
+
+    def __init__(self, path: Path | str, fault: str) -> None:
+        super().__init__(f"{path}: damaged: {' '.join(fault.split())[:160]}")
 
 
 class Caution(UserWarning):

@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from fedsim.errors import Damaged
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,8 +60,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises Damaged: it is no JSON; OSError: it cannot be read."""
     sys.audit(READ, str(path))
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"no JSON: {error or type(error).__name__}") from None
 
 
 def as_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -70,9 +77,26 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, from safetensors: nothing in the file is ever executed."""
+    """Tensors by name, from safetensors: nothing in the file is ever executed.
+
+    Raises:
+        Damaged: it is no such file, or is cut off.
+        OSError: it cannot be read.
+    """
     sys.audit(READ, str(path))
-    return load_file(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise Damaged(path, "is no ordinary file")
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError) as error:  # a KeyError names a number format that this torch does not have
+        raise Damaged(path, f"not a safetensors file: {error}") from None
+
+
+def tensor_named(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
+    """One of a file's tensors; raises Damaged where it is not there."""
+    if name not in tensors:
+        raise Damaged(path, f"holds no {name}")
+    return tensors[name]
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from torch import Tensor
 
 from attacks import LocalTraining, Observation, ThreatModel
 from attacks.observation import SUM
-from fedsim.files import read_json, read_tensors, write_json, write_tensors
+from fedsim import records
+from fedsim.errors import Damaged
+from fedsim.files import read_tensors, tensor_named, write_json, write_tensors
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ _PLAIN = (
     "weights",
 )
 """What JSON holds of an observation as it is."""
+
+
+_NAME = re.compile(r"round_(\d+)_(?:sum|client_(\d+))")
 
 
 def name_of(round: int, client: int) -> str:
@@ -96,14 +102,33 @@ def save_public(cell: Path, images: Tensor) -> None:
 
 def listed(cell: Path) -> list[tuple[int, int]]:
     """The (round, client) pairs that were observed in a cell, in order; `SUM` is the client of a sum."""
-    found = [read_json(path)["observation"] for path in (cell / "observations").glob("*.json")]
-    return sorted((record["round"], record["client"]) for record in found)
+    names = (_NAME.fullmatch(path.stem) for path in (cell / "observations").glob("*.json"))
+    return sorted((int(name[1]), SUM if name[2] is None else int(name[2])) for name in names if name)
 
 
 def clients_of(cell: Path, round: int, client: int) -> list[int]:
     """Whose updates an observation holds: of a sum several."""
-    record = read_json(cell / "observations" / f"{name_of(round, client)}.json")["observation"]
-    return [int(one) for one in record.get("clients") or [client]]
+    seen = recorded(cell, round, client, records.Owned)["observation"]
+    return [int(one) for one in seen.get("clients") or [client]]
+
+
+def recorded(
+    cell: Path, round: int, client: int, kind: type[records.Record] = records.Observed
+) -> dict[str, Any]:
+    """What of an observation is no tensor: `observation`, `model`, `derived`.
+
+    Args:
+        kind: what it must be, which may be less than all of it.
+
+    Raises:
+        Damaged: it is not.
+    """
+    path = cell / "observations" / f"{name_of(round, client)}.json"
+    record = records.read(path, kind)
+    seen = record["observation"]
+    if (seen.get("round", round), seen.get("client", client)) != (round, client):
+        raise Damaged(path, f"holds what was seen of client {seen['client']} in round {seen['round']}")
+    return record
 
 
 def digest(cell: Path, round: int, clients: Collection[int]) -> str:
@@ -120,12 +145,12 @@ def digest(cell: Path, round: int, clients: Collection[int]) -> str:
 def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen:
     """One observation as `threat_model` allows it to be seen: what is not granted is None, or left out."""
     name = name_of(round, client)
-    record = read_json(cell / "observations" / f"{name}.json")
+    record = recorded(cell, round, client)
     fields = dict(record["observation"])
     tensors = read_tensors(cell / "observations" / f"{name}.safetensors")
     granted: dict[str, Any] = {
         "batch_size": fields["batch_size"] if threat_model.batch_size == "known" else None,
-        "local": LocalTraining.from_dict(fields["local"]) if threat_model.local_training == "known" else None,
+        "local": _local(cell / name, fields["local"]) if threat_model.local_training == "known" else None,
         "defense": tuple(fields["defense"] or ()) if threat_model.defense == "known" else None,
         "examples": fields["examples"] if threat_model.batch_size == "known" else None,
         "order": None,
@@ -134,16 +159,16 @@ def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen
         "public": None,
     }
     if threat_model.labels == "known":
-        granted["labels"] = read_tensors(cell / "grants" / f"{name}.labels.safetensors")["labels"]
+        granted["labels"] = _granted(cell / "grants" / f"{name}.labels.safetensors", "labels")
     if threat_model.noise == "known":
         path = cell / "grants" / f"{name}.noise.safetensors"
         granted["noise"] = read_tensors(path) if path.exists() else {}
     if threat_model.batch_order == "known":
         path = cell / "grants" / f"{name}.order.safetensors"
-        granted["order"] = read_tensors(path)["order"] if path.exists() else None
+        granted["order"] = _granted(path, "order") if path.exists() else None
     if threat_model.auxiliary_data == "public":
         path = cell / "grants" / "public.safetensors"
-        granted["public"] = read_tensors(path)["public"] if path.exists() else None
+        granted["public"] = _granted(path, "public") if path.exists() else None
     model = dict(record["model"])
     if threat_model.dropout_rate == "unknown":
         model["dropout"] = 0.0
@@ -166,6 +191,17 @@ def load(cell: Path, round: int, client: int, threat_model: ThreatModel) -> Seen
         **granted,
     )
     return Seen(observation=observation, model=model, derived=record["derived"])
+
+
+def _local(path: Path, plain: dict[str, Any]) -> LocalTraining:
+    try:
+        return LocalTraining.from_dict(plain)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise Damaged(path, f"observation.local: {error}") from None
+
+
+def _granted(path: Path, name: str) -> Tensor:
+    return tensor_named(read_tensors(path), name, path)
 
 
 def load_earlier(cell: Path, round: int, client: int, threat_model: ThreatModel) -> tuple[Observation, ...]:

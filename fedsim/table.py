@@ -6,12 +6,14 @@ has a row as well, with `status` and `reason` and no scores.
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import polars as pl
 
 from attacks import ThreatModel
+from fedsim.errors import Damaged
 
 _TEXT, _INT, _REAL, _FLAG = pl.String, pl.Int64, pl.Float64, pl.Boolean
 
@@ -102,6 +104,77 @@ def empty() -> pl.DataFrame:
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """A Parquet file; unlike polars' own reader this one takes a path at its word: brackets in it are no pattern."""
     return pl.read_parquet(path, columns=columns, glob=False)
+
+
+_JSON = {
+    "setting": dict,
+    "model_params": dict,
+    "defense_params": list,
+    "attack_params": dict,
+    "details": dict,
+    "mask_accuracy_layers": dict,
+    "environment": dict,
+    "cost_of": dict,
+}
+"""Columns that hold JSON, and of what kind."""
+_ALWAYS = ("model_params", "defense_params", "attack", "attack_params", "status")
+"""Columns that every row has a value in."""
+
+
+def read_valid(path: Path) -> pl.DataFrame:
+    """A file of result rows, by its schema and by what its columns must hold.
+
+    Raises:
+        Damaged: it is no Parquet file, has other columns, or holds what no row of a result can; one line.
+    """
+    if not path.is_file():
+        raise Damaged(path, "is no ordinary file")
+    try:
+        rows = read(path)
+    except (pl.exceptions.PolarsError, OSError):
+        raise Damaged(path, "not the Parquet table that fedsim wrote") from None
+    except BaseException as error:  # of damaged lengths and types the native reader panics, which is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Damaged(path, "not the Parquet table that fedsim wrote") from None
+    if differences := differing(rows.schema):
+        raise Damaged(path, f"has other columns than this version ({differences})")
+    if fault := _fault(rows):
+        raise Damaged(path, fault)
+    return rows.select(*SCHEMA)
+
+
+def differing(schema: pl.Schema) -> str:
+    """By which columns a table differs from a table of results, in short; empty where it does not."""
+    absent = [name for name in SCHEMA if name not in schema]
+    surplus = [name for name in schema if name not in SCHEMA]
+    changed = [name for name, kind in SCHEMA.items() if name in schema and schema[name] != kind]
+    named = (("missing", absent), ("unknown", surplus), ("of another type", changed))
+    return "; ".join(f"{what}: {_some(names)}" for what, names in named if names)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _fault(rows: pl.DataFrame) -> str:
+    for name in _ALWAYS:
+        if rows[name].has_nulls():
+            return f"a row has no {name}"
+    strange = set(rows["status"].unique()) - {"ok", "not_applicable", "failed"}
+    if strange:
+        return f"no row has the status {min(strange)[:40]!r}"
+    for name, kind in _JSON.items():
+        for text in rows[name].drop_nulls().unique():
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                value = None
+            if not isinstance(value, kind):
+                return f"{name} holds {text[:40]!r}, which is no JSON {'list' if kind is list else 'object'}"
+            if name == "defense_params" and not all(isinstance(part, dict) and "name" in part for part in value):
+                return f"{name} holds {text[:40]!r}, of which a part has no name"
+    return ""
 
 
 def frame(rows: list[dict[str, object]]) -> pl.DataFrame:

@@ -22,14 +22,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from fedsim import answers, observations, table
+from fedsim import answers, observations, records, table
 from fedsim.answers import JobSpec
 from fedsim.audit.adversaries import Attempt
 from fedsim.audit.finding import Finding
 from fedsim.audit.observing import Form, Reply, derived, observation
 from fedsim.audit.told import Told
 from fedsim.data.dataset import pixels
-from fedsim.files import key_of, read_json, read_tensors, whole_directory, write_bytes, write_table
+from fedsim.files import key_of, read_tensors, whole_directory, write_bytes, write_table
 from fedsim.knowledge import with_knowledge
 from fedsim.random import seed_for
 from fedsim.runs.attack import attack
@@ -139,7 +139,7 @@ def _unscored(cell: Path, job: Path, target: Path, *, key: str) -> None:
     [(client, outcome)] = account.outcomes.items()
     file = job / "reconstructions.safetensors"
     images = read_tensors(file)[f"{client}.images"] if outcome.status == "ok" and file.exists() else None
-    seen = read_json(cell / "observations" / f"{observations.name_of(spec.round, client)}.json")["observation"]
+    seen = observations.recorded(cell, spec.round, client, records.Shown)["observation"]
     common = {**common_columns(spec, account, outcome, key), "client": client}
     count = 1 if images is None else len(images)
     placed = [{} if images is None else {"picture": place} for place in range(count)]

@@ -16,7 +16,7 @@ import typer
 from fedsim.cli import animating, auditing, boards, decoding, exporting, running, showing, tables, tools, verifying
 from fedsim.cli.ending import orderly
 from fedsim.cli.shell import app, err
-from fedsim.errors import BadInput, Caution, FedsimError, system_refused
+from fedsim.errors import BadInput, Caution, FedsimError, on_one_line, system_refused
 from fedsim.version import __version__
 
 __all__ = [
@@ -58,7 +58,7 @@ def main() -> None:
             warnings.showwarning = _say_cautions_once(warnings.showwarning)
             app()
     except FedsimError as error:
-        err.print(f"fedsim: {error}", style="red", highlight=False, soft_wrap=True)
+        err.print(f"fedsim: {on_one_line(error)}", style="red", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, no permission: nothing is half written, and a traceback would explain less
         err.print(f"fedsim: {system_refused(error)}", style="red", highlight=False, soft_wrap=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fedsim.archives import read_npz
 from fedsim.data.arrays import Part, build
 from fedsim.data.dataset import Dataset
 from fedsim.errors import BadInput
@@ -29,26 +29,18 @@ def load(*, path: str, image_size: int | None = None, test_fraction: float = 0.2
     if test is not None and train[0].shape[1:] != test[0].shape[1:]:
         raise BadInput(f"{path}: images of x_train are {train[0].shape[1:]}, of x_test {test[0].shape[1:]}")
 
-    classes = [str(name) for name in np.atleast_1d(arrays["classes"])] if "classes" in arrays else None
+    classes = _classes(path, arrays["classes"]) if "classes" in arrays else None
     return build("npz", train, test, classes=classes, source=path, image_size=image_size, test_fraction=test_fraction)
 
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
-    if not path.is_file():
+    if not path.exists():
         raise BadInput(f"{path}: no such file; data.path must name a NumPy archive (.npz) holding {ACCEPTED}")
-    archive = _plain(path, "archive", lambda: np.load(path, allow_pickle=False))
-    if isinstance(archive, np.ndarray):
-        raise BadInput(f"{path}: a single array; expected an archive (.npz) holding {ACCEPTED}")
-    with archive:
-        return {name: _plain(path, name, lambda: archive[name]) for name in archive.files if name in KNOWN}  # noqa: B023
-
-
-def _plain(path: Path, what: str, read: Callable[[], Any]) -> Any:
     try:
-        return read()
-    except Exception as error:  # a damaged archive, or one that declares what no memory holds, fails in many ways
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"{path}: not a readable NumPy archive of plain arrays ({what}: {reason})") from None
+        return read_npz(path, KNOWN)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"{path}: not a readable NumPy archive of plain arrays ({reason})") from None
 
 
 def _part(path: str, arrays: Mapping[str, np.ndarray], x: str, y: str) -> Part:
@@ -71,3 +63,9 @@ def _part(path: str, arrays: Mapping[str, np.ndarray], x: str, y: str) -> Part:
     if labels.min() < 0:
         raise BadInput(f"{path}: {y} holds {labels.min()}; labels count from 0")
     return images, labels
+
+
+def _classes(path: str, names: np.ndarray) -> list[str]:
+    if names.ndim != 1 or names.dtype.kind not in "USiu" or not len(names):
+        raise BadInput(f"{path}: classes is {names.dtype} {names.shape}; expected a list of names")
+    return [str(name)[:100] for name in names.tolist()]

@@ -24,8 +24,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fedsim.errors import BadInput
-from fedsim.files import read_json, write_json
+from fedsim import records
+from fedsim.errors import BadInput, Damaged
+from fedsim.files import write_json
 
 MARKER = "fedsim-run.json"
 
@@ -43,7 +44,10 @@ class RunDirectory:
     def lost(self, key: str) -> list[dict[str, Any]]:
         """The clients that a trained cell lost (round, client, reason): such a cell is trained again."""
         file = self.cell(key) / "cell.json"
-        return list(read_json(file).get("lost", [])) if file.exists() else []
+        try:
+            return list(records.read(file, records.Trained).get("lost", [])) if file.exists() else []
+        except Damaged:  # what it says is missing from the table, which warns of it
+            return []
 
     @property
     def pretrained(self) -> Path:
@@ -77,14 +81,12 @@ class RunDirectory:
     def marker(self, *needed: str) -> dict[str, Any]:
         """The marker's content; raises BadInput where there is no run, or where a needed key is missing from it."""
         try:
-            content = read_json(self.path / MARKER)
-            if not isinstance(content, dict) or not content.keys() >= set(needed):
-                raise ValueError
-            return content
-        except FileNotFoundError:
+            content = records.read(self.path / MARKER, records.Marker)
+        except (FileNotFoundError, NotADirectoryError):
             raise BadInput(f"{self.path}: not a fedsim run (no {MARKER} in it)") from None
-        except ValueError:
-            raise BadInput(f"{self.path / MARKER}: damaged; it should be the JSON that `fedsim run` wrote") from None
+        if absent := [key for key in needed if key not in content]:
+            raise Damaged(self.path / MARKER, f"has no {absent[0]}")
+        return content
 
 
 def check_owner(path: Path, name: str) -> None:

@@ -17,7 +17,9 @@ def by_row(directory: RunDirectory) -> dict[str, dict[int, Curve]]:
 
     A damaged record counts as none. The curves of another version's run are not found: its keys hash the version.
     """
-    metrics = directory.marker()["scenario"]["metrics"]
+    metrics = directory.marker("scenario")["scenario"].get("metrics")
+    if not isinstance(metrics, list):
+        return {}
     records = sorted((directory.path / "jobs").glob("*/job.json"))
     curves = {score_key_of(record.parent.name, metrics): _read(record) for record in records}
     return {key: by_client for key, by_client in curves.items() if any(by_client.values())}

@@ -6,7 +6,6 @@ the rows are put together from what its jobs have left, and `missing` counts wha
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,14 @@ import numpy as np
 import polars as pl
 
 from fedsim import scenario as scenarios
-from fedsim.errors import BadInput
+from fedsim.archives import read_npz
+from fedsim.errors import BadInput, Damaged
 from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import MARKER, RunDirectory
 from fedsim.runs.jobs import cell_key, cells_of, jobs_of
 from fedsim.runs.results import assemble, score_key
 from fedsim.scenario import Scenario, every_cell
-from fedsim.table import SCHEMA, read
+from fedsim.table import read_valid
 from fedsim.version import __version__
 
 
@@ -95,31 +95,23 @@ def pictures(directory: RunDirectory, job: str) -> tuple[np.ndarray, np.ndarray]
     """
     path = directory.score(job) / "pictures.npz"
     try:
-        with np.load(path, allow_pickle=False) as stack:
-            return stack["original"], stack["reconstruction"]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+        stack = read_npz(path, ("original", "reconstruction"))
+        original, reconstruction = stack["original"], stack["reconstruction"]
+    except (ValueError, KeyError) as error:
         raise FileNotFoundError(f"{path}: damaged") from error
+    if not original.dtype == reconstruction.dtype == np.uint8 or original.ndim != 4:
+        raise FileNotFoundError(f"{path}: damaged")
+    if original.shape != reconstruction.shape or original.shape[-1] not in (1, 3):
+        raise FileNotFoundError(f"{path}: damaged")
+    return original, reconstruction
 
 
 def read_table(path: Path) -> pl.DataFrame:
     """A results file; raises BadInput where it is damaged or of another version."""
     try:
-        table = read(path)
-    except (pl.exceptions.PolarsError, OSError):
-        raise BadInput(
-            f"{path}: damaged; it should be the Parquet table that `fedsim run` wrote: run it again"
-        ) from None
-    absent = [name for name in SCHEMA if name not in table.columns]
-    surplus = [name for name in table.columns if name not in SCHEMA]
-    changed = [name for name, kind in SCHEMA.items() if name in table.columns and table.schema[name] != kind]
-    named = (("missing", absent), ("unknown", surplus), ("of another type", changed))
-    differences = [f"{what}: {', '.join(names)}" for what, names in named if names]
-    if differences:
-        raise BadInput(
-            f"{path}: the table of another version (columns {'; '.join(differences)}); "
-            f"run the scenario again with fedsim {__version__}, or read it with the version that wrote it"
-        )
-    return table.select(*SCHEMA)
+        return read_valid(path)
+    except Damaged as damage:
+        raise BadInput(f"{damage}; run the scenario again with fedsim {__version__}") from None
 
 
 def _so_far(directory: RunDirectory) -> Scenario | str:
@@ -129,9 +121,9 @@ def _so_far(directory: RunDirectory) -> Scenario | str:
     if version != __version__:  # keys hash the version: what another one left is not found
         return f"fedsim {version} began it, where this is fedsim {__version__}"
     try:
-        scenario = scenarios.parse(marker["scenario"], rehearsed=False, folder=marker.get("folder"))
+        scenario = scenarios.parse(marker.get("scenario", {}), rehearsed=False, folder=marker.get("folder"))
         for cell in every_cell(scenario):
             cell.work()  # reads the user's own files
     except (BadInput, KeyError, OSError) as error:
-        return f"its scenario cannot be read again ({error})"
+        return f"its scenario cannot be read again ({str(error)[:160]})"
     return scenario

@@ -11,10 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from fedsim import decoders, observations, table
+from fedsim import decoders, observations, records, table
 from fedsim.answers import JobSpec
+from fedsim.errors import Damaged, caution
 from fedsim.federation.plan import Plan
-from fedsim.files import key_of, read_json, write_table
+from fedsim.files import key_of, write_table
 from fedsim.knowledge import with_knowledge
 from fedsim.runs.attack import threat_model_of
 from fedsim.runs.attacking import error_file
@@ -52,24 +53,58 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
         error = directory.cell_error(key)
         if error.exists():
             victims = cell.scenario.victims
-            reason = f"the federation failed: {read_json(error)['reason']}"
+            reason = f"the federation failed: {_reason(error)}"
             faults = [(r, c, reason) for r in victims.rounds for c in range(victims.clients)]
             yield table.frame(list(_failed(cell, faults)))
         return
-    faults = [(f["round"], f["client"], f["reason"]) for f in read_json(directory.cell(key) / "cell.json")["faults"]]
+    faults = [(f["round"], f["client"], f["reason"]) for f in _trained(directory, key).get("faults", [])]
     chosen_on = _development(directory.cell(key), faults, cell.scenario.victims.development)
     yield table.frame(list(_failed(cell, faults))).with_columns(chosen_on)
     for job in jobs_of(directory, cell):
         score = directory.score(score_key(job, cell.scenario)) / "rows.parquet"
         error = error_file(directory, job)
         if score.exists():
-            yield table.read(score).with_columns(chosen_on, observed=True)
+            try:
+                yield table.read_valid(score).with_columns(chosen_on, observed=True)
+                continue
+            except Damaged as damage:
+                caution(f"{damage}; its rows are shown as failed")
+                reason = "its scores are damaged"
         elif error.exists():
-            round, reason = job.round, read_json(error)["reason"]
-            each = [observations.clients_of(directory.cell(key), round, client) for client in job.clients]
-            faults = [(round, client, reason) for clients in each for client in clients]
-            failed = table.frame(list(_failed(cell, faults, [Attempt(job.attack, job.grants)])))
-            yield failed.with_columns(chosen_on, observed=True)
+            reason = _reason(error)
+        else:
+            continue
+        each = [_clients_of(directory.cell(key), job.round, client) for client in job.clients]
+        faults = [(job.round, client, reason) for clients in each for client in clients]
+        failed = table.frame(list(_failed(cell, faults, [Attempt(job.attack, job.grants)])))
+        yield failed.with_columns(chosen_on, observed=True)
+
+
+def _reason(error: Path) -> str:
+    """Why a cell or a job failed."""
+    try:
+        return str(records.read(error, records.Reason)["reason"])
+    except Damaged as damage:
+        caution(str(damage))
+        return "nobody knows why: the record of it is damaged"
+
+
+def _trained(directory: RunDirectory, key: str) -> dict[str, Any]:
+    """What is said of a cell that was trained; nothing of another, or where that is damaged."""
+    try:
+        return records.read(directory.cell(key) / "cell.json", records.Trained)
+    except FileNotFoundError:
+        return {}
+    except Damaged as damage:
+        caution(f"{damage}; accuracies and clients that failed are missing")
+        return {}
+
+
+def _clients_of(cell: Path, round: int, client: int) -> list[int]:
+    try:
+        return observations.clients_of(cell, round, client)
+    except (Damaged, OSError):
+        return [client]
 
 
 def _development(cell: Path, faults: list[tuple[int, int, str]], count: int) -> pl.Expr:
@@ -150,8 +185,7 @@ def _labels(directory: RunDirectory, scenario: Scenario, cell: Cell) -> list[pl.
 
 def _summary(directory: RunDirectory, cell: Cell) -> dict[str, Any]:
     """What is said of a cell that was trained; nothing of another."""
-    file = directory.cell(cell_key(cell)) / "cell.json"
-    return read_json(file) if file.exists() else {}
+    return _trained(directory, cell_key(cell))
 
 
 def _by_round(name: str, values: dict[int, Any]) -> pl.Expr:
@@ -182,8 +216,6 @@ def history(directory: RunDirectory, results: pl.DataFrame) -> list[dict[str, An
     found: list[dict[str, Any]] = []
     honest = results.filter(pl.col("threat_server").fill_null("passive") != "malicious")  # another is not what it sends
     for row in honest.select("cell", "model", "defense", "seed").unique(maintain_order=True).iter_rows(named=True):
-        summary = directory.cell(row["cell"]) / "cell.json"
-        if summary.exists():
-            content = read_json(summary)
+        if content := _trained(directory, row["cell"]):
             found.append({**row, "accuracy": content["accuracy"], "accounting_note": content["accounting_note"]})
     return found

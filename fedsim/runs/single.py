@@ -15,11 +15,11 @@ import attacks
 from attacks import ThreatModel
 from attacks.observation import SUM
 from defenses.registry import UnknownName, parameters
-from fedsim import answers, observations
+from fedsim import answers, observations, records
 from fedsim.answers import JobSpec
 from fedsim.data.dataset import pixels
 from fedsim.errors import BadInput
-from fedsim.files import read_json, read_tensors, write_bytes
+from fedsim.files import read_tensors, write_bytes
 from fedsim.random import seed_for
 from fedsim.runs.attack import attack
 from fedsim.scenario.schema import Engine
@@ -95,7 +95,7 @@ def _draw(cell: Path, answer: Path, round: int) -> list[Path]:
     for key, images in read_tensors(path).items():
         client, _, part = key.partition(".")
         if part == "images":
-            seen = read_json(cell / "observations" / f"{observations.name_of(round, int(client))}.json")["observation"]
+            seen = observations.recorded(cell, round, int(client), records.Shown)["observation"]
             for index, image in enumerate(pixels(images, mean=seen["mean"], std=seen["std"])):
                 whose = "sum" if int(client) == SUM else f"client_{client}"
                 target = answer / f"{whose}_image_{index}.png"

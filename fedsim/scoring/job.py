@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedsim import answers, decoders, models, table
+from fedsim import answers, decoders, models, records, table
 from fedsim.answers import Account, JobSpec, Outcome
-from fedsim.files import read_json, read_tensors, whole_directory, write_bytes, write_table
-from fedsim.observations import clients_of, name_of
+from fedsim.files import read_tensors, whole_directory, write_bytes, write_table
+from fedsim.observations import clients_of, recorded
 from fedsim.scoring import detection
 from fedsim.scoring.score import score_victim
 from fedsim.truth import Truth, open_envelope, together
@@ -66,7 +66,7 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
         if common["status"] != "ok":
             rows += [{**common, **owner} for owner in owners]
             continue
-        seen = read_json(cell / "observations" / f"{name_of(round, seen_as)}.json")["observation"]
+        seen = recorded(cell, round, seen_as, records.Shown)["observation"]
         scored = score_victim(
             original=truth.images,
             reconstruction=own["images"],
@@ -98,7 +98,7 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
 def _open(cell: Path, round: int, client: int) -> Truth:
     try:
         return open_envelope(cell, round, client)
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DamagedTruth(f"the truth of round {round}, client {client} cannot be read: {what}") from error
 
@@ -106,7 +106,7 @@ def _open(cell: Path, round: int, client: int) -> Truth:
 def _detectable(cell: Path, round: int, client: int, truth: Truth) -> dict[str, float | None]:
     """What the client could have seen of the model that it was sent (`fedsim.scoring.detection`)."""
     folder = cell / "observations"
-    record = read_json(folder / f"{name_of(round, client)}.json")
+    record = recorded(cell, round, client)
     seen = record["observation"]
     model = models.build(record["model"], input_shape=tuple(seen["input_shape"]), classes=seen["classes"], seed=0)
     model.load_state_dict(read_tensors(folder / f"round_{round}.state.safetensors"))

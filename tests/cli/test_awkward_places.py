@@ -47,7 +47,8 @@ def test_a_results_file_is_found_by_its_name(tmp_path, name):
         (tmp_path / other).mkdir()
         (tmp_path / other / "results.parquet").write_bytes(b"not a table")
     with claimed(tmp_path / name, {"name": "mine"}, fresh=False) as directory:
-        write(directory, table.frame([{"run": name}]))
+        params = {"model_params": "{}", "defense_params": "[]", "attack": "cut", "attack_params": "{}"}
+        write(directory, table.frame([{"run": name, "status": "ok", **params}]))
     assert read_table(directory.results)["run"].to_list() == [name]
     assert RunDirectory(tmp_path / name).marker() == {"name": "mine"}
 

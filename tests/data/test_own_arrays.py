@@ -85,11 +85,11 @@ def test_an_archive_that_declares_more_than_memory_holds_is_one_line(tmp_path):
     header = {"descr": "|u1", "fortran_order": False, "shape": (2**50,)}
     with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive, archive.open("x.npy", "w") as file:
         np.lib.format.write_array_header_1_0(file, header)
-    with pytest.raises(BadInput, match=r"own.npz: not a readable NumPy archive of plain arrays \(x: [^\n]*\)$"):
+    with pytest.raises(BadInput, match=r"of plain arrays \(x declares [^\n]* but is cut off\)$"):
         data.load(given)
 
 
 def test_objects_are_never_unpickled(tmp_path):
     for name in ("x", "y", "classes"):
-        with pytest.raises(BadInput, match=rf"plain arrays \({name}: Object arrays cannot be loaded"):
+        with pytest.raises(BadInput, match=rf"plain arrays \({name} holds objects, which are never read"):
             data.load(spec(tmp_path, **{name: np.array([{"a": 1}] * 20, dtype=object)}))

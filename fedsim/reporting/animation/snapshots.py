@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from safetensors import SafetensorError
 
-from fedsim import answers, decoders, observations, table
+from fedsim import answers, decoders, observations, records, table
 from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.data.dataset import pixels
-from fedsim.errors import BadInput
-from fedsim.files import read_json, read_tensors
+from fedsim.errors import BadInput, Damaged
+from fedsim.files import read_tensors
 from fedsim.runs import reading
 from fedsim.runs.directory import RunDirectory
 
@@ -170,8 +169,7 @@ def _picture(image: Any) -> np.ndarray:
 
 
 def _final_pixels(directory: RunDirectory, spec: JobSpec, client: str, image: Any) -> np.ndarray:
-    name = observations.name_of(spec.round, int(client))
-    seen = read_json(directory.cell(spec.cell) / "observations" / f"{name}.json")["observation"]
+    seen = observations.recorded(directory.cell(spec.cell), spec.round, int(client), records.Shown)["observation"]
     [shown] = pixels(image[None], mean=seen["mean"], std=seen["std"])
     return shown[..., 0] if shown.shape[-1] == 1 else shown
 
@@ -224,5 +222,5 @@ def _answer(folder: Path) -> tuple[JobSpec, Account]:
 def _tensors(path: Path) -> dict[str, Any]:
     try:
         return read_tensors(path)
-    except (FileNotFoundError, SafetensorError):
+    except (FileNotFoundError, Damaged):
         raise BadInput(f"{path}: missing or damaged; delete {path.parent} and run the scenario again") from None
