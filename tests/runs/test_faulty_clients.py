@@ -73,7 +73,7 @@ DOES = {
 SCENARIO = {
     "name": "faulty",
     "model": {"factory": "misbehaving_net:build", "does": {client: does for client, (does, _) in DOES.items()}},
-    "federation": {"clients": 8, "deadline": 0.5},
+    "federation": {"clients": 8, "deadline": 1},
     "settings": [{"model.does": {client: does for client, (does, _) in DOES.items()}}, {"model.does": {}}],
     "attacks": ["null_mean"],
     "metrics": ["mse"],

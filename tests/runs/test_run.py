@@ -141,7 +141,7 @@ def _start(out: Path) -> subprocess.Popen:
     )
 
 
-def _wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def _wait_for(condition, process: subprocess.Popen, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the run ended before it could be killed"
@@ -209,11 +209,14 @@ def test_told_to_end_a_run_keeps_what_is_finished_and_says_so(tmp_path, signals,
         start_new_session=True,
         env=os.environ | dict([mark.split("=", 1)]),
     )
-    _wait_for(lambda: any(out.glob("jobs/*/job.json")), process)
-    for number in signals:
-        process.send_signal(number)
-        time.sleep(0.5)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _wait_for(lambda: any(out.glob("jobs/*/job.json")), process)
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.5)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert "what is finished is kept" in errors or len(signals) > 1
     assert "Traceback" not in errors
