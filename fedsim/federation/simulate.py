@@ -14,8 +14,9 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,14 +38,23 @@ from fedsim.files import write_json
 # Ray starts it again, and what was sent to it meanwhile waits instead of failing: it does where tasks may be retried.
 _LASTING = {"max_restarts": -1, "max_task_retries": 1}
 
+LEAVE_SECONDS = 60.0
+"""How long a simulation may take to leave once its cells are done."""
+
+STUCK = 4
+"""The exit code of a process that could not leave: a thread of it waits for a client that never comes back."""
+
 
 def simulate(order: Order) -> None:
     """Run all cells of an order, grouped by what one simulation can serve."""
     neutral = os.getcwd()
     for (clients, cpus, gpus), cells in itertools.groupby(order.cells, key=lambda cell: cell.group):
         os.chdir(neutral)  # Ray puts it first on its workers' path, and a user's factory has led elsewhere
+        leaving = threading.Timer(LEAVE_SECONDS, os._exit, [STUCK])
+        leaving.daemon = True
+        app = _server_app(list(cells), clients, cpus, order.pretrained, order.salt, on_end=leaving.start)
         run_simulation(
-            server_app=_server_app(list(cells), clients, cpus, order.pretrained, order.salt),
+            server_app=app,
             client_app=client_app,
             num_supernodes=clients,
             backend_config={
@@ -52,13 +62,22 @@ def simulate(order: Order) -> None:
                 "client_resources": {"num_cpus": cpus, "num_gpus": gpus, **_LASTING},
             },
         )
+        leaving.cancel()
 
 
-def _server_app(cells: Sequence[Ordered], clients: int, cpus: int, store: Path, salt: str) -> ServerApp:
+def _server_app(
+    cells: Sequence[Ordered], clients: int, cpus: int, store: Path, salt: str, *, on_end: Callable[[], None]
+) -> ServerApp:
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        try:
+            serve(grid)
+        finally:
+            on_end()
+
+    def serve(grid: Grid) -> None:
         try:
             ordered = OrderedGrid(grid, nodes=clients, at_once=lambda: _processors() // cpus)
         except Unanswered as error:

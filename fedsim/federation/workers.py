@@ -25,7 +25,7 @@ from fedsim.paths import USER_PATH, told
 from fedsim.scenario.work import Work
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)  # one that died with a training serves the next one
 class _Worker:
     """Trains one thing after the other, on one thread however many the processor has: equal results everywhere."""
 

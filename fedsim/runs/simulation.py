@@ -20,9 +20,6 @@ from fedsim.scenario.work import Work
 
 POLL_SECONDS = 0.2
 
-LEAVE_SECONDS = 60.0
-"""How long a simulation may take to leave once its cells are done: a client that never came back would hold it."""
-
 USUAL_DEADLINE = 60 * Federation().deadline
 
 
@@ -56,10 +53,8 @@ def simulate(
     def finished(key: str) -> bool:
         return directory.cell_error(key).exists() or _identity(directory.cell(key)) not in (None, before[key])
 
-    def report() -> bool:
-        done = sum(map(finished, cells))
-        on_done(done)
-        return done == len(cells)
+    def report() -> None:
+        on_done(sum(map(finished, cells)))
 
     deaths: Counter[str] = Counter()
     dropped = 0  # one after the other, without a cell that was trained between them
@@ -82,8 +77,8 @@ def simulate(
     report()
 
 
-def _run(directory: RunDirectory, cells: Sequence[Ordered], address: str, report: Callable[[], bool]) -> int:
-    """Run one simulation to its end; returns its exit code. `report` says whether all is done."""
+def _run(directory: RunDirectory, cells: Sequence[Ordered], address: str, report: Callable[[], None]) -> int:
+    """Run one simulation to its end; returns its exit code. `report` is called now and then."""
     order = Order(
         address=address, pretrained=directory.pretrained.absolute(), salt=directory.salt() or "", cells=cells
     )
@@ -101,10 +96,8 @@ def _run(directory: RunDirectory, cells: Sequence[Ordered], address: str, report
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
             try:
-                over = float("inf")
-                while child.poll() is None and time.monotonic() < over:
-                    if report():
-                        over = min(over, time.monotonic() + LEAVE_SECONDS)
+                while child.poll() is None:
+                    report()
                     time.sleep(POLL_SECONDS)
             finally:
                 child.kill()
