@@ -23,7 +23,8 @@ SCENARIO = {
     "attacks": ["null_mean"],
     "engine": {"chunk": 1},
 }
-LOST = {"lost": [{"round": 1, "client": 1, "reason": "the client's process died"}]}
+WHOLE = {"faults": [], "accuracy": [], "accounting_note": ""}
+LOST = {**WHOLE, "lost": [{"round": 1, "client": 1, "reason": "the client's process died"}]}
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def cell(tmp_path):
     [cell] = every_cell(parse(SCENARIO))
     directory = RunDirectory(tmp_path)
     recorded_cell.record(directory.cell(cell_key(cell)), Plan(recorded_cell.work()))
-    write_json(directory.cell(cell_key(cell)) / "cell.json", {})
+    write_json(directory.cell(cell_key(cell)) / "cell.json", WHOLE)
     return cell, directory
 
 
@@ -52,7 +53,7 @@ def test_what_was_seen_is_part_of_a_job_while_it_may_be_seen_otherwise(cell):
     file.write_bytes(file.read_bytes()[:-4] + b"\1\1\1\1")
     after = _jobs(cell, directory)
     assert {who for who in before if before[who] != after[who]} == {who for who in before if who[1] == (1,)}
-    write_json(folder / "cell.json", {})
+    write_json(folder / "cell.json", WHOLE)
     assert _jobs(cell, directory) == final
 
 
