@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint mutants
+.PHONY: demo test test-slow lint mutants fuzz
 
 demo: .venv/installed
 	$(BIN)/fedsim run scenarios/quickstart.yaml
@@ -20,6 +20,11 @@ MUTANTS ?= 300
 SEED ?= 0
 mutants: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --mutants $(MUTANTS) --seed $(SEED) --table docs/mutants.md
+
+# Damaged and made-up files of every kind that fedsim reads: no traceback, no hang, nothing written elsewhere.
+CASES ?= 10000
+fuzz: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --cases $(CASES) --seed $(SEED)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

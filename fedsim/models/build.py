@@ -21,6 +21,7 @@ from defenses.stochastic import Dropout, check_explicit, convert, stochastic_lay
 from defenses.stochastic.functional import made_explicit
 from fedsim.errors import BadInput
 from fedsim.models import factory, foreign
+from fedsim.models.checks import check_size
 from fedsim.models.efficientnet_lite0 import EfficientNetLite0
 from fedsim.models.lenet import LeNet
 from fedsim.models.mlp import MLP
@@ -77,6 +78,8 @@ def build(
     keys = {key: value for key, value in spec.items() if key not in _OURS and key not in ("name", "factory")}
     explained = partial(_located, make) if "factory" in spec else _explained
     with explained(label, ValueError, TypeError, RuntimeError), _seeded(seed):  # torch: no memory for such a width
+        if "factory" not in spec:
+            check_size(make, {"input_shape": input_shape, "classes": classes, **keys})
         if "foreign" in spec:
             model = foreign.make(make, keys, input_shape=input_shape, classes=classes)
         else:

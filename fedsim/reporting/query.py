@@ -1,30 +1,33 @@
 """Runs as data: one table of several runs, and SQL on it by DuckDB.
 
-SQL sees the table `results` and nothing else: the database is in memory, and before the query is read the connection
-gives up files, extensions, Python's variables and the right to take any of that back. So a query that somebody else
-wrote can be run.
+SQL sees the table `results` and nothing else: the database is in memory, in a process of its own that has bounded
+memory and time (`fedsim.reporting.query_process`), and before the query is read the connection gives up files,
+extensions, Python's variables and the right to take any of that back. So a query that somebody else wrote can be run.
 """
 
 from __future__ import annotations
 
+import io
+import re
+import struct
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import duckdb
 import polars as pl
+import pyarrow as pa
 from polars.exceptions import PolarsError
 from rich.table import Table
 from rich.text import Text
 
 from fedsim.errors import BadInput
 from fedsim.reporting import formats as f
+from fedsim.reporting.query_process import ANSWERED, REFUSED
 
-TABLE = "results"
-_SEALED = (
-    "SET temp_directory = ''",  # a large query fails for memory instead of writing beside the user's files
-    "SET enable_external_access = false",
-    "SET lock_configuration = true",
-)
+MEMORY = 2 * 2**30
+"""Bytes that a query may take besides the table."""
+SECONDS = 60
 
 
 def together(tables: Mapping[Path, pl.DataFrame]) -> pl.DataFrame:
@@ -40,23 +43,37 @@ def together(tables: Mapping[Path, pl.DataFrame]) -> pl.DataFrame:
 
 
 def sql(results: pl.DataFrame, query: str) -> pl.DataFrame:
-    """Answer a query on the table `results`.
+    """Answer a query on the table `results`, in a process of its own that has so much memory and time.
 
     Raises:
-        fedsim.errors.BadInput: DuckDB cannot answer it, or it asks for something outside the table.
+        fedsim.errors.BadInput: DuckDB cannot answer it, it asks for something outside the table, or for too much.
     """
-    with duckdb.connect(":memory:", config={"python_enable_replacements": "false"}) as connection:
-        connection.register(TABLE, results.to_arrow())
-        for setting in _SEALED:
-            connection.sql(setting)
-        try:
-            answer = connection.sql(query)
-            if answer is None:
-                raise BadInput(f"--sql: no answer; it takes a query such as: select attack, psnr from {TABLE}")
-            frame = pl.DataFrame(pl.from_arrow(answer.to_arrow_table()))
-            return frame.with_columns(pl.col(name).cast(_plain(kind)) for name, kind in _decimals(frame))
-        except (duckdb.Error, PolarsError) as error:
-            raise BadInput(f"--sql: {_one_line(error)}") from None
+    stream = io.BytesIO()
+    table = results.to_arrow()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    given = query.encode("utf-8", "replace")
+    command = [sys.executable, "-m", "fedsim.reporting.query_process", str(MEMORY)]
+    try:
+        done = subprocess.run(
+            command,
+            input=struct.pack("<Q", len(given)) + given + stream.getvalue(),
+            capture_output=True,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise BadInput(f"--sql: interrupted after {SECONDS} s; ask for less") from None
+    kind, content = done.stdout[:1], done.stdout[1:]
+    if kind == REFUSED:
+        raise BadInput(f"--sql: {_one_line(content.decode('utf-8', 'replace'))}")
+    if kind != ANSWERED:  # killed, or out of memory where nobody can say so
+        raise BadInput(f"--sql: interrupted: it needs more than {MEMORY // 2**30} GiB of memory; ask for less")
+    try:
+        with pa.ipc.open_stream(content) as reader:
+            frame = pl.DataFrame(pl.from_arrow(reader.read_all()))
+        return frame.with_columns(pl.col(name).cast(_plain(kind)) for name, kind in _decimals(frame))
+    except (PolarsError, pa.ArrowException) as error:
+        raise BadInput(f"--sql: {_one_line(error)}") from None
 
 
 def _decimals(frame: pl.DataFrame) -> Sequence[tuple[str, pl.Decimal]]:
@@ -68,9 +85,10 @@ def _plain(kind: pl.Decimal) -> type[pl.DataType]:
     return pl.Int64 if kind.scale == 0 else pl.Float64
 
 
-def _one_line(error: BaseException) -> str:
-    """The message without the excerpt of the query that follows it."""
-    return " ".join(str(error).split("\n\nLINE ")[0].split())
+def _one_line(error: object) -> str:
+    """The message without the excerpt of the query, or the advice, that follows it."""
+    said = re.split(r"\n\nLINE |\n?Possible solutions|\nDatabase is launched|\s*See https?:", str(error))[0]
+    return " ".join(said.split())[:240]
 
 
 def to_csv(frame: pl.DataFrame) -> str:
@@ -123,6 +141,8 @@ def _on_its_side(frame: pl.DataFrame) -> Table:
 def _cell(value: object) -> Text:
     if value is None:
         return Text(f.NONE, style="dim")
+    if isinstance(value, pl.Series):  # a list of the row
+        value = value.to_list()
     return Text(f"{value:.6g}" if isinstance(value, float) else str(value))
 
 

@@ -196,6 +196,8 @@ def _read(text: str, source: str, *, lines: bool = True) -> tuple[Any, dict[KeyP
     """The value of a YAML text, and where its parts stood; messages name line and column if `lines`."""
     if len(text) > _MAX_CHARACTERS:
         raise BadInput(f"{source}: {len(text)} characters; a scenario has at most {_MAX_CHARACTERS}")
+    if text.count(",") + text.count("\n") > _MAX_NODES:  # to read so much takes seconds, to be refused all the same
+        raise BadInput(f"{source}: more than {_MAX_NODES} values")
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(text)
@@ -255,8 +257,10 @@ class _Reader:
     def _scalar(self, node: ScalarNode) -> Any:
         try:
             return self._yaml.constructor.construct_object(node)
-        except ValueError:
-            raise self._error(node, f"{node.value!r} cannot be read as a number") from None
+        except (ValueError, KeyError, IndexError, TypeError, OverflowError):  # of what a tag calls something else
+            kind = str(node.tag).removeprefix(_TAG)
+            what = "a number" if kind in ("int", "float") else {"bool": "true or false"}.get(kind, kind)
+            raise self._error(node, f"{str(node.value)[:40]!r} cannot be read as {what}") from None
 
     def _error(self, node: Node, message: str) -> BadInput:
         line, column = _start(node)

@@ -181,3 +181,26 @@ def test_both_cannot_be_printed(runs, command):
     code, printed, said = command(runs[0], "--csv", "-", "--json", "-")
     assert (code, printed) == (2, "")
     assert "choose one" in said
+
+
+def test_memory_is_bounded_inside_a_single_operator(results):
+    for asked in ("select length(repeat('x', 4000000000)) as n", "select repeat('x', 4000000000)"):
+        with pytest.raises(BadInput, match=r"--sql: .*[Mm]emory") as error:
+            query.sql(results, asked)
+        assert len(str(error.value)) <= 300
+
+
+def test_time_is_bounded_inside_a_single_operator(results, monkeypatch):
+    monkeypatch.setattr(query, "SECONDS", 2)
+    with pytest.raises(BadInput, match="--sql: interrupted after 2 s; ask for less"):
+        query.sql(results, "select sum(sqrt(a.range * b.range)) from range(10000000) a, range(1000000) b")
+
+
+def test_nested_answers_can_be_shown_and_written(results):
+    answer = query.sql(results, "select {'a': 1, 'b': [1, 2]} as s, [1, 2] as l, map {'k': 2} as m, 1::hugeint as h")
+    console = Console(width=100, record=True)
+    console.print(query.terminal(answer))
+    assert "[1, 2]" in console.export_text()
+    assert json.loads(query.to_json(answer))[0]["l"] == [1, 2]
+    with pytest.raises(BadInput, match="--json can hold it"):
+        query.to_csv(answer)
