@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py --cases 10000 --seed 0      # or: make fuzz
 
 Of every case it is asked that no exception but fedsim's own comes out, that it takes less than ten seconds, and that
-nothing is written. Scenarios are bundled ones with values and keys of the JSON Schema, and strange ones, in the place of
+nothing is written. Scenarios are bundled ones with keys of the JSON Schema and strange values in the place of
 their own; tensors, tables, archives, JSON records and entries are valid files with some of their bytes changed.
 """
 

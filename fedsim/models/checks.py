@@ -26,8 +26,11 @@ def check_size(make: Callable[..., nn.Module], keys: Mapping[str, Any]) -> None:
     """Raise ValueError for a model of more than `MOST_PARAMETERS`, before any memory is taken for it."""
     if all(value <= _WIDE for value in keys.values() if isinstance(value, int)):
         return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in make(**keys).parameters())
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in make(**keys).parameters())
+    except RuntimeError:
+        raise ValueError(f"more parameters than can be counted; at most {MOST_PARAMETERS:,} are accepted") from None
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"{parameters:,} parameters; at most {MOST_PARAMETERS:,} are accepted")
 

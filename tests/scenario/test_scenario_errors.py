@@ -294,7 +294,7 @@ def test_a_factory_is_tried(file, tmp_path, monkeypatch):
         ("data.image_size=100000", "5,000 images of 100000 x 100000 pixels take 46,566 GiB; accepted are 8"),
         ("federation.local={steps: 100000000000, share: weights}", "100,000,000,000 steps with a batch of 1 each take"),
         ("utility={rounds: 1, local: {steps: 9999999}}", "utility.local.steps: 9,999,999 steps with a batch of 32"),
-        ("model.width=100000000000", "model 'mlp': [enforce fail at"),
+        ("model.width=100000000000", "model 'mlp': more parameters than can be counted"),
         ("model.checkpoint=sub", "sub: is a folder, not a file"),
         ("model.checkpoint=loop", "loop: no such file"),
         ("model.checkpoint=~no_such_user/w", "~no_such_user/w: no such file"),
