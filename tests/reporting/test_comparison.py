@@ -61,6 +61,15 @@ def test_p_values_are_corrected_for_their_number():
     assert [each.p for each in compare(side(a), side(b, "b")).differences] == pytest.approx([3 * 2 * 0.5**8] * 3)
 
 
+def test_what_is_clear_alone_and_not_among_many_says_so():
+    names = ("v", "w", "x", "y", "z", "u", "t")
+    a = [row for name in names for row in scored(10.0, defense=name)]
+    b = [row for name in names for row in scored(12.0, defense=name)]
+    [found, *_] = compare(side(a), side(b, "b")).differences
+    assert (found.alone, found.p) == pytest.approx((2 * 0.5**8, 7 * 2 * 0.5**8))
+    assert found.in_words == "B is ahead, were it the only comparison"
+
+
 def test_two_attacks_of_one_run_and_what_they_were_told():
     told = scored(30.0, attack="well_informed", threat_noise="known")
     rows = scored(10.0) + told

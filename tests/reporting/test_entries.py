@@ -341,3 +341,31 @@ def test_the_repositorys_entries_are_in_order_and_of_bundled_scenarios():
     for entry in collection.entries.values():
         assert entry.source.command.split()[:2] == ["fedsim", "run"]
         assert {entry.source.scenario, Path(entry.source.command.split()[2]).stem} <= bundled
+
+
+def test_a_picture_that_is_too_large_or_damaged_is_one_line(tmp_path):
+    import hashlib
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def png(side, *chunks):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+        return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks)
+
+    from fedsim.reporting.entries.pictures import fault
+
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))
+    made = {
+        "declares more than": png(20_000, chunk(b"IDAT", b"")),  # 400 megapixels in 45 bytes
+        "measures": png(2, chunk(b"IDAT", b"")),
+        "is no PNG": png(2, b"\0\0\0\1tEXt"),
+    }
+    for said, content in made.items():
+        path = tmp_path / "p.png"
+        path.write_bytes(content)
+        assert said in (fault(path, sha256=hashlib.sha256(content).hexdigest(), size=(4, 4)) or ""), said
+    path.write_bytes(png(4, bomb, chunk(b"IDAT", b"")))
+    fault(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=(4, 4))  # nothing is raised

@@ -29,7 +29,8 @@ class Difference:
     Args:
         a, b: the median PSNR in dB over the clients that both sides attacked.
         median: of the clients' differences in dB; low, high: its interval, at the level `level`.
-        p: of the exact sign test, corrected for the number of comparisons; None where no client differs.
+        alone: p of the exact sign test, were it the only comparison; None where no client differs.
+        p: the same corrected for the number of comparisons.
         clients: pairs; `ahead` of them B is better on, `behind` worse, the others are equal.
     """
 
@@ -42,17 +43,24 @@ class Difference:
     low: float | None
     high: float | None
     level: float | None
+    alone: float | None
     p: float | None
     clients: int
     ahead: int
     behind: int
 
     @property
+    def _leader(self) -> str:
+        return "B" if self.ahead > self.behind else "A"
+
+    @property
     def in_words(self) -> str:
         if not self.ahead and not self.behind:
             return "the same"
         if self.p is not None and self.p <= SIGNIFICANT:
-            return "B is better" if self.ahead > self.behind else "A is better"
+            return f"{self._leader} is better"
+        if self.alone is not None and self.alone <= SIGNIFICANT:
+            return f"{self._leader} is ahead, were it the only comparison"
         return "too few clients" if self.clients < intervals.ENOUGH else "not told apart"
 
 
@@ -108,7 +116,8 @@ def _differences(pairs: pl.DataFrame) -> Iterator[Difference]:
             low=low,
             high=high,
             level=intervals.level(len(found)),
-            p=float(binomtest(ahead, ahead + behind).pvalue) if ahead + behind else None,
+            alone=float(binomtest(ahead, ahead + behind).pvalue) if ahead + behind else None,
+            p=None,
             clients=len(found),
             ahead=ahead,
             behind=behind,
@@ -117,7 +126,7 @@ def _differences(pairs: pl.DataFrame) -> Iterator[Difference]:
 
 def _corrected(differences: list[Difference]) -> list[Difference]:
     """Holm's p values: a table of many comparisons is wrong about any of them with 5 % at most."""
-    order = sorted((each.p, at) for at, each in enumerate(differences) if each.p is not None)
+    order = sorted((each.alone, at) for at, each in enumerate(differences) if each.alone is not None)
     corrected: dict[int, float] = {}
     least = 0.0
     for place, (p, at) in enumerate(order):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fedsim.reporting.gallery import Pictures, panels
 
@@ -78,7 +79,11 @@ def fault(path: Path, *, sha256: str, size: tuple[int, int]) -> str | None:
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         return "is another one than the entry names (its SHA-256 differs)"
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return None if image.size == size else f"measures {image.size} pixels, not {size}"
-    except UnidentifiedImageError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:  # reads what it declares, and unpacks nothing
+                return None if image.size == size else f"measures {image.size} pixels, not {size}"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return f"declares more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+    except Exception:  # a damaged file makes Pillow's decoders raise whatever they stumble over
         return "is no PNG"
