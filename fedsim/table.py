@@ -117,12 +117,17 @@ _JSON = {
     "cost_of": dict,
 }
 """Columns that hold JSON, and of what kind."""
-_ALWAYS = ("model_params", "defense_params", "attack", "attack_params", "status")
+_ALWAYS = ("attack", "attack_params", "status")
 """Columns that every row has a value in."""
+_LABELS = ("model_params", "defense_params")
+"""Likewise, once a scenario's labels are put to it."""
 
 
-def read_valid(path: Path) -> pl.DataFrame:
+def read_valid(path: Path, *, labelled: bool = True) -> pl.DataFrame:
     """A file of result rows, by its schema and by what its columns must hold.
+
+    Args:
+        labelled: whether it is of a scenario, and not of one job alone, whose rows have no labels yet.
 
     Raises:
         Damaged: it is no Parquet file, has other columns, or holds what no row of a result can; one line.
@@ -139,7 +144,7 @@ def read_valid(path: Path) -> pl.DataFrame:
         raise Damaged(path, "not the Parquet table that fedsim wrote") from None
     if differences := differing(rows.schema):
         raise Damaged(path, f"has other columns than this version ({differences})")
-    if fault := _fault(rows):
+    if fault := _fault(rows, (*_ALWAYS, *_LABELS) if labelled else _ALWAYS):
         raise Damaged(path, fault)
     return rows.select(*SCHEMA)
 
@@ -157,8 +162,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _fault(rows: pl.DataFrame) -> str:
-    for name in _ALWAYS:
+def _fault(rows: pl.DataFrame, always: tuple[str, ...]) -> str:
+    for name in always:
         if rows[name].has_nulls():
             return f"a row has no {name}"
     strange = set(rows["status"].unique()) - {"ok", "not_applicable", "failed"}

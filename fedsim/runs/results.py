@@ -65,7 +65,7 @@ def _parts(directory: RunDirectory, cell: Cell) -> Iterator[pl.DataFrame]:
         error = error_file(directory, job)
         if score.exists():
             try:
-                yield table.read_valid(score).with_columns(chosen_on, observed=True)
+                yield table.read_valid(score, labelled=False).with_columns(chosen_on, observed=True)
                 continue
             except Damaged as damage:
                 caution(f"{damage}; its rows are shown as failed")

@@ -23,6 +23,7 @@ from fedsim.federation.plan import Plan
 from fedsim.federation.server import run_cell
 from fedsim.federation.workers import Measurement
 from fedsim.files import read_json
+from fedsim.paths import USER_PATH
 
 
 def _arrays(change):
@@ -189,6 +190,7 @@ def trained(tmp_path_factory):
     federation = {**BASE["federation"], "clients": CLIENTS, "clients_per_round": CLIENTS, "rounds": 2}
     plan = Plan(work(federation=federation, victims={"rounds": [1, 2], "clients": CLIENTS}))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(USER_PATH, "")  # the clients set it
         for part in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, part, 1)
         grid = OrderedGrid(Clients(), nodes=CLIENTS)

@@ -181,3 +181,12 @@ def test_an_archive_is_looked_at_before_it_is_unpacked(tmp_path):
         archive.writestr("x.npy", buffer.getvalue())
     with pytest.raises(ValueError, match="objects, which are never read"):
         read_npz(path, ["x"])
+
+
+def test_the_rows_of_a_job_have_no_labels_yet(tmp_path):
+    """They are put to them where the table is made: until then nothing is missing."""
+    rows = table.frame([row(model_params=None, defense_params=None)])
+    rows.write_parquet(tmp_path / "t.parquet")
+    assert table.read_valid(tmp_path / "t.parquet", labelled=False).height == rows.height
+    with pytest.raises(Damaged, match="a row has no model_params"):
+        table.read_valid(tmp_path / "t.parquet")
