@@ -190,7 +190,7 @@ def trained(tmp_path_factory):
     federation = {**BASE["federation"], "clients": CLIENTS, "clients_per_round": CLIENTS, "rounds": 2}
     plan = Plan(work(federation=federation, victims={"rounds": [1, 2], "clients": CLIENTS}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(USER_PATH, "")  # the clients set it
+        patch.setenv(USER_PATH, json.dumps([str(folder)]))  # the clients set it
         for part in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, part, 1)
         grid = OrderedGrid(Clients(), nodes=CLIENTS)
