@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.archives import read_npz
-from fedsim.data.arrays import Part, build
+from fedsim.data.arrays import MOST_UNNAMED, Part, build
 from fedsim.data.dataset import Dataset
 from fedsim.errors import BadInput
 
@@ -68,4 +68,6 @@ def _part(path: str, arrays: Mapping[str, np.ndarray], x: str, y: str) -> Part:
 def _classes(path: str, names: np.ndarray) -> list[str]:
     if names.ndim != 1 or names.dtype.kind not in "USiu" or not len(names):
         raise BadInput(f"{path}: classes is {names.dtype} {names.shape}; expected a list of names")
+    if len(names) > MOST_UNNAMED:
+        raise BadInput(f"{path}: classes names {len(names):,}; at most {MOST_UNNAMED:,} are accepted")
     return [str(name)[:100] for name in names.tolist()]

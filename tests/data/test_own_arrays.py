@@ -93,3 +93,18 @@ def test_objects_are_never_unpickled(tmp_path):
     for name in ("x", "y", "classes"):
         with pytest.raises(BadInput, match=rf"plain arrays \({name} holds objects, which are never read"):
             data.load(spec(tmp_path, **{name: np.array([{"a": 1}] * 20, dtype=object)}))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (np.array("a"), "expected a list of names"),
+        (np.arange(6).reshape(3, 2), "expected a list of names"),
+        (np.array([0.5, 1.5]), "expected a list of names"),
+        (np.arange(40_000), "classes names 40,000; at most 32,768 are accepted"),
+    ],
+)
+def test_names_of_classes_are_a_list_of_a_sensible_length(tmp_path, names, said):
+    np.savez(tmp_path / "own.npz", x=np.zeros((3, 8, 8), np.uint8), y=np.arange(3), classes=names)
+    with pytest.raises(BadInput, match=said):
+        data.load({"name": "npz", "path": str(tmp_path / "own.npz")})
