@@ -1,7 +1,8 @@
-"""Fishing: a head that lets the images of one class alone into the gradient of all that lies before it.
+"""Fishing: a head that lets few images alone into the gradient of all that lies before it: those of one class, or of a
+client that has one class only those with much of one feature.
 
 Wen, Geiping, Fowl, Goldblum, Goldstein, *Fishing for User Data in Large-Batch Federated Learning via Gradient
-Magnification*, ICML 2022 (class fishing). With weights of zero for every class but the target c, what comes back to the
+Magnification*, ICML 2022. With weights of zero for every class but the target c, what comes back to the
 features h of an image of label y is
 
     dL/dh = (softmax_c - [y = c]) W_c
@@ -9,6 +10,10 @@ features h of an image of label y is
 and with a bias of c so low that softmax_c is next to nothing, that is zero for every image but those of class c. They
 are one batch of their own, however large the client's was; its size stands in the head's bias, `dL/db_c = -count / B`.
 Of a single one the head's own gradient follows, too: its features are `dL/dW_c / dL/db_c`, and its softmax is known.
+
+Where all of a client's images are of class c that keeps none out (feature fishing). With W_c = -s e_j and a bias of s t,
+s large, softmax_c is next to 1 where the feature h_j is below the threshold t, and next to nothing above: then only
+images with more of the feature than t have a gradient, one or two if t is a high quantile.
 """
 
 from __future__ import annotations
@@ -18,11 +23,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacks import base
 from attacks.base import NotApplicable, Reconstruction, register
-from attacks.head import find_head
+from attacks.head import Head, find_head
 from attacks.malicious.base import MaliciousAttack, Outset
 from attacks.observation import Observation, ThreatModel
 from attacks.updates import attacker_copy, lacks, observed_gradient, trained_part
@@ -71,25 +76,38 @@ class Fishing(MaliciousAttack):
         known = _followers()
         if self.then not in known:
             accepted = ", ".join(known)
-            raise ValueError(f"fishing: then = {self.then!r} is no attack that can follow (accepted: {accepted})")
+            raise ValueError(f"{self.name}: then = {self.then!r} is no attack that can follow (accepted: {accepted})")
 
     def change(self, model: nn.Module, outset: Outset, *, seed: int) -> None:
-        if self.target >= outset.classes:
-            raise ValueError(f"fishing: target = {self.target} is no class; accepted: 0 to {outset.classes - 1}")
-        try:
-            head = find_head(model.eval(), outset.input_shape)
-        except NotApplicable as reason:
-            raise ValueError(f"fishing: {reason}") from None
-        finally:
-            model.train()
-        if head.bias is None:
-            raise ValueError(f"fishing: {head.weight} has no bias, by which the target's logit is put below the others")
+        head, bias = self._head(model, outset)
         with torch.no_grad():
             others = torch.arange(outset.classes) != self.target
             model.get_parameter(head.weight)[others] = 0
-            bias = model.get_parameter(head.bias)
             bias.zero_()
             bias[self.target] = -self.margin
+
+    def _head(self, model: nn.Module, outset: Outset) -> tuple[Head, nn.Parameter]:
+        """The model's head and its bias. Raises ValueError where they do not admit this."""
+        if self.target >= outset.classes:
+            raise ValueError(f"{self.name}: target = {self.target} is no class; accepted: 0 to {outset.classes - 1}")
+        try:
+            head = find_head(model.eval(), outset.input_shape)
+        except NotApplicable as reason:
+            raise ValueError(f"{self.name}: {reason}") from None
+        finally:
+            model.train()
+        if head.bias is None:
+            raise ValueError(
+                f"{self.name}: {head.weight} has no bias, by which the target's logit is put below the others"
+            )
+        return head, model.get_parameter(head.bias)
+
+    def _check_counts(self, counts: Tensor) -> None:
+        """Raise NotApplicable where images that were to be kept out came in, or may have.
+
+        Args:
+            counts: (classes,) images of each class less the softmaxes of all, as the head's bias says them.
+        """
 
     def reconstruct(
         self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
@@ -104,6 +122,7 @@ class Fishing(MaliciousAttack):
             raise NotApplicable(lacks(f"the head's bias, {head.bias}"))
         assert observation.batch_size is not None
         share = -gradient[head.bias].double()
+        self._check_counts(observation.batch_size * share)
         counted = observation.batch_size * float(share[self.target])
         count = round(counted)
         if count < 1 or abs(counted - count) > WHOLE * count:
@@ -112,7 +131,7 @@ class Fishing(MaliciousAttack):
         alone = {n: scale * g for n, g in gradient.items() if n not in (head.weight, head.bias)}
         if count == 1:
             features = gradient[head.weight][self.target] / gradient[head.bias][self.target]
-            delta = observation.state[head.bias].softmax(0)
+            delta = (observation.state[head.weight] @ features + observation.state[head.bias]).softmax(0)
             delta[self.target] -= 1
             alone |= {head.weight: torch.outer(delta, features), head.bias: delta}
         caught = replace(
@@ -129,6 +148,59 @@ class Fishing(MaliciousAttack):
         attack.compile = self.compile
         answer = attack(caught, replace(threat_model, labels="known"), model, seed=seed)
         return replace(answer, details={**answer.details, "caught": count})
+
+
+@register("feature_fishing")
+@dataclass(kw_only=True, eq=False)
+class FeatureFishing(Fishing):
+    """Let those images of a client of one class alone into the gradient that have most of a feature, and attack them as
+    a batch of their own (Wen et al., ICML 2022, feature fishing).
+
+    It declines a client that holds other classes as well: their images come in just where the target's do not. The
+    feature is the one that public images differ most in, its threshold a quantile of theirs. The paper narrows the
+    threshold down over several rounds; here it is one.
+
+    Args:
+        share: of public images that have more of the feature; 1 over the batch is one image in the mean.
+        margin: how far from 0 the target's logit is at one deviation of the feature from its threshold.
+    """
+
+    exploits: ClassVar[str] = "a head with a bias; a client whose images are all of one class"
+    under_dropout: ClassVar[str] = "images whose feature was dropped stay out, others come in that are scaled up"
+    requires: ClassVar[Mapping[str, Sequence[str]]] = {**Fishing.requires, "auxiliary_data": ("public",)}
+
+    share: float = 0.05
+    margin: float = 1000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share < 1:
+            raise ValueError(f"{self.name}: share = {self.share} is not in (0, 1)")
+
+    def change(self, model: nn.Module, outset: Outset, *, seed: int) -> None:
+        head, bias = self._head(model, outset)
+        seen: list[Tensor] = []
+        handle = model.get_submodule(head.weight.rpartition(".")[0]).register_forward_pre_hook(
+            lambda layer, inputs: seen.append(inputs[0])
+        )
+        with torch.no_grad():
+            model.eval()(outset.public.to(bias))
+            handle.remove()
+            [features] = seen
+            deviations = features.double().std(0)
+            place = int(deviations.argmax())
+            if not deviations[place] > 0:
+                raise ValueError(f"{self.name}: public images do not differ in any feature at {head.weight}")
+            steep = self.margin / float(deviations[place])
+            threshold = float(features[:, place].double().quantile(1 - self.share))
+            model.train().get_parameter(head.weight).zero_()[self.target, place] = -steep
+            bias.zero_()
+            bias[self.target] = steep * threshold
+
+    def _check_counts(self, counts: Tensor) -> None:
+        others = torch.arange(len(counts), device=counts.device) != self.target
+        if bool((counts[others] > WHOLE).any()):
+            raise NotApplicable("the batch holds images of other classes than the target's")
 
 
 def _followers() -> list[str]:

@@ -117,6 +117,8 @@ ANY = Any8()
 
 FISHING = {"grants": {"server": "malicious"}, "model": with_bias, "labelled": 1, "part": True}
 
+ONE_CLASS = {"grants": MALICIOUS, "model": with_bias, "labelled": 1}
+
 TABLE = [
     Target(a("dlg", iterations=300), 30),
     Target(a("dlg", iterations=300, memory=50, **LBFGS), 30, grants={"labels": "unknown"}),
@@ -212,6 +214,8 @@ TABLE = [
     Target(a("fishing"), 100, dropout=0.5, grants={"server": "malicious"}, model=with_bias, part=True),
     Target(a("fishing", then="first_linear", target=1), 100, dropout=0.5, **FISHING),
     Target(a("fishing", then="inverting_gradients", iterations=600, margin=50.0, target=1), 30, **FISHING),
+    Target(a("feature_fishing", target=1, share=0.95, margin=100.0), 100, single=True, **ONE_CLASS),
+    Target(a("feature_fishing", then="dlg", target=1, share=0.95, iterations=200), 30, single=True, **ONE_CLASS),
     Target(a("null_mean"), 8, dropout=0.5),
     Target(a("null_random"), 5, dropout=0.5),
 ]
