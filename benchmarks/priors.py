@@ -41,10 +41,10 @@ from fedsim.scoring.metrics import METRICS
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "priors"
 IG, SMOOTH = ("inverting_gradients", {}), ("inverting_gradients", {"total_variation": 0.1})
-LONG = {"iterations": 1000}
+LONG = [(name, {**keys, "iterations": 1000}) for name, keys in (IG, SMOOTH)]
 PLAN: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "digits": [(IG[0], LONG), (SMOOTH[0], SMOOTH[1] | LONG), ("deep_image_prior", {}), ("ggl", {}), ("gias", {"restarts": 2})],
-    "faces": [(IG[0], LONG), (SMOOTH[0], SMOOTH[1] | LONG), ("deep_image_prior", {}), ("ggl", {"restarts": 2}), ("gias", {"restarts": 1})],
+    "digits": [*LONG, ("deep_image_prior", {}), ("ggl", {}), ("gias", {"restarts": 2})],
+    "faces": [*LONG, ("deep_image_prior", {}), ("ggl", {"restarts": 2}), ("gias", {"restarts": 1})],
     "pretrained": [IG, SMOOTH, ("gradinversion", {"restarts": 1})],
 }
 

@@ -11,8 +11,8 @@ and with a bias of c so low that softmax_c is next to nothing, that is zero for 
 are one batch of their own, however large the client's was; its size stands in the head's bias, `dL/db_c = -count / B`.
 Of a single one the head's own gradient follows, too: its features are `dL/dW_c / dL/db_c`, and its softmax is known.
 
-Where all of a client's images are of class c that keeps none out (feature fishing). With W_c = -s e_j and a bias of s t,
-s large, softmax_c is next to 1 where the feature h_j is below the threshold t, and next to nothing above: then only
+Where all of a client's images are of class c that keeps none out (feature fishing). With W_c = -s e_j, bias s t and
+large s, softmax_c is next to 1 where the feature h_j is below the threshold t, and next to nothing above: then only
 images with more of the feature than t have a gradient, one or two if t is a high quantile.
 """
 
@@ -165,6 +165,7 @@ class FeatureFishing(Fishing):
         margin: how far from 0 the target's logit is at one deviation of the feature from its threshold.
     """
 
+    paper: ClassVar[str] = "Wen et al., ICML 2022"
     exploits: ClassVar[str] = "a head with a bias; a client whose images are all of one class"
     under_dropout: ClassVar[str] = "images whose feature was dropped stay out, others come in that are scaled up"
     requires: ClassVar[Mapping[str, Sequence[str]]] = {**Fishing.requires, "auxiliary_data": ("public",)}

@@ -36,6 +36,8 @@ class GIAS(GGL):
     """
 
     paper: ClassVar[str] = "Jeon et al., NeurIPS 2021 (arXiv 2110.14962)"
+    exploits: ClassVar[str] = "any model that can be replayed; a decoder that was trained on images like the client's"
+    under_dropout: ClassVar[str] = "looks for the masks with the images"
 
     pace: float = 0.01
     latent_share: float = 0.5

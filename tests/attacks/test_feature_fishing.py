@@ -14,9 +14,9 @@ from fedsim.scoring.detection import disaggregation
 THREAT = ThreatModel(server="malicious", auxiliary_data="public", labels="unknown")
 
 
-def victim(images: Tensor, labels: Tensor, *, dropout: float = 0.0, share: float = 0.1) -> tuple[nn.Module, Observation]:
+def victim(images: Tensor, labels: Tensor, *, share: float = 0.1) -> tuple[nn.Module, Observation]:
     torch.manual_seed(0)
-    model = paper_mlp(dropout=dropout, inputs=36, width=32, classes=4, bias=True)
+    model = paper_mlp(dropout=0.0, inputs=36, width=32, classes=4, bias=True)
     public = torch.rand(200, 1, 6, 6, generator=torch.Generator().manual_seed(9))
     outset = Outset(input_shape=(1, 6, 6), classes=4, mean=(0.0,), std=(1.0,), public=public)
     create("feature_fishing", target=1, share=share).change(model, outset, seed=0)
@@ -24,7 +24,8 @@ def victim(images: Tensor, labels: Tensor, *, dropout: float = 0.0, share: float
 
 
 def one_class(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)), torch.ones(count, dtype=torch.int64)
+    images = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return images, torch.ones(count, dtype=torch.int64)
 
 
 def test_what_comes_in_is_counted_and_a_single_image_is_exact():
@@ -44,7 +45,7 @@ def test_what_comes_in_is_counted_and_a_single_image_is_exact():
             assert psnr(answer.images, images[came], 1.0) > 100
             assert disaggregation(model, images, labels) > 1e3  # and a client can see it
         else:  # none, or several, which first_linear does not part
-            with pytest.raises(NotApplicable, match="update is zero|batch"):
+            with pytest.raises(NotApplicable, match=r"update is zero|batch"):
                 attack(observation, THREAT, model)
     assert singles >= 2
 
