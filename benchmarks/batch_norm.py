@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from known_defenses import psnr
+from splits import add_split, victims
 from torch import Tensor
 
 import attacks
@@ -27,7 +28,6 @@ from defenses.client.round import ClientRound, play
 from fedsim import data, models
 from fedsim.federation.start import train_centrally
 from fedsim.local import Local, generators, observed
-from fedsim.random import rng_for
 
 Mode = Literal["train", "eval"]
 ATTACKERS: dict[str, tuple[str, Literal["none", "running", "batch"]]] = {
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of attackers")
     parser.add_argument("--compile", choices=["always", "never", "auto"], default="auto")
     parser.add_argument("--seed", type=int, default=0)
+    add_split(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     rows = [
@@ -74,10 +75,10 @@ def clients(
     model = models.build(spec, input_shape=shape, classes=classes, seed=arguments.seed)
     train_centrally(model, dataset, steps=arguments.pretrain, batch_size=32, learning_rate=0.05, seed=arguments.seed)
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
+    order = victims(len(dataset.train_images), arguments.split, seed=arguments.seed)
     truths, seen = [], []
     for victim in range(arguments.victims):
-        chosen = torch.from_numpy(order[victim * size : (victim + 1) * size])
+        chosen = order[victim * size : (victim + 1) * size]
         images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
         round = ClientRound(model=model.train(mode == "train"), batch_size=size, classes=classes)
         played = play(round, state, images, labels, generators(arguments.seed, client=victim, round=1))

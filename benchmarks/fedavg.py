@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from known_defenses import clients, psnr
+from splits import add_split
 
 import attacks
 from attacks import LocalTraining, NotApplicable, ThreatModel
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--attackers", nargs="+", default=list(ATTACKERS), help="names of attackers")
     parser.add_argument("--keys", type=json.loads, default={}, help="further keys of the attacks, as JSON")
     parser.add_argument("--seed", type=int, default=0)
+    add_split(parser)
     parser.add_argument("--picture", help="where to draw the first client's images and what was made of them")
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()

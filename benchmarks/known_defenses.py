@@ -29,6 +29,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
+from splits import victims
 from torch import Tensor
 
 import attacks
@@ -40,7 +41,6 @@ from defenses.client.round import ORDER, ClientRound, play
 from defenses.client.training import freeze
 from fedsim import data, models
 from fedsim.local import Local, generators, observed
-from fedsim.random import rng_for
 from fedsim.scoring.matching import match
 from fedsim.scoring.metrics import METRICS
 
@@ -145,10 +145,10 @@ def clients(
     size = getattr(arguments, "batch", 2 if local.epochs else 1)
     count = getattr(arguments, "examples", 3) if local.epochs else size * local.steps
     client = Local(training=local, batch_size=size, share="gradient" if share == "gradient" else "weights")
-    order = rng_for(arguments.seed, "victims").permutation(len(dataset.train_images))
+    order = victims(len(dataset.train_images), getattr(arguments, "split", "publish"), seed=arguments.seed)
     truths, seen = [], []
     for victim in range(arguments.victims):
-        chosen = torch.from_numpy(order[victim * count : (victim + 1) * count])
+        chosen = order[victim * count : (victim + 1) * count]
         model = freeze(
             models.build({**described, "defenses": parts}, input_shape=shape, classes=classes, seed=arguments.seed),
             local.trained,

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from known_defenses import clients, psnr
+from splits import add_split
 
 import attacks
 from attacks import ThreatModel
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--attackers", nargs="+", default=list(ATTACKERS))
     parser.add_argument("--seed", type=int, default=0)
+    add_split(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a row")
     arguments = parser.parse_args()
     if not arguments.json:

@@ -66,6 +66,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "leaked_ssim": _FLAG,  # ssim >= 0.6
     "leaked_psnr": _FLAG,  # psnr > 19 dB
     "bit_exact": _FLAG,  # equal after rounding to uint8
+    "identified": _FLAG,  # nearer to its reconstruction, in pixels, than up to 1,000 other images of the data set
+    "identified_features": _FLAG,  # the same in features of LPIPS' backbone; null where LPIPS is not among the metrics
     "label_correct": _FLAG,  # null where the labels were granted
     "mask_accuracy": _REAL,
     "mask_accuracy_layers": _TEXT,  # JSON: {layer: accuracy}

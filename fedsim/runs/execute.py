@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fedsim import table
+from fedsim import data, table
 from fedsim.answers import JobSpec
 from fedsim.files import key_of, write_text
 from fedsim.paths import look_beside
@@ -23,6 +23,7 @@ from fedsim.runs.salt import settle
 from fedsim.runs.simulation import simulate
 from fedsim.runs.worker import reason_of
 from fedsim.scenario import Cell, Scenario, every_cell
+from fedsim.scoring.identify import candidates_of
 from fedsim.scoring.job import DamagedTruth, score_job
 from fedsim.version import __version__
 
@@ -204,8 +205,9 @@ def _rows(directory: RunDirectory, job: JobSpec, cell: Cell) -> pl.DataFrame:
     target = directory.score(score_key(job, cell.scenario))
     for again in (False, True):
         if not target.exists():
-            metrics = cell.scenario.metrics
-            score_job(directory.cell(job.cell), directory.job(job.key), target, key=target.name, metrics=metrics)
+            others = candidates_of(data.load(cell.work().data))
+            own, metrics = directory.cell(job.cell), cell.scenario.metrics
+            score_job(own, directory.job(job.key), target, key=target.name, metrics=metrics, candidates=others)
         try:
             return table.read(target / "rows.parquet", ["psnr", "status"])
         except (pl.exceptions.PolarsError, OSError):  # damaged since: the answer is still there

@@ -22,6 +22,7 @@ from fedsim.answers import Account, JobSpec, Outcome
 from fedsim.files import read_tensors, whole_directory, write_bytes, write_table
 from fedsim.observations import clients_of, recorded
 from fedsim.scoring import detection
+from fedsim.scoring.identify import Candidates
 from fedsim.scoring.score import score_victim
 from fedsim.truth import Truth, open_envelope, together
 
@@ -30,8 +31,13 @@ class DamagedTruth(Exception):
     """A client's sealed truth cannot be opened: no answer is to blame."""
 
 
-def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequence[str]) -> None:
+def score_job(
+    cell: Path, job: Path, target: Path, *, key: str, metrics: Sequence[str], candidates: Candidates | None = None
+) -> None:
     """Score the answers under `job` against the truth under `cell`; leave rows and pictures at `target`.
+
+    Args:
+        candidates: of the data set, among which originals are to be identified; None where nobody has others.
 
     Raises:
         DamagedTruth: what is true cannot be read.
@@ -80,6 +86,7 @@ def score_job(cell: Path, job: Path, target: Path, *, key: str, metrics: Sequenc
             views=truth.views,
             axes=truth.axes,
             noise={n.removeprefix("noise."): v for n, v in own.items() if n.startswith("noise.")} or None,
+            candidates=candidates,
             metrics=metrics,
         )
         pictures = sum(map(len, originals))

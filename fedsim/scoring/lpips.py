@@ -24,6 +24,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # AlexNet's convolutions by their index in torchvision's `features`: (stride, padding). Pooled before the 2nd and 3rd.
 CONVOLUTIONS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}
 POOLED_BEFORE = (3, 6)
+PLACES = 3  # of what is kept of each layer, down and across
 CHUNK = 32  # images at once: the activations of a large batch need not stand in memory together
 
 
@@ -39,6 +40,19 @@ def lpips(original: Tensor, reconstruction: Tensor) -> Tensor:
     """
     pairs = zip(original.split(CHUNK), reconstruction.split(CHUNK))
     return torch.cat([_distance(_prepared(a), _prepared(b)) for a, b in pairs] or [torch.zeros(0)]).double()
+
+
+@torch.no_grad()
+def layout(images: Tensor) -> Tensor:
+    """Features (B, F) of images (B, 1 or 3, H, W) in [0, 1]: those of all five layers of the trunk, each place's of
+    unit length, averaged over a grid of 3 x 3 places. Their squared distance tells images apart as LPIPS does, and so
+    few can be kept of many images.
+    """
+    parts = []
+    for part in images.split(CHUNK):
+        layers = [F.adaptive_avg_pool2d(_unit(f), PLACES).flatten(1) for f in _features(_prepared(part))]
+        parts.append(torch.cat(layers, dim=1))
+    return torch.cat(parts)
 
 
 def _prepared(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from defenses.client.site import EXAMPLE, Axis
+from fedsim.scoring.identify import Candidates
 from fedsim.scoring.matching import match
 from fedsim.scoring.metrics import METRICS
 from fedsim.table import LEAKED_PSNR, LEAKED_SSIM
@@ -44,6 +45,7 @@ def score_victim(
     axes: Mapping[str, tuple[Axis, ...]] | None = None,
     trained: Tensor | None = None,
     views: Tensor | None = None,
+    candidates: Candidates | None = None,
     metrics: Sequence[str] = tuple(METRICS),
 ) -> Scored:
     """Match an attack's answer to what the client trained on, and score it.
@@ -63,6 +65,8 @@ def score_victim(
         views: likewise, as far as they still show the image (turned, shifted). A reconstruction of one of them is one
             of the image: the assignment and all scores are to the nearest of the original and its views, and how near
             the original itself is stands in columns of its own.
+        candidates: other images, among which a reconstruction may identify the original; in features where LPIPS is
+            among the metrics. Without any the columns of that are None.
         metrics: which of `METRICS` to report. The flags are always there.
 
     Raises:
@@ -97,6 +101,13 @@ def score_victim(
     exact = torch.zeros(len(original), dtype=torch.bool)
     exact[found] = (matched[found] == (nearest * 255).round().to(torch.uint8)).flatten(1).all(1)
 
+    identified: dict[str, list[bool | None]] = {}
+    if candidates is not None:
+        compared = (original.cpu()[found], nearest, images[answer])
+        identified["identified"] = candidates.identified(*compared)
+        if "lpips" in metrics:
+            identified["identified_features"] = candidates.identified_features(*compared)
+
     rows: list[dict[str, object]] = [_nothing() for _ in order]
     for position, (i, j) in enumerate(zip(found, answer)):
         row = rows[i]
@@ -104,6 +115,7 @@ def score_victim(
         row["leaked_ssim"] = bool(scores["ssim"][position] >= LEAKED_SSIM)
         row["leaked_psnr"] = bool(scores["psnr"][position] > LEAKED_PSNR)
         row["bit_exact"] = bool(exact[i])
+        row |= {name: each[position] for name, each in identified.items()}
         if labels is not None:
             row["label_correct"] = int(labels[j]) == int(true_labels[i])
         if noise and true_noise:
@@ -137,6 +149,7 @@ def _nearest(several: Tensor, images: Tensor) -> Tensor:
 def _nothing() -> dict[str, object]:
     scores: dict[str, object] = dict.fromkeys(METRICS)
     flags: dict[str, object] = dict.fromkeys(("leaked_ssim", "leaked_psnr", "bit_exact"), False)
+    scores |= dict.fromkeys(("identified", "identified_features"))
     scores |= dict.fromkeys(("psnr_original", "ssim_original", "psnr_trained", "ssim_trained"))
     return scores | flags | dict.fromkeys(("label_correct", "mask_accuracy", "mask_accuracy_layers"))
 

@@ -17,7 +17,7 @@ from attacks.observation import SUM
 from fedsim.scoring import intervals
 from fedsim.table import PSNR_CAP_SUMMARY
 
-RATES = ("leaked_ssim", "leaked_psnr", "bit_exact")
+RATES = ("leaked_ssim", "leaked_psnr", "bit_exact", "identified", "identified_features")
 WORST = {"mse": 1.0, "psnr": 0.0, "ssim": 0.0, "lpips": 1.0}
 """The scores of an image that nobody, not even the floor, has an answer for."""
 SCORES = tuple(WORST)
