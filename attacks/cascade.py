@@ -61,7 +61,7 @@ class Cascade(Attack):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> list[Reconstruction | NotApplicable]:
-        trials = [_algebra(observation, threat_model, model, seed) for observation in observations]
+        trials = [algebra(observation, threat_model, model, seed) for observation in observations]
         for name in FALLBACKS:
             open_ones = [index for index, trial in enumerate(trials) if trial.answer is None]
             if not open_ones:
@@ -70,7 +70,7 @@ class Cascade(Attack):
             assert isinstance(attack, IterativeAttack)
             attack.compile, attack.record_every = self.compile, self.record_every
             seen = [observations[index] for index in open_ones]
-            attack.warm_start = _learnt({id(observations[index]): trials[index] for index in open_ones})
+            attack.warm_start = learnt({id(observations[index]): trials[index] for index in open_ones})
             for index, answer in zip(open_ones, attack.run(seen, threat_model, model, seed=seed, progress=progress)):
                 puzzle = Puzzle.of(observations[index], threat_model, model) if trials[index].partial else None
                 trials[index].note(name, answer, puzzle)
@@ -79,7 +79,7 @@ class Cascade(Attack):
 
 
 @dataclass
-class _Trial:
+class Trial:
     """One victim on its way through the stages.
 
     Args:
@@ -123,9 +123,9 @@ class _Trial:
         return NotApplicable("; ".join(f"{name}: {reason}" for name, reason in self.declined.items()))
 
 
-def _algebra(observation: Observation, threat_model: ThreatModel, model: nn.Module, seed: int) -> _Trial:
+def algebra(observation: Observation, threat_model: ThreatModel, model: nn.Module, seed: int) -> Trial:
     """What the closed forms make of one victim."""
-    trial = _Trial({})
+    trial = Trial({})
     for name in sorted(_closed_forms(), key=lambda name: (-_closed_forms()[name].strength, name)):
         [answer] = create(name).run([observation], threat_model, model, seed=seed)
         if isinstance(answer, NotApplicable):
@@ -143,6 +143,6 @@ def _closed_forms() -> Mapping[str, type[ClosedForm]]:
     return {name: cls for name in names() if issubclass(cls := get(name), ClosedForm) and not cls.looks_back}
 
 
-def _learnt(trials: Mapping[int, _Trial]) -> Callable[[Observation], Mapping[str, Tensor]]:
+def learnt(trials: Mapping[int, Trial]) -> Callable[[Observation], Mapping[str, Tensor]]:
     """Where to start with an observation: at the answer of a closed form that was not certain."""
     return lambda observation: beginning(trials[id(observation)].partial)

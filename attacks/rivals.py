@@ -19,10 +19,11 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.base import Reconstruction
 from attacks.closed_form.base import ClosedForm, Puzzle
+from attacks.observation import Observation
 from attacks.updates import client_round, observed_gradient
 from defenses.client.round import replay
 
@@ -77,15 +78,21 @@ def _matches_better(optimised: Reconstruction, partial: Reconstruction, puzzle: 
     """Whether the optimised image, alone, matches the update better than by chance, with the masks that were read."""
     entries = sum(value.numel() for value in puzzle.observation.update.values())
     pixels = partial.images.numel()
-    theirs, ours = (_mismatch(puzzle, images, optimised) for images in (optimised.images, partial.images))
+    own = puzzle.observation, puzzle.model
+    theirs, ours = (mismatch(*own, images, optimised) for images in (optimised.images, partial.images))
     if not math.isfinite(theirs) or entries <= pixels:
         return False
     return not math.isfinite(ours) or (ours - theirs) * (entries - pixels) > WORTH * pixels * theirs
 
 
-def _mismatch(puzzle: Puzzle, image: Tensor, answer: Reconstruction) -> float:
-    """The share of the update's energy that no multiple of the image's own update is: `1 - cos^2`."""
-    observation, model = puzzle.observation, puzzle.model
+def mismatch(observation: Observation, model: nn.Module, images: Tensor, answer: Reconstruction) -> float:
+    """The share of an update's energy that no multiple of the update of these images is: `1 - cos^2`.
+
+    Args:
+        observation: its `update` holds what was trained.
+        model: the attacker's copy.
+        answer: whose labels and noise are taken with the images.
+    """
     observed = observed_gradient(observation)
     kind: Literal["gradient", "delta"] = "delta" if observed is None else "gradient"
     target = observation.update if observed is None else observed
@@ -93,6 +100,6 @@ def _mismatch(puzzle: Puzzle, image: Tensor, answer: Reconstruction) -> float:
     noise = {path: value.to(like) for path, value in (answer.noise or {}).items()}
     assert answer.labels is not None  # the attacks that optimise here know or infer them
     labels = answer.labels.to(like.device)
-    made = replay(client_round(observation, model, kind), observation.state, image.to(like), labels, noise).update
+    made = replay(client_round(observation, model, kind), observation.state, images.to(like), labels, noise).update
     mine, seen = (torch.cat([one[name].double().flatten().cpu() for name in target]) for one in (made, target))
     return 1 - float(torch.cosine_similarity(mine, seen, dim=0)) ** 2

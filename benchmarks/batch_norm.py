@@ -35,6 +35,8 @@ ATTACKERS: dict[str, tuple[str, Literal["none", "running", "batch"]]] = {
     "IG": ("inverting_gradients", "none"),
     "GradInversion, running": ("gradinversion", "running"),
     "GradInversion, batch": ("gradinversion", "batch"),
+    "by rule": ("multiscale_inversion", "running"),
+    "by rule, batch": ("multiscale_inversion", "batch"),
 }
 
 

@@ -89,6 +89,8 @@ BEGUN = {"iterations": 40, "start": "first_linear", "draws": "anew", "compared":
 
 LBFGS = DESCENT | {"learning_rate": 0.8}
 """Other values of what all attacks have that optimise."""
+RETURNED = {"batch_norm": "batch"}
+ROUGH = DESCENT | {"total_variation": 0.1}
 MATCHING = DESCENT | {"gradient": 0.01, "norm": 1e-5, "batch_norm": 0.01, "group": 0.001}
 
 EPOCHS = LocalTraining(epochs=2, learning_rate=0.01)
@@ -205,6 +207,12 @@ TABLE = [
     Target(a("mask_readout", iterations=600), 30, dropout=0.5, single=True),
     Target(a("mask_readout", iterations=300, drop_rate=1e-3, **DESCENT), 30, dropout=0.5, single=True),
     Target(a("mask_readout", **BEGUN), 30, dropout=0.5, single=True),
+    Target(a("multiscale_inversion", iterations=600), 30),
+    Target(a("multiscale_inversion", iterations=600, drop_rate=1e-3, **ROUGH), 30, grants=INFERRED, model=with_bias),
+    Target(a("multiscale_inversion", batch_norm=0.1, iterations=400), 25, grants=RETURNED, model=normalised),
+    Target(a("multiscale_inversion", **BEGUN), 30),
+    Target(a("standard_v1"), 60, dropout=0.5),
+    Target(a("standard_v1"), 25, defense=PRUNED, grants=KNOWN),
     Target(a("cascade", iterations=1200), 30, dropout=0.5),
     Target(a("cascade", iterations=1200, restarts=2), 25, dropout=0.5, defense=PRUNED, grants=KNOWN),
     Target(a("imprint"), 100, dropout=0.5, grants=MALICIOUS),

@@ -1,0 +1,92 @@
+"""The standard attack has no parameters, and version 1 stays what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from attack_victims import observe, paper_mlp
+from torch import nn
+
+import attacks
+from attacks import Reconstruction, ThreatModel, standard_v1
+from attacks.operations import of_an_iteration, smooth
+from attacks.standard_v1 import best, plan
+from defenses.registry import parameters
+from defenses.stochastic import Dropout
+
+
+def victim_of(model, batch=1):
+    generator = torch.Generator().manual_seed(0)
+    return observe(model, torch.rand(batch, 1, 8, 8, generator=generator), torch.arange(batch), classes=4)
+
+
+def convolutional(activation, rate=0.5):
+    first = [nn.Conv2d(1, 4, 5, stride=2, padding=2), activation, nn.Conv2d(4, 4, 3, padding=1), activation]
+    torch.manual_seed(0)
+    return nn.Sequential(*first, nn.Flatten(), Dropout(rate), nn.Linear(64, 4))
+
+
+def test_version_1_is_frozen():
+    """Another configuration is another version: `standard_v2`, beside this one."""
+    frozen = [standard_v1.OPERATIONS, standard_v1.LONGEST, standard_v1.WHOLE, standard_v1.STAGES, standard_v1.DESCENTS]
+    digest = hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()
+    assert digest[:16] == "58dc1eaf73a1f304"
+    assert not parameters(attacks.get("standard_v1"))
+
+
+@pytest.mark.parametrize("name", standard_v1.STAGES)
+def test_every_option_of_a_search_is_stated(name):
+    """A default that changes later changes nothing here."""
+    stated = {*standard_v1.STAGES[name], "iterations"}
+    assert {field.name for field in fields(standard_v1._stage(name, 10))} == stated
+
+
+def test_operations_are_counted():
+    """Of a linear layer: forward, the weight's gradient; then back through that to the image and the delta, and from
+    there to the image."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    for batch in (1, 3):
+        assert of_an_iteration(victim_of(model, batch), ThreatModel(), model) == 5 * 2 * 64 * 4
+
+
+def test_the_model_decides_how_it_is_searched():
+    threat_model = ThreatModel()
+    sigmoids, kinks = convolutional(nn.Sigmoid()), convolutional(nn.ReLU())
+    assert smooth(victim_of(sigmoids), threat_model, sigmoids)
+    assert list(plan(victim_of(sigmoids), threat_model, sigmoids)) == list(standard_v1.STAGES)
+    assert list(plan(victim_of(kinks), threat_model, kinks)) == ["cut", "multiscale_inversion"]
+
+
+def test_a_search_has_a_limit_of_operations(monkeypatch):
+    model = convolutional(nn.Sigmoid())
+    victim = victim_of(model)
+    each = of_an_iteration(victim, ThreatModel(), model)
+    monkeypatch.setattr(standard_v1, "OPERATIONS", 80 * each)
+    assert plan(victim, ThreatModel(), model) == {
+        "cut": 80, "readout_descent": 10, "fedavg_inversion": 10, "multiscale_inversion": 80
+    }  # fmt: skip
+
+
+def test_the_answer_that_explains_the_update_is_taken_whatever_its_loss_says():
+    model = paper_mlp(dropout=0.0, inputs=64, width=16, classes=4)
+    victim = victim_of(model)
+    truth = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    right = Reconstruction(images=truth, loss=1.0, labels=torch.tensor([0]))
+    wrong = replace(right, images=1 - truth, loss=0.0)
+    name, answer = best({"wrong": wrong, "right": right}, victim, ThreatModel(), model)
+    assert name == "right"
+    assert answer.details["unexplained"]["wrong"] > 1e3 * answer.details["unexplained"]["right"]
+
+
+def test_no_neighbour_changes_an_answer(monkeypatch):
+    monkeypatch.setattr(standard_v1, "LONGEST", 15)
+    model = convolutional(nn.Sigmoid())
+    one, other = victim_of(model), victim_of(model, 2)
+    attack = attacks.create("standard_v1")
+    alone = attack(one, ThreatModel(), model)
+    beside, _ = attack.run([one, replace(other, batch_size=2)], ThreatModel(), model)
+    assert torch.equal(alone.images, beside.images)
