@@ -23,7 +23,7 @@ from fedsim.runs.salt import settle
 from fedsim.runs.simulation import simulate
 from fedsim.runs.worker import reason_of
 from fedsim.scenario import Cell, Scenario, every_cell
-from fedsim.scoring.identify import candidates_of
+from fedsim.scoring.identify import Candidates, candidates_of
 from fedsim.scoring.job import DamagedTruth, score_job
 from fedsim.version import __version__
 
@@ -183,9 +183,10 @@ def _score(directory: RunDirectory, work: _Wanted) -> Score:
     job = work.job
     if not (directory.job(job.key) / "job.json").exists():
         return Score(None, "failed")
+    others = candidates_of(data.load(work.cells[0].work().data))  # of one federation: a fault of it is no answer's
     try:
         for cell in work.cells:
-            rows = _rows(directory, job, cell)
+            rows = _rows(directory, job, cell, others)
     except OSError as fault:
         if not isinstance(fault, FileNotFoundError):
             raise
@@ -201,11 +202,10 @@ def _score(directory: RunDirectory, work: _Wanted) -> Score:
     return Score(float(median) if isinstance(median, int | float) else None, status)
 
 
-def _rows(directory: RunDirectory, job: JobSpec, cell: Cell) -> pl.DataFrame:
+def _rows(directory: RunDirectory, job: JobSpec, cell: Cell, others: Candidates) -> pl.DataFrame:
     target = directory.score(score_key(job, cell.scenario))
     for again in (False, True):
         if not target.exists():
-            others = candidates_of(data.load(cell.work().data))
             own, metrics = directory.cell(job.cell), cell.scenario.metrics
             score_job(own, directory.job(job.key), target, key=target.name, metrics=metrics, candidates=others)
         try:

@@ -43,6 +43,9 @@ ANSWERS = {
 }
 
 
+CELL = SimpleNamespace(scenario=SimpleNamespace(metrics=("mse", "psnr")), work=recorded_cell.work)
+
+
 @pytest.fixture
 def directory(tmp_path):
     directory = RunDirectory(tmp_path)
@@ -73,7 +76,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_an_answer_that_cannot_be_scored_is_taken_away_and_says_why(directory, kind):
     job = recorded_cell.spec({"name": "null_mean"})
-    wanted = _Wanted(job, [SimpleNamespace(scenario=SimpleNamespace(metrics=("mse", "psnr")))])
+    wanted = _Wanted(job, [CELL])
     attack(directory.cell("cell"), directory.job(job.key), job)
     BROKEN[kind](directory.job(job.key))
     assert _score(directory, wanted).status == "failed"
@@ -89,7 +92,7 @@ def test_an_answer_that_cannot_be_scored_is_taken_away_and_says_why(directory, k
 
 def test_where_the_truth_is_damaged_the_answer_is_kept(directory):
     job = recorded_cell.spec({"name": "null_mean"})
-    wanted = _Wanted(job, [SimpleNamespace(scenario=SimpleNamespace(metrics=("mse", "psnr")))])
+    wanted = _Wanted(job, [CELL])
     attack(directory.cell("cell"), directory.job(job.key), job)
     _break(next((directory.cell("cell") / "truth").iterdir()))
     assert _score(directory, wanted).status == "failed"
@@ -99,7 +102,7 @@ def test_where_the_truth_is_damaged_the_answer_is_kept(directory):
 
 def test_a_full_disk_is_no_fault_of_the_answer(directory, monkeypatch):
     job = recorded_cell.spec({"name": "null_mean"})
-    wanted = _Wanted(job, [SimpleNamespace(scenario=SimpleNamespace(metrics=("mse", "psnr")))])
+    wanted = _Wanted(job, [CELL])
     attack(directory.cell("cell"), directory.job(job.key), job)
 
     def full(*_, **__):
