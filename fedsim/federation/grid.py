@@ -7,8 +7,10 @@ the same table for the same seed. Neither the strategy nor the eavesdropper arou
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -18,8 +20,15 @@ from fedsim.federation.overdue import GRACE
 from fedsim.recording.passing import PassingGrid
 from fedsim.recording.reasons import died, passing
 
+T = TypeVar("T")
+
 START_SECONDS = 300.0
 """What the clients' processes may take to start, and to start again after one died."""
+
+
+WAVE = 500
+"""Messages that are under way at once. For each that is fetched Flower looks through all of them: of ten thousand at
+once half were never answered."""
 
 
 class Unanswered(Exception):
@@ -56,14 +65,17 @@ class OrderedGrid(PassingGrid):
         while len(ids := list(grid.get_node_ids())) < nodes and time.monotonic() < over:
             time.sleep(0.05)
         for _attempt in range(2):
-            missing = [node for node in ids if node not in self.partition_of]
-            for reply in self._grid.send_and_receive(map(_query, missing), timeout=patience) if missing else ():
-                if not reply.has_error():
-                    record = reply.content.metric_records["node"]
-                    self.partition_of[reply.metadata.src_node_id] = int(record["partition"])  # type: ignore[arg-type]
+            for wave in _waves([node for node in ids if node not in self.partition_of]):
+                heard = len(self.partition_of)
+                for reply in self._grid.send_and_receive(map(_query, wave), timeout=patience):
+                    if not reply.has_error():
+                        record = reply.content.metric_records["node"]
+                        self.partition_of[reply.metadata.src_node_id] = int(record["partition"])  # type: ignore[arg-type]
+                if len(self.partition_of) == heard:  # nobody is there
+                    break
         if len(self.partition_of) < nodes:
-            heard = f"{len(self.partition_of)} of {nodes} clients"
-            raise Unanswered(f"{heard} answered the first query within {2 * patience / 60:g} minutes")
+            some = f"{len(self.partition_of)} of {nodes} clients"
+            raise Unanswered(f"{some} answered the first query within {2 * patience / 60:g} minutes")
 
     def first(self, clients: int, deadline: float) -> OrderedGrid:
         """The same grid restricted to the first `clients` partitions.
@@ -108,13 +120,19 @@ class OrderedGrid(PassingGrid):
 
     def _exchange(self, messages: Mapping[int, Message], timeout: float | None) -> dict[int, Message]:
         """Send, and wait for as long as the nodes may take, each its deadline and once more; replies by node."""
-        if not messages:
-            return {}
-        turns = -(-len(messages) // max(1, self._at_once()))
-        wait = self._patience + 2 * turns * (self._deadline + GRACE)
-        wait = wait if timeout is None else min(wait, timeout)
-        replies = self._grid.send_and_receive(messages.values(), timeout=wait)
-        return {reply.metadata.src_node_id: reply for reply in replies}
+        over = math.inf if timeout is None else time.monotonic() + timeout
+        replies: dict[int, Message] = {}
+        for wave in _waves(list(messages.values())):
+            turns = -(-len(wave) // max(1, self._at_once()))
+            wait = min(self._patience + 2 * turns * (self._deadline + GRACE), over - time.monotonic())
+            if wait > 0:
+                found = self._grid.send_and_receive(wave, timeout=wait)
+                replies |= {reply.metadata.src_node_id: reply for reply in found}
+        return replies
+
+
+def _waves(whole: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (whole[start : start + WAVE] for start in range(0, len(whole), WAVE))
 
 
 def _query(node: int) -> Message:

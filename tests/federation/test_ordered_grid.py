@@ -67,6 +67,16 @@ def test_a_passing_fault_is_healed_by_the_second_attempt():
     assert len(replies) == 3
 
 
+def test_many_messages_go_out_in_waves(monkeypatch):
+    """Flower takes a time that grows with the square of those that are under way."""
+    monkeypatch.setattr("fedsim.federation.grid.WAVE", 2)
+    grid, inner, replies = _ask(Flaky(0))
+    assert inner.rounds == [[8, 9], [7]]
+    assert [reply.metadata.src_node_id for reply in replies] == [8, 9, 7]
+    messages = [Message(RecordDict(), dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
+    assert grid.send_and_receive(messages, timeout=0) == []  # a limit is that of all waves together
+
+
 DIED = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly before finishing this task.'>"
 
 
