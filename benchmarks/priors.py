@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -146,7 +147,7 @@ def clients(
         shares.append(float((noised - plain).norm() / plain.norm()))
         one = observed(dataset, local, state=before, update=updates[1])
         seen.append(
-            Observation(**{**vars(one), "client": number, "labels": labels, "buffers": buffers, "batch_size": 1})
+            replace(one, client=number, labels=labels, buffers=buffers, batch_size=1)
         )
     return seen, dataset.train_images[chosen].float() / 255, f"{100 * median(shares):.1f} %"
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from click import Context
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from typer.core import TyperGroup
 
 ORDER = {
@@ -48,8 +47,24 @@ app = typer.Typer(
     suggest_commands=False,  # click does; twice is once too often
     help="Privacy attacks on federated learning: what can a server rebuild, and which defense stops it?",
 )
+class _Paper(Console):
+    """As wide as `COLUMNS` says, or the terminal; 120 columns where there is neither. Asked whenever it prints."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        columns = os.environ.get("COLUMNS", "")
+        if not columns.isdecimal() and not self.is_terminal:
+            return ConsoleDimensions(120, 25)
+        found = super().size
+        return ConsoleDimensions(int(columns), found.height) if columns.isdecimal() else found
+
+    @size.setter
+    def size(self, wanted: tuple[int, int]) -> None:
+        raise NotImplementedError("it is as wide as where it prints to")
+
+
 # Paths and names are the user's: what looks like markup in them is not.
-out = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120)
+out = _Paper(markup=False, emoji=False)
 err = Console(markup=False, emoji=False, stderr=True)
 
 

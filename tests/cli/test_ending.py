@@ -31,6 +31,17 @@ cli.main()
 """
 
 
+def _heeding():
+    """What a shell that runs the tests in the background ignores, children would ignore too."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _nohup():
+    _heeding()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 @pytest.fixture(scope="module")
 def ended():
     """Exit code and output of a command that gets the signals one after the other, all runs at the same time."""
@@ -44,13 +55,12 @@ def ended():
     }
     running = {}
     for name in cases:
-        ignoring = (lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if "nohup" in name else None
         running[name] = subprocess.Popen(
             [sys.executable, "-c", CODE],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=ignoring,
+            preexec_fn=_nohup if "nohup" in name else _heeding,
             start_new_session=True,
         )
     found = {}
@@ -91,6 +101,7 @@ def test_a_terminal_that_is_gone_is_no_error_of_its_own():
         stdin=follower,
         stdout=follower,
         stderr=follower,
+        preexec_fn=_heeding,
         start_new_session=True,
     )
     os.close(follower)

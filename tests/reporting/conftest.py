@@ -35,6 +35,7 @@ def fedsim(monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return ended.value.code or 0, *capfd.readouterr()

@@ -222,6 +222,7 @@ def test_why_there_is_nothing_to_show(directory):
 
 def _call(monkeypatch, *words: str) -> int:
     monkeypatch.setattr("sys.argv", ["fedsim", "animate", *words])
+    monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as caught:
         main()
     return caught.value.code or 0

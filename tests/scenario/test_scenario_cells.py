@@ -230,8 +230,10 @@ def test_every_registered_name_is_accepted():
 
     deployed = {"clients": 2, "rounds": 4, "local": {"batch_size": 2}}  # to sum up, to remember, to mix
     pairs = {"federation": deployed, "victims": {"clients": 2}}
-    for kind, names in (("attacks", attacks.names()), ("defenses", defenses.names())):
-        assert len(getattr(_small(**{kind: list(names), **pairs}), kind)) == len(names)
+    decoded = {"ggl", "gias"}  # each with a decoder
+    listed = [{"name": name, "decoder": "conv"} if name in decoded else name for name in attacks.names()]
+    for kind, names in (("attacks", listed), ("defenses", list(defenses.names()))):
+        assert len(getattr(_small(**{kind: names, **pairs}), kind)) == len(names)
     for name in models.names():
         assert _small(model=name).model.name == name
     for name in data.names():

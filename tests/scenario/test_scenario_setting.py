@@ -52,6 +52,7 @@ CHANGES = {  # key: another value than the base's, and whether it parts settings
     "engine.dtype": ("float64", True),
     "engine.chunk": (2, True),
     "federation.resources": ({"cpus": 2}, False),
+    "federation.deadline": (1.5, False),
     "engine.compile": ("never", False),
     "engine.device": ("cpu", False),
     "engine.gpus": (0.5, False),
