@@ -111,7 +111,7 @@ def plan(reply: Reply, told: Told, budget: Budget, *, labels: str = "inferred") 
         )
     else:
         attempts += _searched("C", training, "told", budget, images)
-    untried["D"] = "no attack of fedsim makes use of images of the same kind"
+    untried["D"] = "the attacks that use images of the same kind (ggl, gias) want a decoder, which no audit is given"
     statistics = derived(reply, told, form="told")["batch_norm"]
     tried_c = any(attempt.letter == "C" and attempt.attack["name"] == "cascade" for attempt in attempts)
     if statistics != "batch":
