@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from fedsim.errors import on_one_line
+
 MOST_BYTES = 8 * 2**30
 """Of all arrays that are read together."""
 
@@ -37,7 +39,7 @@ def read_npz(path: Path, names: Collection[str], *, most: int = MOST_BYTES) -> d
                     raise ValueError(f"its arrays are larger than {most / 2**30:.3g} GiB, up to which they are read")
             return {name: _read(archive, info) for name, info in wanted.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(on_one_line(error)) from None
     except MemoryError:
         raise ValueError("does not fit into memory") from None
 

@@ -8,13 +8,19 @@ import warnings
 from pathlib import Path
 
 MOST = 300
-"""Characters of a message on the command line."""
+"""Characters of a message."""
 
 
 def on_one_line(message: object) -> str:
-    """A message on one line; a long one without its middle: what it begins with says where, and its end what to do."""
-    line = " ".join(str(message).split())
+    """A message, or what an error says, on one line; a long one without its middle: what it begins with says where, and
+    its end what to do. Of an error that says nothing its kind."""
+    line = " ".join(str(message).split()) or type(message).__name__
     return line if len(line) <= MOST else f"{line[: MOST - 103]} … {line[-100:]}"
+
+
+def reason_of(fault: BaseException) -> str:
+    """The kind of an error that nobody foresaw, and what it says, on one line."""
+    return f"{type(fault).__name__}: {on_one_line(fault)}"
 
 
 class FedsimError(Exception):
@@ -32,14 +38,14 @@ class BadInput(FedsimError):
 def system_refused(error: OSError) -> str:
     """What the system refused, in one line: the file, and why."""
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return " ".join(f"{where}{error.strerror or error}".split())[:300] or type(error).__name__
+    return where + on_one_line(error.strerror or error)
 
 
 class Damaged(BadInput, ValueError):
     """A file holds something else than fedsim wrote there: which, and what is wrong with it. Exit code 2."""
 
     def __init__(self, path: Path | str, fault: str) -> None:
-        super().__init__(f"{path}: damaged: {' '.join(fault.split())[:160]}")
+        super().__init__(f"{path}: damaged: {on_one_line(fault)}")
 
 
 class Caution(UserWarning):

@@ -29,6 +29,7 @@ from fedsim.audit.finding import Finding
 from fedsim.audit.observing import Form, Reply, derived, observation
 from fedsim.audit.told import Told
 from fedsim.data.dataset import pixels
+from fedsim.errors import reason_of
 from fedsim.files import key_of, read_tensors, whole_directory, write_bytes, write_table
 from fedsim.knowledge import with_knowledge
 from fedsim.random import seed_for
@@ -154,7 +155,7 @@ def _unscored(cell: Path, job: Path, target: Path, *, key: str) -> None:
 
 def _failed(job: JobSpec, fault: Exception) -> dict[str, Any]:
     own = dict(job.attack)
-    reason = f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}"
+    reason = reason_of(fault)
     return {
         **dict.fromkeys(table.SCHEMA),
         "round": job.round,

@@ -10,7 +10,7 @@ import numpy as np
 from fedsim.archives import read_npz
 from fedsim.data.arrays import MOST_UNNAMED, Part, build
 from fedsim.data.dataset import Dataset
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, on_one_line
 
 ACCEPTED = "x and y, or x_train, y_train, x_test and y_test"
 SINGLE = b"\x93NUMPY"
@@ -45,7 +45,7 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
                 raise BadInput(f"{path}: a single array; expected an archive (np.savez) holding {ACCEPTED}")
         return read_npz(path, KNOWN)
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = on_one_line(error)
         raise BadInput(f"{path}: not a readable NumPy archive of plain arrays ({reason})") from None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps
 
-from fedsim.errors import caution
+from fedsim.errors import caution, on_one_line
 
 GREY = ("1", "L")
 EIGHT_BITS = (*GREY, "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
@@ -56,7 +56,7 @@ class Pictures:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise ValueError(f"declares more than {Image.MAX_IMAGE_PIXELS:,} pixels, which are not read") from None
         except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they stumble over
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = on_one_line(error)
             raise ValueError(f"not a readable picture ({reason})") from None
         if frames > 1:
             self.remark(name, "of several frames: only the first is used")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedsim.errors import on_one_line
 from fedsim.federation.client import BYTES
 from fedsim.recording import Recorded
 from fedsim.recording.recorded import Value
@@ -133,7 +134,7 @@ def _opened(envelope: bytes | None) -> Truth | str:
     try:
         return unpack(envelope)
     except Exception as fault:  # bytes from elsewhere: whatever a reader says of them
-        return f"the reply's envelope cannot be opened: {' '.join(str(fault).split())[:200] or type(fault).__name__}"
+        return f"the reply's envelope cannot be opened: {on_one_line(fault)}"
 
 
 def _said(value: Value) -> str:

@@ -26,6 +26,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
+from fedsim.errors import reason_of
 from fedsim.federation.client import app as client_app
 from fedsim.federation.grid import OrderedGrid, Unanswered
 from fedsim.federation.order import Order, Ordered
@@ -109,15 +110,11 @@ def _reported(target: Path) -> Iterator[None]:
 
 
 def _write_error(target: Path, error: Exception) -> None:
-    write_json(target.with_name(f"{target.name}.error.json"), {"reason": _one_line(error)})
+    write_json(target.with_name(f"{target.name}.error.json"), {"reason": reason_of(error)})
 
 
 def _processors() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def _die_with_parent() -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, on_one_line
 
 KEY = "model.checkpoint"
 """What names such a file in a scenario."""
@@ -47,7 +47,7 @@ def restore(model: nn.Module, path: str, *, content: str | None = None, key: str
     try:
         state = load(raw)
     except (SafetensorError, KeyError) as error:  # a KeyError names a number format that this torch does not have
-        raise _unusable(key, path, f"not a safetensors file ({' '.join(str(error).split())})") from None
+        raise _unusable(key, path, f"not a safetensors file ({on_one_line(error)})") from None
     fault = _fault(state, model.state_dict())
     if fault:
         raise _unusable(key, path, fault)

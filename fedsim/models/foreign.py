@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedsim.errors import on_one_line
 from fedsim.models import factory
 
 OURS: dict[str, Callable[[tuple[int, int, int], int], Any]] = {
@@ -68,7 +69,8 @@ def trained_by(model: nn.Module, loss: str) -> nn.Module:
             function = made() if isinstance(made, type) else made
             tried = function(torch.zeros(2, 2), torch.tensor([0, 1]))
         except Exception as error:  # it is the user's own
-            raise ValueError(f"--loss {loss}: cannot be called with outputs and labels ({_line(error)})") from error
+            said = on_one_line(error)
+            raise ValueError(f"--loss {loss}: cannot be called with outputs and labels ({said})") from error
         if not isinstance(tried, Tensor) or tried.dim():
             raise ValueError(f"--loss {loss}: makes no single number of a batch, as a mean does")
         object.__setattr__(model, "own_loss", function)  # no submodule: the state stays as it is
@@ -137,8 +139,8 @@ def check_input(model: nn.Module, example: Tensor) -> None:
     except (TypeError, AttributeError, KeyError, IndexError) as error:
         if any(words in str(error) for words in _NO_TENSOR):
             raise TypeError(
-                f"its forward takes something else than one tensor of images ({_line(error)}): a dict, or several "
-                "inputs; give --model a function that returns a module with forward(images)"
+                f"its forward takes something else than one tensor of images ({on_one_line(error)}): a dict, or "
+                "several inputs; give --model a function that returns a module with forward(images)"
             ) from error
     except Exception:
         pass
@@ -156,7 +158,3 @@ _NO_TENSOR = (
     "has no attribute 'get'",
     "argument after ** must be a mapping",
 )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -12,6 +12,7 @@ from functools import cached_property
 from flwr.app import ArrayRecord, Message, Metadata
 from torch import Tensor
 
+from fedsim.errors import on_one_line
 from fedsim.recording.reasons import SILENT, why
 from fedsim.recording.recorded import Recorded, Value, fault_of
 from fedsim.recording.recorder import Recorder
@@ -134,7 +135,7 @@ class Ear:
         except Unheard as reason:
             self._recorder.fault(asked.round, asked.node, str(reason))
         except Exception as error:  # a reply is untrusted: what nobody thought of costs its own client only
-            self._recorder.fault(asked.round, asked.node, f"the reply cannot be read: {_line(error)}")
+            self._recorder.fault(asked.round, asked.node, f"the reply cannot be read: {on_one_line(error)}")
         else:
             self._recorder.add(recorded)
 
@@ -200,11 +201,7 @@ def _held(message: Message, what: str) -> Held:
     try:
         return Held({name: dict(record.to_torch_state_dict()) for name, record in found.items()})
     except Exception as error:  # NumPy's and torch's, of what is no array of numbers
-        raise Unheard(f"{what}'s arrays cannot be read: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise Unheard(f"{what}'s arrays cannot be read: {on_one_line(error)}") from error
 
 
 def _named_alike(sent: dict[str, Tensor], received: dict[str, Tensor]) -> dict[str, Tensor]:

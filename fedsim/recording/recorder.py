@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, on_one_line
 from fedsim.recording.recorded import Recorded
 from fedsim.recording.store import Store
 
@@ -82,7 +82,7 @@ class Keeper:
         except OSError as error:
             self.fault(recorded.round, recorded.node, f"not recorded: {error.filename}: {error.strerror}")
         except Exception as error:  # e.g. a type of numbers that the format does not know
-            self.fault(recorded.round, recorded.node, f"not recorded: {' '.join(str(error).split())[:200]}")
+            self.fault(recorded.round, recorded.node, f"not recorded: {on_one_line(error)}")
         else:
             self._kept += 1
 

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, on_one_line
 from fedsim.files import as_json, as_safetensors, read_json, write_bytes, write_json
 from fedsim.recording.entry import Arrays, Entry
 from fedsim.recording.recorded import Fault, Recorded, fault_of
@@ -86,7 +86,7 @@ class Store:
         try:
             marker = _object(path / MARKER)
         except UNREADABLE as error:
-            raise BadInput(f"{path / MARKER} cannot be read: {_line(error)}") from error
+            raise BadInput(f"{path / MARKER} cannot be read: {on_one_line(error)}") from error
         if marker.get("format") != FORMAT:
             raise BadInput(f"{path / MARKER}: format is {marker.get('format')!r}, not {FORMAT!r}")
         if marker.get("version") != VERSION:
@@ -155,7 +155,7 @@ class Store:
         try:
             recorded = _entry(file).read(file.parent)
         except UNREADABLE as error:
-            raise BadInput(f"{where} cannot be read: {_line(error)}") from error
+            raise BadInput(f"{where} cannot be read: {on_one_line(error)}") from error
         if (fault := fault_of(recorded.sent, recorded.received, recorded.records)) is not None:
             raise BadInput(f"{where}: {fault}")
         return recorded
@@ -202,7 +202,7 @@ class Store:
                     arrays.check(file.parent)
                 found.append(entry)
             except UNREADABLE as error:
-                found.append(Fault(_round_of(file), _node_of(file), f"the entry cannot be read: {_line(error)}"))
+                found.append(Fault(_round_of(file), _node_of(file), f"the entry cannot be read: {on_one_line(error)}"))
         for file in sorted(self.path.glob("round_*/node_*.safetensors")):
             if not file.with_name(f"{file.stem}.json").exists():
                 found.append(Fault(_round_of(file), _node_of(file), "half written: its JSON file is missing"))
@@ -254,7 +254,3 @@ def _object(file: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ValueError(f"{file.name} holds no JSON object")
     return plain
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

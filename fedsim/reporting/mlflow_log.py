@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, on_one_line
 from fedsim.reporting.leaderboard import ROW, THREAT, labelled
 from fedsim.reporting.paper import curves
 from fedsim.scoring.summary import RATES, summarise
@@ -81,7 +81,7 @@ def log(
             client.set_terminated(child)
         client.set_terminated(parent)
     except MlflowException as error:
-        raise BadInput(f"mlflow: {' '.join(str(error).split())}") from None
+        raise BadInput(f"mlflow: {on_one_line(error)}") from None
     return parent
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.answers import JobSpec
+from fedsim.errors import on_one_line, reason_of
 from fedsim.files import write_json
 from fedsim.runs.attack import prepare, write
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.parcel import Parcel
 from fedsim.runs.progress import Signal
-from fedsim.runs.worker import Board, compute, one_line, reason_of
+from fedsim.runs.worker import Board, compute
 
 POLL_SECONDS = 0.25
 
@@ -66,7 +67,7 @@ def run_jobs(
                 try:
                     answer = ray.get(reference)
                 except ray.exceptions.RayError as fault:  # the worker died: out of memory, or killed
-                    answer = f"the job's process died: {one_line(fault)}"
+                    answer = f"the job's process died: {on_one_line(fault)}"
                 board.forget.remote(job.key)
                 if isinstance(answer, str):
                     fail(directory, job, answer)

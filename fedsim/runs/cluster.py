@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from fedsim.errors import BadInput, FedsimError
+from fedsim.errors import BadInput, FedsimError, on_one_line
 from fedsim.paths import USER_PATH, telling
 from fedsim.scenario import Scenario
 from fedsim.scenario.schema import Engine
@@ -113,7 +113,7 @@ def cluster(address: str | None = None) -> Iterator[str]:
             except ConnectionError as error:
                 raise BadInput(f"--ray-address {address}: no Ray cluster answers there ({error})") from None
             except (OSError, RuntimeError, ValueError) as error:
-                raise FedsimError(f"Ray cannot be started: {' '.join(str(error).split())}") from error
+                raise FedsimError(f"Ray cannot be started: {on_one_line(error)}") from error
         try:
             yield ray.get_runtime_context().gcs_address
         finally:

@@ -11,6 +11,7 @@ import polars as pl
 
 from fedsim import data, table
 from fedsim.answers import JobSpec
+from fedsim.errors import reason_of
 from fedsim.files import key_of, write_text
 from fedsim.paths import look_beside
 from fedsim.runs.attacking import fail, run_jobs
@@ -21,7 +22,6 @@ from fedsim.runs.progress import Label, Score, Stage, Tracker, View
 from fedsim.runs.results import assemble, score_key, write
 from fedsim.runs.salt import settle
 from fedsim.runs.simulation import simulate
-from fedsim.runs.worker import reason_of
 from fedsim.scenario import Cell, Scenario, every_cell
 from fedsim.scoring.identify import Candidates, candidates_of
 from fedsim.scoring.job import DamagedTruth, score_job

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from fedsim.errors import reason_of
 from fedsim.runs.parcel import Parcel
 from fedsim.runs.progress import Signal
 
@@ -57,11 +58,3 @@ def compute(key: str, board: Any, parcel: Parcel) -> Parcel | str:
         return Parcel.of(respond(parcel.open(), report))
     except Exception as fault:
         return reason_of(fault)
-
-
-def reason_of(fault: BaseException) -> str:
-    return f"{type(fault).__name__}: {one_line(fault)}"
-
-
-def one_line(fault: BaseException) -> str:
-    return " ".join(str(fault).split())[:300]

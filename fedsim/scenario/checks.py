@@ -13,6 +13,7 @@ import attacks
 import defenses
 from defenses.base import Deployment
 from defenses.client import optimizers, schedules
+from fedsim.errors import on_one_line
 from fedsim.scenario.document import KeyPath, Problem, format_path
 from fedsim.scenario.members import SGD, Member
 from fedsim.scenario.schema import Scenario, label_of, specs_of
@@ -127,7 +128,7 @@ def _defenses(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
         try:
             defenses.compose(specs_of(parts))
         except ValueError as error:
-            yield ("defenses", i), _line(error)
+            yield ("defenses", i), on_one_line(error)
     yield from _repeated(("defenses",), scenario.defenses, label_of, label_of)
 
 
@@ -207,7 +208,7 @@ def _refused(path: KeyPath, member: Member, create: Callable[..., Any]) -> Itera
     try:
         create(**spec)
     except ValueError as error:
-        yield _blamed(path, member, str(error)), _line(error)
+        yield _blamed(path, member, str(error)), on_one_line(error)
 
 
 def _blamed(path: KeyPath, member: Member, message: str) -> KeyPath:
@@ -225,10 +226,6 @@ def _repeated(
         if first is not None:
             yield (*path, i), f"{shown(value)} stands in {format_path((*path, first))} already"
         seen = {**seen, same(value): i}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 _RULES = (

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, on_one_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -212,7 +212,7 @@ def _read(text: str, source: str, *, lines: bool = True) -> tuple[Any, dict[KeyP
         what = " ".join(part for part in (error.context, error.problem) if part)
         raise BadInput(f"{source}{where}: not valid YAML: {' '.join(what.split())}") from None
     except YAMLError as error:
-        raise BadInput(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{source}: not valid YAML: {on_one_line(error)}") from None
     except RecursionError:
         raise BadInput(f"{source}: not a scenario: nested too deeply") from None
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedsim import answers, decoders, models, records, table
 from fedsim.answers import Account, JobSpec, Outcome
+from fedsim.errors import reason_of
 from fedsim.files import read_tensors, whole_directory, write_bytes, write_table
 from fedsim.observations import clients_of, recorded
 from fedsim.scoring import detection
@@ -106,7 +107,7 @@ def _open(cell: Path, round: int, client: int) -> Truth:
     try:
         return open_envelope(cell, round, client)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = reason_of(error)
         raise DamagedTruth(f"the truth of round {round}, client {client} cannot be read: {what}") from error
 
 
