@@ -28,6 +28,8 @@ def read_npz(path: Path, names: Collection[str], *, most: int = MOST_BYTES) -> d
     """
     if not path.is_file():
         raise ValueError("is no ordinary file")
+    if _single(path):
+        raise ValueError("a single array, as np.save writes it; np.savez makes an archive of several")
     try:
         with zipfile.ZipFile(path) as archive:
             known = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -42,6 +44,11 @@ def read_npz(path: Path, names: Collection[str], *, most: int = MOST_BYTES) -> d
         raise ValueError(on_one_line(error)) from None
     except MemoryError:
         raise ValueError("does not fit into memory") from None
+
+
+def _single(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
 
 
 def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> int:

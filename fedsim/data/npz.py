@@ -13,9 +13,6 @@ from fedsim.data.dataset import Dataset
 from fedsim.errors import BadInput, on_one_line
 
 ACCEPTED = "x and y, or x_train, y_train, x_test and y_test"
-SINGLE = b"\x93NUMPY"
-"""How a file of `np.save` begins."""
-
 KNOWN = {"x", "y", "x_train", "y_train", "x_test", "y_test", "classes"}
 
 
@@ -40,9 +37,6 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
     if not path.exists():
         raise BadInput(f"{path}: no such file; data.path must name a NumPy archive (.npz) holding {ACCEPTED}")
     try:
-        with path.open("rb") as file:
-            if file.read(len(SINGLE)) == SINGLE:
-                raise BadInput(f"{path}: a single array; expected an archive (np.savez) holding {ACCEPTED}")
         return read_npz(path, KNOWN)
     except (ValueError, OSError) as error:
         reason = on_one_line(error)

@@ -182,7 +182,8 @@ def test_an_npz_that_is_none(tmp_path):
     text.write_text("not an archive")
     single = tmp_path / "b.npy"
     np.save(single, pixels(4, 8, 8))
-    for path, said in ((tmp_path / "c.npz", "no such file"), (text, "not a readable"), (single, "a single array")):
+    alone = r"not a readable .* \(a single array"
+    for path, said in ((tmp_path / "c.npz", "no such file"), (text, "not a readable"), (single, alone)):
         with pytest.raises(BadInput, match=rf"{re.escape(str(path))}: {said}"):
             data.load({"name": "npz", "path": str(path)})
 
