@@ -60,13 +60,6 @@ def generator_for(seed: int, purpose: str, **names: object) -> torch.Generator:
     return generator.set_state(state)
 
 
-def seed_torch(seed: int, purpose: str, **names: object) -> None:
-    """Seed torch's global generators, as `generator_for` does a generator."""
-    torch.manual_seed(seed_for(seed, purpose, **names))
-    if seed >= SALTED:
-        torch.default_generator.set_state(generator_for(seed, purpose, **names).get_state())
-
-
 @contextmanager
 def seeded_torch(seed: int) -> Iterator[None]:
     """torch's global generators, those of GPUs among them, seeded for the block; they go on afterwards as before.

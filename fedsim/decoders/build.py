@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import nn
 
 from attacks.generated import check_images
@@ -16,6 +15,7 @@ from defenses.registry import parameters as _constructor_parameters
 from fedsim.decoders.conv import ConvDecoder
 from fedsim.errors import BadInput
 from fedsim.models import factory, restore
+from fedsim.random import seeded_torch
 
 DECODERS: dict[str, type[nn.Module]] = {"conv": ConvDecoder}
 
@@ -48,8 +48,7 @@ def build(spec: Mapping[str, Any], *, input_shape: tuple[int, int, int]) -> nn.M
     """
     label, make = _constructor(spec)
     keys = {key: value for key, value in spec.items() if key not in OURS}
-    with torch.random.fork_rng(devices=[]), _located(spec, make, label):
-        torch.default_generator.manual_seed(0)  # whoever wants other weights says which
+    with seeded_torch(0), _located(spec, make, label):  # whoever wants other weights says which
         try:
             decoder = make(input_shape=input_shape, **keys)
             check_images(decoder, input_shape)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedsim.data import Dataset
 from fedsim.decoders.conv import ConvDecoder
 from fedsim.errors import BadInput
-from fedsim.random import generator_for, rng_for, seed_torch
+from fedsim.random import generator_for, rng_for, seed_for, seeded_torch
 
 FEWEST = 100
 """Images that something can be learnt from."""
@@ -64,8 +64,7 @@ def train(
         message = f"data: {dataset.name} has {len(images)} images in its test part, of which alone a decoder may learn"
         raise BadInput(f"{message}; accepted: at least {FEWEST} (test_fraction)")
     shape, rng = dataset.input_shape, rng_for(seed, "decoder batches")
-    with torch.random.fork_rng(devices=[]):
-        seed_torch(seed, "decoder weights")
+    with seeded_torch(seed_for(seed, "decoder weights")):
         try:
             decoder = ConvDecoder(shape, latent=latent, width=width)
             encoder = Encoder(shape, latent=latent, width=width)
