@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -34,16 +35,35 @@ def write_bytes(path: Path, content: bytes) -> None:
         OSError: with the target as its file name, e.g. on a full disk; nothing is left then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    with _refusing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def check_place(path: Path) -> None:
+    """Raise OSError, with the target as its file name, unless a file can be written there: before hours of work."""
+    with _refusing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+        os.close(handle)
+        os.unlink(temporary)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """What the system refuses within the block is refused to this file, not to a temporary one beside it."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from fedsim.cli.shell import command, err, out
-from fedsim.errors import BadInput
 
 
 @command("train-decoder")
@@ -29,13 +28,12 @@ def train_decoder(
 
     from fedsim import data as sources
     from fedsim import decoders
-    from fedsim.files import write_bytes
+    from fedsim.files import check_place, write_bytes
     from fedsim.scenario import parse
 
     plain = {"name": "decoder", "data": data, "attacks": []}
     described = parse(plain, [f"data.{option}" for option in overrides or []], rehearsed=False).data
-    if not to.absolute().parent.is_dir():
-        raise BadInput(f"--out {to}: there is no folder {to.absolute().parent}")
+    check_place(to)
     dataset = sources.load(described.model_dump(mode="json", exclude_none=True))
 
     def report(step: int, loss: float) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "figures": ["figures", "run", "--out", "{to}"],
     "submit": ["leaderboard", "--submit", "run", "--entries", "{to}"],
     "table": ["table", "run", "--latex", "{to}"],
+    "decoder": ["train-decoder", "mnist", "--out", "{to}"],  # before it is trained
 }
 
 FULL = "new"
@@ -63,6 +64,8 @@ def _full(monkeypatch):
         *((command, "in-the-way/below") for command in COMMANDS),
         *(("results as CSV", to) for to in ("/proc/nowhere/at/all", "n" * 300, FULL)),
         ("report", FULL),
+        ("decoder", "/proc/x.safetensors"),
+        ("decoder", "run"),
     ],
 )
 def test_it_is_one_line_and_nothing_is_left(cli, place, monkeypatch, command, to):
@@ -73,4 +76,5 @@ def test_it_is_one_line_and_nothing_is_left(cli, place, monkeypatch, command, to
     assert code == 2, said
     assert said.count("\n") == 1
     assert said.startswith("fedsim: ")
+    assert ".tmp-" not in said
     assert [path for path in sorted(place.rglob("*")) if path not in before and path.is_file()] == []
