@@ -12,7 +12,9 @@ from attacks.base import Attack
 from attacks.iterative import IterativeAttack
 from attacks.malicious import MaliciousAttack
 from defenses.registry import parameters
+from fedsim import long_pages
 from fedsim.catalogue import shown, text
+from fedsim.long_pages import Section
 
 COMMAND = "fedsim list attacks --long --markdown > docs/attacks.md"
 
@@ -67,15 +69,11 @@ def table() -> Table:
 def markdown() -> str:
     """The same as a page of Markdown, with a section for each attack: `docs/attacks.md`."""
     said = "What each attack is, as its class says it. Written by a command, and compared with it by a test:"
-    lines = ["# Attacks", "", said, "", f"    {COMMAND}", ""]
-    lines += ["| name | kind | paper | needs | under dropout |", "|---|---|---|---|---|"]
-    for page in pages():
-        cells = (f"[`{page.name}`](#{page.name})", page.kind, page.paper, page.needs, page.under_dropout)
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    for page in pages():
-        lines += ["", f"## {page.name}", "", page.text, ""]
-        lines += [f"- {fact}" for fact in _facts(page)]
-    return "\n".join([*lines, ""])
+    sections = [
+        Section(page.name, (page.kind, page.paper, page.needs, page.under_dropout), page.text, _facts(page))
+        for page in pages()
+    ]
+    return long_pages.markdown("Attacks", said, COMMAND, ("kind", "paper", "needs", "under dropout"), sections)
 
 
 def _facts(page: AttackPage) -> Iterator[str]:

@@ -10,8 +10,10 @@ from rich.table import Table
 import defenses
 from defenses.base import Defense
 from defenses.registry import parameters
+from fedsim import long_pages
 from fedsim.catalogue import shown, text
 from fedsim.described import summary
+from fedsim.long_pages import Section
 
 COMMAND = "fedsim list defenses --long --markdown > docs/each-defense.md"
 
@@ -66,17 +68,15 @@ def table() -> Table:
 
 def markdown() -> str:
     """The same as a page of Markdown, with a section for each defense: `docs/each-defense.md`."""
-    lines = ["# Defenses", ""]
-    lines += ["What each defense is, as its class says it; what each stops and costs is [measured](defenses.md)."]
-    lines += ["Written by a command, and compared with it by a test:", "", f"    {COMMAND}", ""]
-    lines += ["| name | what it does | acts on | an attacker who knows it |", "|---|---|---|---|"]
-    for page in pages():
-        cells = (f"[`{page.name}`](#{page.name})", page.summary, page.place, page.known)
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    for page in pages():
-        lines += ["", f"## {page.name}", "", page.text, ""]
-        lines += [f"- {fact}" for fact in _facts(page)]
-    return "\n".join([*lines, ""])
+    said = (
+        "What each defense is, as its class says it; what each stops and costs is [measured](defenses.md).\n"
+        "Written by a command, and compared with it by a test:"
+    )
+    sections = [
+        Section(page.name, (page.summary, page.place, page.known), page.text, _facts(page)) for page in pages()
+    ]
+    columns = ("what it does", "acts on", "an attacker who knows it")
+    return long_pages.markdown("Defenses", said, COMMAND, columns, sections)
 
 
 def _facts(page: DefensePage) -> Iterator[str]:
