@@ -24,7 +24,7 @@ TAKEN = {
 PARTED = {"attacks.md": "attack", "each-defense.md": "defense"}
 """Pages whose sections become pages of their own, and the folder of these."""
 
-LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:)([^)#\s]*)(#[^)\s]*)?(?=\))")
+LINK = re.compile(r"(\[[^\]]*\])\((?!https?:|mailto:)([^)#\s]*)(#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -65,21 +65,22 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _moved(text: str, source: str) -> str:
-    """A page's links as seen from `docs/`; what the site does not have is named without a link."""
+    """A page's links as seen from `docs/`. A file that the site does not have is named without a link; a link to
+    what is nowhere stays, for MkDocs to refuse."""
     folder = (ROOT / source).parent
+    site = {*TAKEN.values(), *(path.name for path in (ROOT / "docs").iterdir())}
 
     def link(match: re.Match[str]) -> str:
-        path, anchor = match.group(1), match.group(2) or ""
+        words, path, anchor = match.groups()
         if not path:
-            return anchor
+            return match[0]
         there = (folder / path).resolve().relative_to(ROOT).as_posix()
-        there = TAKEN.get(there, there.removeprefix("docs/"))
-        return there + anchor
+        here = TAKEN.get(there, there.removeprefix("docs/"))
+        if here in site or not (ROOT / there).exists():
+            return f"{words}({here}{anchor or ''})"
+        return f"`{there}`"
 
-    text = LINK.sub(link, text)
-    site = {*TAKEN.values(), *(path.name for path in (ROOT / "docs").iterdir())}
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)",
-                  lambda m: m.group(0) if m.group(2) in site else f"`{m.group(2)}`", text)
+    return LINK.sub(link, text)
 
 
 def _deeper(text: str) -> str:
