@@ -68,7 +68,7 @@ def test_an_attack_on_a_users_own_update_works_as_the_readme_shows():
 
 
 def test_every_command_that_the_readme_names_exists():
-    named = set(re.findall(r"\bfedsim ([a-z]+)\b", README)) - {"shows", "is", "and", "that", "drew"}
+    named = set(re.findall(r"\bfedsim ([a-z-]+)\b", README)) - {"shows", "is", "and", "that", "drew"}
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert {word for word in named if word in known} >= {
         "run",
@@ -80,8 +80,15 @@ def test_every_command_that_the_readme_names_exists():
         "check",
     }
     for block in BLOCKS:
-        for word in re.findall(r"^fedsim ([a-z]+)", block, flags=re.M):
+        for word in re.findall(r"^fedsim ([a-z-]+)", block, flags=re.M):
             assert word in known, word
+
+
+def test_every_command_stands_on_the_page_of_commands():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    visible = [command.name or command.callback.__name__ for command in app.registered_commands if not command.hidden]
+    assert len(visible) > 20
+    assert [name for name in visible if f"fedsim {name} " not in page.replace("\n", " ")] == []
 
 
 def test_the_reference_is_what_the_command_writes():
