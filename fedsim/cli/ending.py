@@ -37,6 +37,8 @@ def orderly() -> Iterator[None]:
         yield
     except (SystemExit, KeyboardInterrupt):
         if heard:
+            for number in _ENDING:  # Python gives up its handlers when it ends: a late signal would have its exit code
+                signal.signal(number, signal.SIG_IGN)
             sys.exit(128 + heard[0])
         raise
 

@@ -106,8 +106,25 @@ def test_a_terminal_that_is_gone_is_no_error_of_its_own():
     )
     os.close(follower)
     said = b""
-    while b"begun" not in said:
+    while b"begun\r\n" not in said:  # of half a line the other half could not be written to a terminal that is gone
         said += os.read(leader, 1000)
     os.close(leader)  # it is no controlling terminal: the signal comes by hand
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=60) == 129
+
+
+def test_signals_that_keep_coming_change_nothing():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_heeding,
+        start_new_session=True,
+    )
+    while "begun" not in process.stdout.readline():
+        pass
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    assert process.returncode == 129
