@@ -23,7 +23,7 @@ from torch import Tensor
 from attacks.base import NotApplicable, Reconstruction, register
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import in_range, outside
-from attacks.closed_form.first_layer import first_linear
+from attacks.closed_form.first_layer import FirstLinear, first_linear
 from attacks.seeds import generator_for
 
 AGREE = 1e-3  # root mean squared difference of two quotients that are one image, in pixels of [0, 1]
@@ -60,7 +60,7 @@ class Fidel(ClosedForm):
             raise NotApplicable("no unit's quotient lies between black and white: none is driven by one image alone")
         deviation = quotients.new_tensor(observation.std).view(-1, 1, 1)
         leaders, shared = _groups((quotients * deviation).flatten(1))
-        count = puzzle.images or max(1, int((shared > 1).sum()))
+        count = puzzle.images or self._count(puzzle, first, shared)
         best = shared.argsort(descending=True, stable=True)[:count]
         images = in_range(quotients[leaders[best]], observation)
         missing = count - len(images)
@@ -73,6 +73,13 @@ class Fidel(ClosedForm):
         loss = _left(torch.cat([weight, bias[:, None]], 1), images.flatten(1))
         images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         return Reconstruction(images=images, loss=loss, details={**details, "tolerated": loss})
+
+    def _count(self, puzzle: Puzzle, first: FirstLinear, shared: Tensor) -> int:
+        """How many images to answer where nobody says how many there are: mixtures agree as well, by chance, but of
+        images that drive a unit alone no more are independent than the gradient has rank."""
+        observation = puzzle.observation
+        generator = generator_for(0, self.name, round=observation.round, client=observation.client)
+        return max(1, min(int((shared > 1).sum()), first.space(puzzle, generator).rank))
 
     def unexplained(self, puzzle: Puzzle, images: Tensor) -> Tensor:
         """How far an image is from the space that the rows of dL/dW span, together with the noise of these."""

@@ -70,8 +70,9 @@ def low_rank(matrix: Tensor, *, expected: int | None, generator: torch.Generator
         raise NotApplicable(f"{expected} images leave the first layer no rank to spare: it has {full}")
     size = min(full, FIRST_LOOK if expected is None else expected + OVERSAMPLE)
     left, values, right = _sketch(matrix, size, generator)
+    moved = _moved(matrix)
     while expected is None:
-        expected = _last_gap(values, norm)
+        expected = _last_gap(values[:moved], norm)
         if expected is None and size == full:
             raise NotApplicable("the first layer's gradient has no low rank: noise, or more images than it is wide")
         if expected is None:
@@ -88,10 +89,19 @@ def low_rank(matrix: Tensor, *, expected: int | None, generator: torch.Generator
     return LowRank(left, values, right, noise_of_row, noise_of_column, float(rest.norm()) / norm)
 
 
+def _moved(matrix: Tensor) -> int:
+    """The rank of all that is not exactly zero, rounding included.
+
+    A unit that no image reached has a row of zeros, in which there is no rounding either: beyond so many singular
+    values comes a gap that says how many units were reached, and nothing of images.
+    """
+    return min(int(matrix.any(1).sum()), int(matrix.any(0).sum()))
+
+
 def _last_gap(values: Tensor, norm: float) -> int | None:
     """How many singular values come before the last clear gap, if hardly any energy is left after it."""
     floor = 1e-15 * len(values) * float(values[0])
-    considered = values[: len(values) - OVERSAMPLE + 1].clamp_min(floor)
+    considered = values[: max(2, len(values) - OVERSAMPLE + 1)].clamp_min(floor)
     gaps = (considered[:-1] > GAP * considered[1:]).nonzero()[:, 0]
     if len(gaps) == 0:
         return None
