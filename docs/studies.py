@@ -5,12 +5,15 @@
     python docs/studies.py study-defenses --victims 16  # the full size
     python docs/studies.py attacks-mnist                # docs/attacks-mnist.md; attacks-photos likewise
 
-A study that was interrupted goes on where it was; `--written` writes what there is without running anything.
+A study that was interrupted goes on where it was; `--written` writes what there is without running anything. A part of
+a study (`fedsim run study-defenses --only lenet --out OUT`, then `--written --out OUT --keep`) writes its own tables
+and leaves the page's others.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import fedsim
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--victims", type=int, help="clients of each cell; the study's own number if not given")
     parser.add_argument("--out", type=Path, help="run directory; runs/<study> if not given")
     parser.add_argument("--written", action="store_true", help="run nothing, write what there is")
+    parser.add_argument("--keep", action="store_true", help="leave tables of settings that this run has not")
     arguments = parser.parse_args()
     out = arguments.out or ROOT / "runs" / arguments.study
     if arguments.written:
@@ -43,14 +47,29 @@ def main() -> None:
     else:
         run = fedsim.run(load(arguments.study, sized(arguments.study, arguments.victims)), out=out)
     page = ROOT / "docs" / PAGES[arguments.study]
-    head, marker, _ = page.read_text().partition(BELOW)
+    head, marker, before = page.read_text().partition(BELOW)
     if not marker:
         raise SystemExit(f"{page}: the line {BELOW} is not in it")
     if arguments.study in OF_ATTACKS:
         tables = crossed.markdown(leaderboard.build(run.results))
     else:
         tables = evidence.markdown(evidence.evidence(run.results))
+    if arguments.keep:
+        tables = with_those_of(before, tables)
     page.write_text(f"{head}{marker}\n\n{tables}")
+
+
+def with_those_of(before: str, written: str) -> str:
+    """What was written, in the place of the tables of the same headings, and after the others of the page."""
+    tables = by_heading(before)
+    tables.update(by_heading(written))
+    return "\n\n".join(tables.values()) + "\n"
+
+
+def by_heading(tables: str) -> dict[str, str]:
+    """Each table with its heading and remarks, by the heading."""
+    parts = [part.strip() for part in re.split(r"^(?=### )", tables, flags=re.MULTILINE)]
+    return {part.splitlines()[0]: part for part in parts if part}
 
 
 def sized(study: str, victims: int | None) -> list[str]:
