@@ -7,28 +7,20 @@ the same table for the same seed. Neither the strategy nor the eavesdropper arou
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.federation.client import TRUTH
 from fedsim.federation.overdue import GRACE
+from fedsim.federation.waves import WAVE, waves
 from fedsim.recording.passing import PassingGrid
 from fedsim.recording.reasons import died, passing
 
-T = TypeVar("T")
-
 START_SECONDS = 300.0
 """What the clients' processes may take to start, and to start again after one died."""
-
-
-WAVE = 500
-"""Messages that are under way at once. For each that is fetched Flower looks through all of them: of ten thousand at
-once half were never answered."""
 
 
 class Unanswered(Exception):
@@ -54,7 +46,7 @@ class OrderedGrid(PassingGrid):
         self, grid: Grid, *, nodes: int, at_once: Callable[[], int] = lambda: 1, patience: float = START_SECONDS
     ) -> None:
         super().__init__(grid)
-        self._at_once = at_once
+        self.at_once = at_once
         self._patience = patience
         self._deadline = patience
         self.partition_of: dict[int, int] = {}
@@ -65,7 +57,7 @@ class OrderedGrid(PassingGrid):
         while len(ids := list(grid.get_node_ids())) < nodes and time.monotonic() < over:
             time.sleep(0.05)
         for _attempt in range(2):
-            for wave in _waves([node for node in ids if node not in self.partition_of]):
+            for wave in waves([node for node in ids if node not in self.partition_of], WAVE):
                 heard = len(self.partition_of)
                 for reply in self._grid.send_and_receive(map(_query, wave), timeout=patience):
                     if not reply.has_error():
@@ -84,7 +76,7 @@ class OrderedGrid(PassingGrid):
             deadline: seconds that each may take for a round.
         """
         view = object.__new__(OrderedGrid)
-        view._grid, view._at_once, view._patience = self._grid, self._at_once, self._patience
+        view._grid, view.at_once, view._patience = self._grid, self.at_once, self._patience
         view._deadline = deadline
         view.partition_of = {node: part for node, part in self.partition_of.items() if part < clients}
         view.envelopes, view.lost, view._in_vain = {}, set(), self._in_vain
@@ -120,19 +112,13 @@ class OrderedGrid(PassingGrid):
 
     def _exchange(self, messages: Mapping[int, Message], timeout: float | None) -> dict[int, Message]:
         """Send, and wait for as long as the nodes may take, each its deadline and once more; replies by node."""
-        over = math.inf if timeout is None else time.monotonic() + timeout
-        replies: dict[int, Message] = {}
-        for wave in _waves(list(messages.values())):
-            turns = -(-len(wave) // max(1, self._at_once()))
-            wait = min(self._patience + 2 * turns * (self._deadline + GRACE), over - time.monotonic())
-            if wait > 0:
-                found = self._grid.send_and_receive(wave, timeout=wait)
-                replies |= {reply.metadata.src_node_id: reply for reply in found}
-        return replies
-
-
-def _waves(whole: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (whole[start : start + WAVE] for start in range(0, len(whole), WAVE))
+        turns = -(-len(messages) // max(1, self.at_once()))
+        wait = self._patience + 2 * turns * (self._deadline + GRACE)
+        wait = wait if timeout is None else min(wait, timeout)
+        if not messages or wait <= 0:
+            return {}
+        found = self._grid.send_and_receive(list(messages.values()), timeout=wait)
+        return {reply.metadata.src_node_id: reply for reply in found}
 
 
 def _query(node: int) -> Message:

@@ -49,7 +49,6 @@ class Listener:
         lost: the nodes of the last exchange whose reply is missing through no fault of their answer: they may do better
             another time.
         on_lost: called as well, with the same, for each of those.
-        on_end: called with the round once all its replies were captured or found to be unusable.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Listener:
         on_fault: Callable[[int, int, str], None],
         lost: Collection[int] = (),
         on_lost: Callable[[int, int, str], None] = lambda round, client, reason: None,
-        on_end: Callable[[int], None] = lambda round: None,
     ) -> None:
         self._partition_of = partition_of
         self._envelopes = envelopes
@@ -71,7 +69,6 @@ class Listener:
         self._on_fault = on_fault
         self._lost = lost
         self._on_lost = on_lost
-        self._on_end = on_end
         self._examples: dict[tuple[int, str], int] = {}
 
     def wants(self, round: int, node: str) -> bool:
@@ -94,7 +91,7 @@ class Listener:
             self._on_lost(round, client, reason)
 
     def ended(self, round: int) -> None:
-        self._on_end(round)
+        """Of one wave of it (`fedsim.federation.waves`): when a round ends whoever aggregates knows."""
 
     def examples(self, round: int, node: str) -> int | None:
         """How many examples a node's reply is of; None where it cannot be aggregated."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -20,7 +20,8 @@ class Served(PassingStrategy):
     """Hand a strategy that averages weights what it expects, and of its mean make the next global state.
 
     Args:
-        strategy: any Flower strategy; it aggregates weights.
+        strategy: any Flower strategy; it aggregates weights. It is handed replies while they come in, in the order in
+            which they come (`OrderedGrid`: by partition), and may go through them once.
         partition_of: the partition of each node; clients are asked in this order.
         applied: what the server applies: the inner strategy is handed each reply as weights (of FedSGD those that the
             gradient implies), and what it makes of them becomes the next global state.
@@ -28,6 +29,7 @@ class Served(PassingStrategy):
         salt: what the clients are told to salt their own seed with, in hexadecimal digits; empty for none.
         examples: how many examples a node's reply in a round is of, or None where it cannot be used; such a reply goes
             no further, since one NaN would spread to the global model.
+        on_end: called with each round once all its replies were aggregated.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Served(PassingStrategy):
         seed: int,
         salt: str = "",
         examples: Callable[[int, str], int | None],
+        on_end: Callable[[int], None] = lambda round: None,
     ) -> None:
         super().__init__(strategy)
         self._partition_of = partition_of
@@ -46,6 +49,7 @@ class Served(PassingStrategy):
         self._seed = seed
         self._salt = salt
         self._examples = examples
+        self._on_end = on_end
         self._sent: dict[str, Tensor] = {}
 
     def configure_train(
@@ -60,9 +64,17 @@ class Served(PassingStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        usable: list[Message] = []
         weights: list[float] = []
-        for reply in sorted(replies, key=lambda reply: self._partition_of[reply.metadata.src_node_id]):
+        arrays, metrics = self.strategy.aggregate_train(server_round, self._usable(server_round, replies, weights))
+        self._on_end(server_round)
+        if arrays is None:
+            return None, metrics
+        state = self._applied.state(self._sent, arrays.to_torch_state_dict(), weights, server_round)
+        return ArrayRecord(state), metrics
+
+    def _usable(self, server_round: int, replies: Iterable[Message], weights: list[float]) -> Iterator[Message]:
+        """Those that can be aggregated, as weights, while they come in; `weights` gains each one's examples."""
+        for reply in replies:
             count = self._examples(server_round, str(reply.metadata.src_node_id))
             if count is None:
                 continue
@@ -72,13 +84,8 @@ class Served(PassingStrategy):
                 del reply.content[name]
             reply.content["arrays"] = ArrayRecord(self._applied.weights(self._sent, received))
             reply.content["metrics"] = MetricRecord({EXAMPLES: count})
-            usable.append(reply)
             weights.append(count)
-        arrays, metrics = self.strategy.aggregate_train(server_round, usable)
-        if arrays is None:
-            return None, metrics
-        state = self._applied.state(self._sent, arrays.to_torch_state_dict(), weights, server_round)
-        return ArrayRecord(state), metrics
+            yield reply
 
     def _named(self, record: ArrayRecord) -> Iterable[str]:
         """A list of arrays, as clients of Flower's older API return, is in the order of what was sent (see `Ear`)."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from attacks.observation import SUM
@@ -20,11 +20,13 @@ from fedsim import observations, truth
 from fedsim.federation import cost
 from fedsim.federation.accuracy import accuracy
 from fedsim.federation.applied import Applied
+from fedsim.federation.averaging import RunningAverage
 from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.listener import Capture, Listener
 from fedsim.federation.plan import Plan
 from fedsim.federation.served import Served
 from fedsim.federation.start import initial_state
+from fedsim.federation.waves import InWaves
 from fedsim.federation.workers import Measurement
 from fedsim.files import whole_directory, write_json
 from fedsim.local import observed
@@ -76,8 +78,8 @@ def run_cell(
 class CaptureWriter:
     """Writes the captures of the attacked clients, and remembers how long their updates were, and the faults.
 
-    Where the defense aggregates, what a client sent is kept until its round is over, and of all of them one observation
-    is written.
+    Each is written as it comes. Where the defense aggregates, what the attacked clients sent is kept until their round
+    is over, and of all of them one observation is written: there memory grows with `victims.clients`.
     """
 
     def __init__(self, plan: Plan, directory: Path) -> None:
@@ -187,9 +189,10 @@ class CaptureWriter:
         return True
 
 
-def _strategy(plan: Plan) -> Strategy:
+def _strategy(plan: Plan, partition_of: Mapping[int, int]) -> Strategy:
     per_round = plan.federation.clients_per_round
-    return FedAvg(
+    return RunningAverage(
+        examples_of=lambda node: plan.images(partition_of[node]),
         fraction_train=per_round / plan.federation.clients,
         fraction_evaluate=0.0,
         min_train_nodes=per_round,
@@ -216,20 +219,20 @@ def _run_rounds(
         on_fault=writer.fault,
         lost=view.lost,
         on_lost=writer.lose,
-        on_end=writer.end,
     )
     served = Served(
-        _strategy(plan),
+        _strategy(plan, view.partition_of),
         partition_of=view.partition_of,
         applied=Applied.of(plan),
         seed=plan.seed,
         salt=plan.salt,
         examples=listener.examples,
+        on_end=writer.end,
     )
     sending: Strategy = served
     if plan.work.malicious is not None:
         sending = MaliciousServer(served, lambda _, state: _changed(plan, state), rounds=plan.work.victims.rounds)
-    strategy = Eavesdropper(sending, store=listener)
+    strategy = Eavesdropper(InWaves(sending, at_once=view.at_once), store=listener)
     accuracies: list[float | None] = []
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:

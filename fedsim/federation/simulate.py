@@ -29,6 +29,7 @@ from flwr.simulation import run_simulation
 from fedsim.errors import reason_of
 from fedsim.federation.client import app as client_app
 from fedsim.federation.grid import OrderedGrid, Unanswered
+from fedsim.federation.mailbox import keep_in_order
 from fedsim.federation.order import Order, Ordered
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import run_cell
@@ -128,4 +129,5 @@ def _die_with_parent() -> None:
 if __name__ == "__main__":
     _die_with_parent()
     torch.set_num_threads(1)
+    keep_in_order()
     simulate(Order.read(Path(sys.argv[1])))

@@ -67,14 +67,26 @@ def test_a_passing_fault_is_healed_by_the_second_attempt():
     assert len(replies) == 3
 
 
-def test_many_messages_go_out_in_waves(monkeypatch):
-    """Flower takes a time that grows with the square of those that are under way."""
+def test_the_first_query_goes_out_in_waves(monkeypatch):
+    """Flower takes a time that grows with the square of what is under way."""
     monkeypatch.setattr("fedsim.federation.grid.WAVE", 2)
-    grid, inner, replies = _ask(Flaky(0))
-    assert inner.rounds == [[8, 9], [7]]
-    assert [reply.metadata.src_node_id for reply in replies] == [8, 9, 7]
+    asked = []
+
+    class Counting(Flaky):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            asked.append(len(messages))
+            return super().send_and_receive(messages)
+
+    assert OrderedGrid(Counting(0), nodes=3).get_node_ids() == [8, 9, 7]
+    assert asked == [2, 1]
+
+
+def test_a_limit_that_is_over_asks_nobody():
+    grid, inner, _ = _ask(Flaky(0))
     messages = [Message(RecordDict(), dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
-    assert grid.send_and_receive(messages, timeout=0) == []  # a limit is that of all waves together
+    assert grid.send_and_receive(messages, timeout=0) == []
+    assert len(inner.rounds) == 1
 
 
 DIED = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly before finishing this task.'>"

@@ -244,10 +244,12 @@ def test_the_salt_is_not_among_what_flower_writes_into_its_log(monkeypatch):
 
     monkeypatch.setattr(server, "Eavesdropper", eavesdropper)
     plan = Plan(recorded_cell.work(), SALT)
-    grid = SimpleNamespace(first=lambda clients, deadline: SimpleNamespace(partition_of={}, envelopes={}, lost=set()))
+    view = SimpleNamespace(partition_of={}, envelopes={}, lost=set(), at_once=lambda: 1)
+    grid = SimpleNamespace(first=lambda clients, deadline: view)
     server._run_rounds(grid, plan, server.CaptureWriter(plan, None), plan.model().state_dict(), 60.0)
     assert SALT not in str(dict(started["train_config"]))
-    monkeypatch.setattr(strategies[0].strategy.strategy, "configure_train", lambda round, arrays, config, grid: [])
+    served = strategies[0].strategy.strategy
+    monkeypatch.setattr(served.strategy, "configure_train", lambda round, arrays, config, grid: [])
     strategies[0].configure_train(1, ArrayRecord({}), started["train_config"], grid)
     assert started["train_config"]["salt"] == SALT
 
