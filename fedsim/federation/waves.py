@@ -21,7 +21,7 @@ from fedsim.recording.passing import PassingGrid, PassingStrategy
 
 T = TypeVar("T")
 
-WAVE = 500
+WAVE = 200
 """Messages that are under way at once, at most."""
 
 BYTES = 2**28

@@ -166,7 +166,7 @@ class Sized(Grid):
 
 @pytest.mark.parametrize(
     ("heavy", "at_once", "sizes"),
-    [(False, 1, [500, 500, 1]), (True, 1, [63] * 15 + [56]), (True, 40, [160] * 6 + [41])],
+    [(False, 1, [200] * 5 + [1]), (True, 1, [63] * 15 + [56]), (True, 40, [160] * 6 + [41])],
     ids=["light", "heavy", "heavy, on many processors"],
 )
 def test_a_wave_is_as_large_as_memory_and_processors_say(heavy, at_once, sizes, monkeypatch):
