@@ -112,7 +112,7 @@ def cluster(address: str | None = None) -> Iterator[str]:
                     )
             except ConnectionError as error:
                 raise BadInput(f"--ray-address {address}: no Ray cluster answers there ({error})") from None
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # that nodes did not come up in time has no class of its own
                 raise FedsimError(f"Ray cannot be started: {on_one_line(error)}") from error
         try:
             yield ray.get_runtime_context().gcs_address

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, FedsimError
 from fedsim.runs.attacking import _submitter
-from fedsim.runs.cluster import check_capacity
+from fedsim.runs.cluster import check_capacity, cluster
 from fedsim.scenario import parse
 
 
@@ -75,3 +75,13 @@ def test_where_an_attack_runs_is_the_clusters_word_not_this_machines(monkeypatch
         monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
         _submitter()(SimpleNamespace(key="a", engine=asking(1, 0, engine).engine), None, None)
     assert asked == [{"num_cpus": 1, "num_gpus": taken}] * 2
+
+
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, OSError])  # the first is Ray's, of nodes that are late
+def test_a_ray_that_does_not_start_is_one_line(kind, monkeypatch):
+    def late(**_):
+        raise kind("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(FedsimError, match=r"^Ray cannot be started: The current node timed out .*$"), cluster():
+        pass
