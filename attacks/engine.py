@@ -15,8 +15,10 @@ from torch import Tensor
 
 from attacks.base import Compile, Progress
 from attacks.evaluators import Evaluator
+from attacks.layout import Layout
+from attacks.pace import Schedule, Stopped
 from attacks.program import Program
-from attacks.step import Composition, Layout, Schedule, Step, Stopped
+from attacks.step import Composition, Step
 from attacks.unknowns import Guess
 
 __all__ = ["Composition", "Schedule", "Solution", "Watch", "solve"]

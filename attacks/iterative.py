@@ -23,16 +23,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from attacks.base import Attack, NotApplicable, Progress, Reconstruction
-from attacks.engine import Composition, Redraw, Schedule, Solution, Watch, solve
-from attacks.evaluators import Beliefs, Evaluator, choose
+from attacks.engine import Composition, Schedule, Solution, Watch, solve
 from attacks.observation import Observation, ThreatModel
 from attacks.precision import floor
 from attacks.problems import Known, Problems, tries_of
+from attacks.replayable import out_of_memory
+from attacks.search import Search, evaluator_of
 from attacks.snapshots import VICTIMS, SnapshotKeeper, both
 from attacks.starts import RANDOM, check_start, found_by
-from attacks.step import Layout
 from attacks.unknowns import NOISE, Anew, Setting, SoftLabels
-from attacks.updates import order_of, out_of_memory, with_zeros
+from attacks.updates import order_of, with_zeros
 from attacks.victim import Victim, setting_of
 from defenses.stochastic import stochastic_layers
 
@@ -51,7 +51,7 @@ class IterativeAttack(Attack):
         restarts: random starts per victim, and per value that can only be tried (see `attacks.unknowns`); the one with
             the lowest attack loss is the answer.
         learning_rate: at the start.
-        total_variation: weight of the smoothness prior, lower where the data term starts low (see `attacks.step`).
+        total_variation: weight of the smoothness prior, lower where the data term starts low (see `attacks.pace`).
         tolerance: a victim has converged when its data term, the loss without priors, has fallen to this share of what
             it is at a random start and has settled, or when rounding explains what is left of it; 0: never.
         plateau: iterations without improvement after which the learning rate falls by 10.
@@ -218,7 +218,7 @@ class IterativeAttack(Attack):
                 redraw = Anew(setting, [*problems.known, *problems.start], problems.generators("draws", seed))
                 problems = replace(problems, known={**problems.known, **redraw(range(len(problems)))})
             told, accounted = self.compared == "told", self._accounts(setting, problems, threat_model)
-            evaluator = _evaluator(composition, setting, problems, selects=told, compares=told and accounted)
+            evaluator = evaluator_of(composition, setting, problems, selects=told, compares=told and accounted)
         except NotApplicable as reason:
             return results | {victim.index: reason for victim in problems.victims}
         keeper = SnapshotKeeper(
@@ -228,8 +228,18 @@ class IterativeAttack(Attack):
             mean=setting.mean,
             std=setting.std,
         )
-        watch = both(self.watch, keeper) if self.record_every else self.watch
-        solution = self._solved(composition, setting, problems, evaluator, watch, progress, redraw)
+        solution = self._solved(
+            Search(
+                composition=composition,
+                setting=setting,
+                problems=problems,
+                evaluator=evaluator,
+                iterations=self.iterations,
+                watch=both(self.watch, keeper) if self.record_every else self.watch,
+                progress=progress,
+                redraw=redraw,
+            )
+        )
         for victim, problem, answer in problems.best(solution):
             if isinstance(answer, Reconstruction):
                 curve = solution.curves[problem]
@@ -263,39 +273,29 @@ class IterativeAttack(Attack):
                 known.append(Known(replace(victim, start=start), held, taken))
         return known, declined
 
-    def _solved(
-        self,
-        composition: Composition,
-        setting: Setting,
-        problems: Problems,
-        evaluator: Evaluator,
-        watch: Watch | None,
-        progress: Progress | None,
-        redraw: Redraw | None,
-        *,
-        iterations: int | None = None,
-    ) -> Solution:
-        """What the engine makes of the problems, in at most so many iterations; by default all that there may be."""
+    def _solved(self, search: Search) -> Solution:
+        """What the engine makes of the problems."""
         schedule = Schedule(
-            iterations=iterations or self.iterations,
+            iterations=search.iterations,
             learning_rate=self.learning_rate,
             plateau=self.plateau,
             patience=self.patience,
             tolerance=self.tolerance,
         )
+        problems, objective = search.problems, search.composition.objective
         solution = solve(
-            composition,
-            evaluator,
+            search.composition,
+            search.evaluator,
             problems.start,
             problems.known,
             schedule,
             cold=problems.cold,
             restarts=self.restarts,
-            floor=floor(composition.objective, setting.matched, problems.observed, problems.roundings),
+            floor=floor(objective, search.setting.matched, problems.observed, problems.roundings),
             compile=self.compile,
-            progress=progress,
-            watch=watch,
-            redraw=redraw,
+            progress=search.progress,
+            watch=search.watch,
+            redraw=search.redraw,
         )
         self.compile_seconds += solution.compile_seconds
         return solution
@@ -306,21 +306,3 @@ def _with_labels(composition: Composition, setting: Setting, threat_model: Threa
     if threat_model.labels != "unknown" or any(unknown.owns("labels") for unknown in composition.unknowns):
         return composition
     return replace(composition, unknowns=[*composition.unknowns, SoftLabels(setting)])
-
-
-def _evaluator(
-    composition: Composition, setting: Setting, problems: Problems, *, selects: bool, compares: bool
-) -> Evaluator:
-    layout = Layout(problems.start, composition.unknowns)
-    guess = {**problems.known, **layout.guess(layout.pack(problems.start))}
-    beliefs = Beliefs(composition.asking, problems.taken)
-    return choose(
-        setting.round,
-        composition.objective,
-        problems.observed,
-        guess,
-        layout.told,
-        beliefs=beliefs,
-        selects=selects,
-        compares=compares,
-    )

@@ -10,7 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from attacks.observation import Observation, ThreatModel
-from attacks.updates import attacker_copy, local_steps, replayed
+from attacks.replayable import replayed
+from attacks.twin import attacker_copy
+from attacks.updates import local_steps
 
 KINKED = ("relu", "leaky_relu", "hardtanh", "max_pool2d", "threshold", "clamp")
 """Operations without a second derivative of use, by the beginnings of their names."""

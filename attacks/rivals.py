@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from attacks.base import Reconstruction
 from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.observation import Observation
-from attacks.updates import client_round, observed_gradient
+from attacks.twin import client_round
+from attacks.updates import observed_gradient
 from defenses.client.round import replay
 
 WORTH = 2.0

@@ -26,8 +26,9 @@ from attacks.priors import DropRate, TotalVariation
 from attacks.pyramid import deep
 from attacks.relaxed import Relaxed
 from attacks.rivals import mismatch
+from attacks.twin import attacker_copy
 from attacks.unknowns import Setting
-from attacks.updates import attacker_copy, local_steps, trained_part
+from attacks.updates import local_steps, trained_part
 
 OPERATIONS = 2e11
 """Floating-point operations at most, for each image and each stage (`attacks.operations`)."""

@@ -9,27 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from attacks.evaluators import Evaluator
 from attacks.facts import Facts, Restarts, taken_of
+from attacks.layout import Layout
 from attacks.objectives import Objective
 from attacks.observation import Observation
 from attacks.optimisers import Adam, Optimiser, State
+from attacks.pace import Schedule, fallen, lightened, settling, slowed, verdict, weight_of
 from attacks.priors import Prior
 from attacks.unknowns import Guess, Unknown
-
-Stopped = Literal["budget", "converged", "patience", "not_finite"]
-"""Why a problem went no further; `state["stopped"]` counts them in this order."""
-
-SETTLED = 100
-"""Iterations in which the data term of a problem that goes on converging halves, or it has settled."""
-
-TYPICAL = 0.1
-"""The weights of priors are made for data terms that start above this, as cosines of gradients of unlike images do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,71 +44,6 @@ class Composition:
     def taken(self, observation: Observation) -> dict[str, Tensor]:
         """What all priors have to know of a victim. Raises NotApplicable where the observation does not say it."""
         return {name: value for prior in self.priors for name, value in prior.take(observation).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long and how fast.
-
-    Args:
-        iterations: at most this many.
-        learning_rate: at the start.
-        plateau: after this many iterations without improvement the learning rate falls by a factor of 10.
-        patience: after this many iterations without improvement a problem stops.
-        tolerance: a problem has converged when the data term of its best iterate, without the priors, is at most this
-            share of what it is at a random start and no longer halves in `SETTLED` iterations, or when it is as low as
-            its floor. At 0 none does.
-    """
-
-    iterations: int = 20_000
-    learning_rate: float = 0.1
-    plateau: int = 800
-    patience: int = 4_000
-    tolerance: float = 5e-6
-
-
-class Layout:
-    """Where each unknown lies in a problem's row: all unknowns of N problems are one tensor (N, D).
-
-    Attributes:
-        names: of what is optimised.
-        told: the names in a guess that it stands for.
-    """
-
-    def __init__(self, start: Guess, unknowns: Sequence[Unknown]) -> None:
-        self.names = list(start)
-        self._shapes = {name: value.shape[1:] for name, value in start.items()}
-        self._sizes = [shape.numel() for shape in self._shapes.values()]
-        self._owners = [next(unknown for unknown in unknowns if unknown.owns(name)) for name in start]
-        self.told = list(self._values({name: value[:1] for name, value in start.items()}))
-
-    def pack(self, guess: Guess) -> Tensor:
-        return torch.cat([guess[name].reshape(len(guess[name]), -1) for name in self.names], dim=1)
-
-    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
-        """Views of the rows (N, D) by name, (N, ...)."""
-        parts = rows.split(self._sizes, dim=1)
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self._shapes.items(), parts)}
-
-    def guess(self, rows: Tensor) -> dict[str, Tensor]:
-        """The values that the rows (N, D) stand for, by name, (N, ...)."""
-        return self._values(self.unpack(rows))
-
-    def _values(self, free: Guess) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for unknown in dict.fromkeys(self._owners):
-            found |= unknown.values({name: free[name] for name, owner in zip(free, self._owners) if owner is unknown})
-        return found
-
-    def direct(self, gradient: Tensor) -> Tensor:
-        """The descent directions (N, D) that the unknowns make of their gradient."""
-        parts = [owner.direction(part) for owner, part in zip(self._owners, gradient.split(self._sizes, dim=1))]
-        return torch.cat(parts, dim=1)
-
-    def project(self, rows: Tensor) -> Tensor:
-        """The rows (N, D) with every unknown put back into its set."""
-        parts = zip(self._owners, self.unpack(rows).items())
-        return self.pack({name: owner.project(name, value) for owner, (name, value) in parts})
 
 
 class Step:
@@ -157,9 +84,9 @@ class Step:
         """The state before the first iteration, of problems at `point` (N, D).
 
         Args:
-            reference: (N,) float64, the data term at a random start. Where it is below `TYPICAL` the priors weigh in
-                proportion to it in the end (`lightened`): on networks whose gradients point alike they would outweigh
-                what there is to find.
+            reference: (N,) float64, the data term at a random start. Where it is below `attacks.pace.TYPICAL` the
+                priors weigh in proportion to it in the end (`lightened`): on networks whose gradients point alike they
+                would outweigh what there is to find.
             floor: (N,) float64, the data term that rounding alone explains.
         """
 
@@ -194,7 +121,7 @@ class Step:
 
     def unsure(self, state: State) -> Tensor:
         """Which problems (N,) have come down far enough for their reference to be measured again."""
-        return state["running"] & ~state["measured"] & self._fallen(state)
+        return state["running"] & ~state["measured"] & fallen(state, self._schedule)
 
     def measured(self, state: State, data: Mapping[str, Tensor], known: Guess, images: Guess) -> State:
         """The state with its reference measured again: at random images, but all else as it is found by now.
@@ -243,7 +170,7 @@ class Step:
         }
         after |= settling(state, after["best_data"])
         after |= lightened({**state, **after})
-        stopped = self._verdict({**state, **after})
+        stopped = verdict({**state, **after}, self._schedule)
         return {
             **state,
             **after,
@@ -253,65 +180,4 @@ class Step:
 
     def _light(self, reference: Tensor, weight: Tensor) -> Tensor:
         """Whether the priors, if there are any, weigh as little as they shall in the end."""
-        return (_weight(reference) == weight) | (not self._priors)
-
-    def _fallen(self, state: State) -> Tensor:
-        return state["best_data"] <= self._schedule.tolerance * state["reference"]
-
-    def _verdict(self, state: State) -> Tensor:
-        """Why each problem stops now, (N,) as places in `Stopped`; 0 where it goes on."""
-        settled = self._fallen(state) & state["measured"] & state["light"] & (state["settled"] >= SETTLED)
-        converged = (settled | (state["best_data"] <= state["floor"])) & (self._schedule.tolerance > 0)
-        reasons = get_args(Stopped)
-        why = torch.where(state["stale"] >= self._schedule.patience, reasons.index("patience"), 0)
-        why = torch.where(converged, reasons.index("converged"), why)
-        return torch.where(state["loss"].isfinite(), why, reasons.index("not_finite"))
-
-
-def _weight(reference: Tensor) -> Tensor:
-    """What the priors of problems whose data term is `reference` (N,) at a random start are multiplied by."""
-    return (reference / TYPICAL).clamp(0, 1)
-
-
-def slowed(state: State, loss: Tensor, schedule: Schedule) -> State:
-    """Learning rates that fall by 10 on a plateau: PyTorch's ReduceLROnPlateau, one per problem.
-
-    An improvement counts when it is more than 1e-4, relative.
-    """
-    better = loss < state["plateau"] * (1 - 1e-4)
-    bad = torch.where(better, 0, state["bad"] + 1)
-    exhausted = bad > schedule.plateau
-    lower = exhausted & (0.9 * state["rate"] > 1e-8)
-    return {
-        "plateau": torch.where(better, loss, state["plateau"]),
-        "stale": torch.where(better, 0, state["stale"] + 1),
-        "bad": torch.where(exhausted, 0, bad),
-        "rate": torch.where(lower, 0.1 * state["rate"], state["rate"]),
-    }
-
-
-def settling(state: State, best: Tensor) -> State:
-    """How long each problem's best data term (N,) has not halved."""
-    halved = best < state["level"] / 2
-    return {
-        "level": torch.where(halved, best, state["level"]),
-        "settled": torch.where(halved, 0, state["settled"] + 1),
-    }
-
-
-def lightened(state: State) -> State:
-    """Priors that have done their work weigh less from then on, where they would outweigh what is left to find.
-
-    They do at first what they are there for. A problem that no longer gets on with them goes on in proportion to its
-    own data term; its best iterate so far is judged anew by the same measure.
-    """
-    due = ~state["light"] & (state["settled"] >= SETTLED)
-    weight = torch.where(due, torch.minimum(state["weight"], _weight(state["reference"])), state["weight"])
-    loss = state["best_data"] + weight * state["best_penalty"]
-    return {
-        "weight": weight,
-        "light": state["light"] | due,
-        "best_loss": torch.where(due, loss, state["best_loss"]),
-        "plateau": torch.where(due, loss, state["plateau"]),
-        "settled": torch.where(due, 0, state["settled"]),
-    }
+        return (weight_of(reference) == weight) | (not self._priors)

@@ -12,19 +12,12 @@ from torch import Tensor, nn
 from attacks.base import NotApplicable, Reconstruction
 from attacks.labels import infer_labels
 from attacks.observation import Observation, ThreatModel
+from attacks.replayable import replayed
+from attacks.sites import noise_inputs, noise_sites
 from attacks.starts import beginning
-from attacks.unknowns import Setting, noise_inputs, noise_sites
-from attacks.updates import (
-    as_one_batch,
-    attacker_copy,
-    client_round,
-    examples,
-    mean_gradient,
-    meets,
-    observed_gradient,
-    replayed,
-    trained_part,
-)
+from attacks.twin import attacker_copy, client_round, meets
+from attacks.unknowns import Setting
+from attacks.updates import as_one_batch, examples, mean_gradient, observed_gradient, trained_part
 from defenses.client.training import LocalTraining
 from defenses.stochastic import stochastic_layers, untold
 

@@ -45,8 +45,8 @@ from torch.nn import functional as F
 
 import attacks
 from attacks import LocalTraining, Observation, ThreatModel
+from attacks.twin import attacker_copy, client_round
 from attacks.unknowns import Guess
-from attacks.updates import attacker_copy, client_round
 from defenses.client.kept import remains
 from defenses.client.round import replay
 from fedsim import models

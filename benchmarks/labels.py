@@ -25,7 +25,8 @@ from torch import Tensor
 
 from attacks import LocalTraining, NotApplicable
 from attacks.labels import infer_labels, names
-from attacks.updates import attacker_copy, mean_gradient, trained_part
+from attacks.twin import attacker_copy
+from attacks.updates import mean_gradient, trained_part
 from defenses import compose
 from fedsim import data, models
 from fedsim.data import Dataset

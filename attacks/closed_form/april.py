@@ -25,8 +25,9 @@ from attacks.closed_form.base import ClosedForm, Puzzle
 from attacks.closed_form.certify import outside
 from attacks.closed_form.patches import PatchEmbedding, patch_embedding
 from attacks.closed_form.tokens import Solution, solve
+from attacks.replayable import replayed
 from attacks.seeds import generator_for
-from attacks.updates import lacks, replayed
+from attacks.updates import lacks
 from defenses.stochastic import set_stochastic
 
 CERTAIN = 0.01

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from attacks.base import Attack, NotApplicable, Reconstruction
 from attacks.observation import Observation, ThreatModel
 from attacks.precision import entry_rounding
-from attacks.updates import attacker_copy, examples, known_defense, local_steps, trained_part
+from attacks.twin import attacker_copy, known_defense
+from attacks.updates import examples, local_steps, trained_part
 from defenses.client.optimizers import Estimate
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.spread import Spread

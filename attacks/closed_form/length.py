@@ -29,7 +29,8 @@ from attacks.closed_form.incomplete import pruned
 from attacks.closed_form.masks import Masks
 from attacks.labels import infer_labels
 from attacks.precision import COMPUTED
-from attacks.updates import replayed, simulate
+from attacks.replayable import replayed
+from attacks.twin import simulate
 from defenses.client.optimizers import Estimate
 
 _GRID = 24  # lengths of a sign, over three decades below the length of the longest image

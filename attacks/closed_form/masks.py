@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.observation import Observation
-from attacks.unknowns import noise_inputs, noised
-from attacks.updates import client_round, lacks, local_steps
+from attacks.sites import noise_inputs, noised
+from attacks.twin import client_round
+from attacks.updates import lacks, local_steps
 from defenses.client.site import Site, joined
 from defenses.stochastic import AlphaDropout, Dropout, StochasticLayer, set_stochastic, stochastic_layers
 

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from attacks.base import NotApplicable
 from attacks.closed_form.base import Puzzle
+from attacks.replayable import replayed
 from attacks.seeds import generator_for
-from attacks.updates import lacks, replayed
+from attacks.updates import lacks
 from defenses.stochastic import StochasticLayer
 
 

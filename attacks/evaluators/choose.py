@@ -13,8 +13,8 @@ from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit
 from attacks.objectives import Objective
+from attacks.replayable import replayed
 from attacks.unknowns import Guess
-from attacks.updates import replayed
 from defenses.client.kept import Kept, Spaces, stacked
 from defenses.client.round import ClientRound
 

@@ -30,7 +30,8 @@ from attacks.base import NotApplicable, Reconstruction, register
 from attacks.head import Head, find_head
 from attacks.malicious.base import MaliciousAttack, Outset
 from attacks.observation import Observation, ThreatModel
-from attacks.updates import attacker_copy, lacks, observed_gradient, trained_part
+from attacks.twin import attacker_copy
+from attacks.updates import lacks, observed_gradient, trained_part
 from defenses.registry import parameters
 
 WHOLE = 0.05

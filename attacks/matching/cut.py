@@ -24,8 +24,9 @@ from attacks.head import Cut as Place
 from attacks.head import end_at, find_cut, read_head
 from attacks.matching.mask_readout import MaskReadout
 from attacks.observation import Observation
+from attacks.twin import known_defense
 from attacks.unknowns import Setting
-from attacks.updates import known_defense, lacks
+from attacks.updates import lacks
 from defenses.client.round import ClientRound
 
 

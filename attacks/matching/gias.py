@@ -9,12 +9,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.base import Progress, register
-from attacks.engine import Composition, Redraw, Solution, Watch
-from attacks.evaluators import Evaluator
+from attacks.base import register
+from attacks.engine import Solution
 from attacks.generated import WEIGHTS, Generated
 from attacks.matching.ggl import GGL
-from attacks.problems import Problems
+from attacks.search import Search
 from attacks.unknowns import Setting
 
 
@@ -53,41 +52,30 @@ class GIAS(GGL):
     def generated(self, setting: Setting) -> Generated:
         return Generated(setting, self.decoder, weights=True, pace=self.pace)
 
-    def _solved(
-        self,
-        composition: Composition,
-        setting: Setting,
-        problems: Problems,
-        evaluator: Evaluator,
-        watch: Watch | None,
-        progress: Progress | None,
-        redraw: Redraw | None,
-        *,
-        iterations: int | None = None,
-    ) -> Solution:
-        most = iterations or self.iterations
+    def _solved(self, search: Search) -> Solution:
+        most, watch, progress, problems = search.iterations, search.watch, search.progress, search.problems
         latents = min(max(1, round(self.latent_share * most)), most - 1)
-        still = [each.still() if isinstance(each, Generated) else each for each in composition.unknowns]
+        unknowns = search.composition.unknowns
+        still = [each.still() if isinstance(each, Generated) else each for each in unknowns]
         first = super()._solved(
-            replace(composition, unknowns=still),
-            setting,
-            replace(problems, start=_still(problems.start), cold=_still(problems.cold)),
-            evaluator,
-            watch,
-            progress and (lambda done, _, loss: progress(done, most, loss)),
-            redraw,
-            iterations=latents,
+            replace(
+                search,
+                composition=replace(search.composition, unknowns=still),
+                problems=replace(problems, start=_still(problems.start), cold=_still(problems.cold)),
+                iterations=latents,
+                progress=progress and (lambda done, _, loss: progress(done, most, loss)),
+            )
         )
-        return super()._solved(
-            composition,
-            setting,
-            replace(problems, start={**problems.start, **first.free}),
-            evaluator,
-            watch and (lambda at, numbers, guess: watch(latents + at, numbers, guess)),
-            progress and (lambda done, _, loss: progress(latents + done, most, loss)),
-            redraw,
-            iterations=most - latents,
-        ).after(first)
+        then = super()._solved(
+            replace(
+                search,
+                problems=replace(problems, start={**problems.start, **first.free}),
+                iterations=most - latents,
+                watch=watch and (lambda at, numbers, guess: watch(latents + at, numbers, guess)),
+                progress=progress and (lambda done, _, loss: progress(latents + done, most, loss)),
+            )
+        )
+        return then.after(first)
 
 
 def _still(start: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ from attacks.iterative import IterativeAttack
 from attacks.objectives import Cosine
 from attacks.observation import Observation, ThreatModel
 from attacks.priors import DropRate, Prior, TotalVariation
+from attacks.twin import attacker_copy
 from attacks.unknowns import Images, Noise, Setting, Unknown
-from attacks.updates import attacker_copy, local_steps, trained_part, with_zeros
+from attacks.updates import local_steps, trained_part, with_zeros
 from defenses.stochastic import untold
 
 

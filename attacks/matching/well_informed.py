@@ -14,8 +14,8 @@ from attacks.iterative import IterativeAttack
 from attacks.objectives import Cosine
 from attacks.observation import Observation
 from attacks.priors import TotalVariation
+from attacks.twin import known_defense
 from attacks.unknowns import Images, Setting
-from attacks.updates import known_defense
 
 
 @register("well_informed")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.objectives import Cosine, Objective
-from attacks.unknowns import NOISE, noise_inputs
-from attacks.updates import attacker_copy
+from attacks.sites import noise_inputs
+from attacks.twin import attacker_copy
+from attacks.unknowns import NOISE
 from defenses.client.round import ClientRound
 
 Problem = tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]

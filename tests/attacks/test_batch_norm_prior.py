@@ -20,7 +20,7 @@ from attacks.evaluators import Beliefs, Evaluator, choose
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.objectives import Cosine, Distances
-from attacks.updates import attacker_copy, client_round
+from attacks.twin import attacker_copy, client_round
 from defenses.client.round import ClientRound, play
 
 MODES: tuple[Literal["train", "eval"], ...] = ("train", "eval")

@@ -16,8 +16,9 @@ from attacks.evaluators import choose
 from attacks.head import Reading, find_head, read_head
 from attacks.matching.cut import UpstreamAndFeatures
 from attacks.objectives import Cosine
-from attacks.unknowns import NOISE, Setting, noise_inputs
-from attacks.updates import attacker_copy, client_round
+from attacks.sites import noise_inputs
+from attacks.twin import attacker_copy, client_round
+from attacks.unknowns import NOISE, Setting
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout

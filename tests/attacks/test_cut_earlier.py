@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import NotApplicable, Observation, ThreatModel
 from attacks.head import find_cut, read_head
-from attacks.updates import attacker_copy
+from attacks.twin import attacker_copy
 from defenses import compose
 from defenses.client.round import ClientRound, play
 from fedsim.local import generators

@@ -12,7 +12,7 @@ from attacks import LocalTraining, Observation, ThreatModel
 from attacks.evaluators import choose
 from attacks.objectives import Euclidean
 from attacks.seeds import generator_for
-from attacks.updates import simulate
+from attacks.twin import simulate
 from defenses.client.round import ClientRound
 
 UNLABELLED = ThreatModel(labels="unknown")

@@ -12,8 +12,8 @@ from attacks.evaluators import choose
 from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.objectives import Cosine
+from attacks.twin import attacker_copy, client_round
 from attacks.unknowns import NOISE
-from attacks.updates import attacker_copy, client_round
 from defenses import compose
 from defenses.client.round import ClientRound, play
 from fedsim.local import generators

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from attacks import LocalTraining, NotApplicable, Observation
 from attacks.closed_form.masks import Masks, read_masks
-from attacks.updates import attacker_copy, lacks
+from attacks.twin import attacker_copy
+from attacks.updates import lacks
 from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import AlphaDropout, Dropout, FeatureDropout
 from fedsim.models import build

@@ -12,7 +12,8 @@ from torch.func import functional_call
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, Reconstruction, ThreatModel, iterative, program
 from attacks.optimisers import LBFGS, State
-from attacks.step import Schedule, Step, slowed
+from attacks.pace import Schedule, slowed
+from attacks.step import Step
 
 THREAT = ThreatModel(noise="known")
 

@@ -14,7 +14,7 @@ from attacks.evaluators.general import General
 from attacks.evaluators.ghost import Ghost
 from attacks.evaluators.rules import Unfit, rule
 from attacks.objectives import Cosine, Euclidean
-from attacks.unknowns import noise_inputs
+from attacks.sites import noise_inputs
 from defenses.client.kept import Kept, Spaces, stacked
 from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout, stochastic_layers

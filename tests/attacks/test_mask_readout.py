@@ -12,7 +12,7 @@ from attacks import NotApplicable, Observation, Reconstruction, ThreatModel
 from attacks.facts import Facts
 from attacks.matching.mask_readout import MaskReadout
 from attacks.priors import DropRate
-from attacks.updates import attacker_copy
+from attacks.twin import attacker_copy
 from defenses.stochastic import Dropout, stochastic_layers
 from fedsim.models import build
 

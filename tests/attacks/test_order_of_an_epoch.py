@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
-from attacks.updates import attacker_copy, client_round, order_of
+from attacks.twin import attacker_copy, client_round
+from attacks.updates import order_of
 from defenses.client.round import ORDER, ClientRound, play, replay
 
 

@@ -13,8 +13,9 @@ from attacks.facts import Facts
 from attacks.objectives import Euclidean, RelativeEuclidean
 from attacks.passes import Passes, once
 from attacks.priors import SameImages
+from attacks.twin import attacker_copy
 from attacks.unknowns import ALONG
-from attacks.updates import attacker_copy, displacement
+from attacks.updates import displacement
 from defenses.client.optimizers.adamw import AdamW
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.round import ORDER, ClientRound, play, replay

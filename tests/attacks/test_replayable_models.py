@@ -17,8 +17,8 @@ import attacks
 from attacks import NotApplicable, ThreatModel
 from attacks.evaluators.general import General
 from attacks.objectives import Euclidean
-from attacks.unknowns import noise_inputs
-from attacks.updates import attacker_copy, simulate
+from attacks.sites import noise_inputs
+from attacks.twin import attacker_copy, simulate
 from defenses.client.round import ClientRound
 
 SHAPE = (1, 6, 6)

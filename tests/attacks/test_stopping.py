@@ -15,9 +15,9 @@ from attacks.engine import Composition, Schedule, Solution, solve
 from attacks.evaluators import Evaluator, choose
 from attacks.evaluators.ghost import Ghost
 from attacks.objectives import Cosine, Euclidean
+from attacks.pace import SETTLED
 from attacks.precision import COMPUTED, floor, rounding
 from attacks.priors import Prior, TotalVariation
-from attacks.step import SETTLED
 from attacks.unknowns import Guess, Images, Noise, Setting
 from defenses.client.round import ClientRound
 from fedsim import models

@@ -12,7 +12,8 @@ from torch import nn
 
 import attacks
 from attacks import LocalTraining, NotApplicable, Observation, ThreatModel
-from attacks.updates import as_one_batch, attacker_copy, simulate
+from attacks.twin import attacker_copy, simulate
+from attacks.updates import as_one_batch
 from defenses.aggregation.mean import weighted_mean
 from defenses.client.optimizers.adam import Adam
 from defenses.client.optimizers.sgd import SGD

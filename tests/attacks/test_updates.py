@@ -6,7 +6,8 @@ from attack_victims import observe, paper_mlp
 from torch import nn
 
 from attacks import LocalTraining, NotApplicable, Observation
-from attacks.updates import attacker_copy, observed_gradient, simulate, trained_part
+from attacks.twin import attacker_copy, simulate
+from attacks.updates import observed_gradient, trained_part
 from defenses.client.optimizers.sgd import SGD
 from defenses.stochastic import Dropout
 

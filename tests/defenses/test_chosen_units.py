@@ -12,7 +12,7 @@ from told_attacks import error, observed, run
 import attacks
 import defenses
 from attacks import Observation, ThreatModel
-from attacks.updates import attacker_copy
+from attacks.twin import attacker_copy
 from defenses.client.round import ClientRound, Played, play, replay
 from defenses.stochastic import begin
 from defenses.stochastic.depth import StochasticDepth

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import defenses
-from attacks.updates import attacker_copy
+from attacks.twin import attacker_copy
 from defenses.client import schedules
 from defenses.client.groups import Group
 from defenses.client.optimizers import Optimizer, create

@@ -12,7 +12,7 @@ from told_attacks import observed, run
 import attacks
 import defenses
 from attacks import ThreatModel
-from attacks.updates import attacker_copy
+from attacks.twin import attacker_copy
 from defenses.client.round import ClientRound, replay
 from defenses.client.site import STEP
 from defenses.stochastic import Inexplicit, begin, check_explicit, convert, stochastic_layers

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import LocalTraining, Observation, ThreatModel
-from attacks import iterative as iterative_attacks
+from attacks import LocalTraining, Observation, ThreatModel, search
 from attacks.evaluators.choose import _kept
 from defenses import compose
 from defenses.client.optimizers.adamw import AdamW
@@ -59,8 +58,8 @@ def test_it_is_worth_knowing(spec, gain, evaluator, monkeypatch) -> None:
         used.append(original(*arguments, **named))
         return used[-1]
 
-    original = iterative_attacks.choose
-    monkeypatch.setattr(iterative_attacks, "choose", choose)
+    original = search.choose
+    monkeypatch.setattr(search, "choose", choose)
     images, observation = seen(spec)
     attack = attacks.create("inverting_gradients", iterations=800)
     attack.compile = "never"

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import Observation, ThreatModel
-from attacks import iterative as iterative_attacks
+from attacks import Observation, ThreatModel, search
 from defenses import compose
 from defenses.base import Turn
 from defenses.client.kept import Spaces, remains
@@ -87,8 +86,8 @@ def test_who_is_told_rebuilds_a_batch_that_was_truncated(monkeypatch: pytest.Mon
         used.append(type(found).__name__)
         return found
 
-    original = iterative_attacks.choose
-    monkeypatch.setattr(iterative_attacks, "choose", choose)
+    original = search.choose
+    monkeypatch.setattr(search, "choose", choose)
     spec = {"name": "svdefense", "energy": 0.7}
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(5)) * 2 - 1
     labels, client = torch.arange(4), model()

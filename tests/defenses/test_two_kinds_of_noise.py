@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import defenses
-from attacks.unknowns import noise_inputs, noise_sites
-from attacks.updates import attacker_copy
+from attacks.sites import noise_inputs, noise_sites
+from attacks.twin import attacker_copy
 from defenses.base import Turn
 from defenses.client.round import ClientRound
 from defenses.stochastic import Dropout

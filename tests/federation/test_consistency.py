@@ -11,7 +11,7 @@ from federation_cells import consistency_cells
 
 import defenses
 from attacks import ThreatModel
-from attacks.updates import attacker_copy, simulate
+from attacks.twin import attacker_copy, simulate
 from fedsim import models, observations, truth
 from fedsim.local import Local, train
 
