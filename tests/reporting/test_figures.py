@@ -16,7 +16,7 @@ from PIL import Image
 from fedsim import table
 from fedsim.errors import BadInput
 from fedsim.files import write_json
-from fedsim.reporting import charts, leaderboard, paper
+from fedsim.reporting import leaderboard, paper
 from fedsim.reporting.paper import curves, plots, style
 from fedsim.runs.directory import RunDirectory
 from fedsim.runs.losses import by_row
@@ -84,7 +84,7 @@ def test_privacy_against_utility_has_the_strongest_attack_of_each_defense():
     board = leaderboard.build(one_setting())
     [panel] = plots.privacy_utility(board)
     shown = {(float(x[0]), float(y[0])) for x, y in points(drawn(panel), "medians")}
-    best = charts.strongest(board)
+    best = leaderboard.strongest(board)
     assert shown == set(zip((100 * best["utility"]).to_list(), best["psnr"].to_list()))
     assert len(shown) == 5
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from attacks import ThreatModel
 from fedsim import table
-from fedsim.reporting import charts, gallery, leaderboard, picture_grid, prose, report, strips
+from fedsim.reporting import charts, gallery, leaderboard, picture_grid, prose, report, strips, sweeps
 from fedsim.reporting.verdicts import verdicts
 
 
@@ -283,7 +283,7 @@ def test_any_parameter_of_a_defense_that_varies_alone_is_a_strength():
 
 def test_the_frontier_is_what_no_other_defense_beats_in_both():
     points = [(0.9, 60.0), (0.9, 50.0), (0.8, 55.0), (0.7, 20.0), (0.6, 20.0), (0.5, 10.0)]
-    assert charts.frontier(points) == [(0.5, 10.0), (0.7, 20.0), (0.9, 50.0)]
+    assert sweeps.frontier(points) == [(0.5, 10.0), (0.7, 20.0), (0.9, 50.0)]
 
 
 def test_the_distribution_holds_every_image(results):

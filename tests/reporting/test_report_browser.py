@@ -9,7 +9,7 @@ import pytest
 from made_up_run import DEFENSES, make_history, make_pictures, make_results
 
 from fedsim.reporting import leaderboard, report
-from fedsim.reporting.charts import strongest
+from fedsim.reporting.leaderboard import strongest
 from fedsim.runs.reading import Missing
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedsim.random import rng_for
-from fedsim.reporting import charts
 from fedsim.reporting.leaderboard import DEFENSE, SETTING, strongest
 from fedsim.reporting.paper import curves
-from fedsim.reporting.paper.style import CHARACTER, FAINT, FLOOR, LINE, Key, Panel, series, wrapped
+from fedsim.reporting.paper.axes import LABELS, label_room, psnr_axis, strength_axis, whole_decades, with_intervals
+from fedsim.reporting.paper.style import FLOOR, LINE, Key, Panel, series, wrapped
+from fedsim.reporting.sweeps import frontier, of_answering, strengths
 from fedsim.table import LEAKED_PSNR
 
 Keys = dict[str, Key]
@@ -25,7 +26,7 @@ def psnr_by_strength(board: pl.DataFrame, keys: Keys) -> list[Panel]:
     """Each attack's median PSNR with its interval over the dropout rate, and over whatever else was varied."""
     panels = []
     for _, part in board.filter(pl.col("psnr").is_not_null()).group_by(SETTING, maintain_order=True):
-        for axis, values in charts.strengths(part.to_dicts()):
+        for axis, values in strengths(part.to_dicts()):
             lines: dict[Key, dict[float, dict[str, Any]]] = {}
             for value, row in values:  # the first row of a value stands for it
                 lines.setdefault(keys[row["attack_label"]], {}).setdefault(value, row)
@@ -33,9 +34,9 @@ def psnr_by_strength(board: pl.DataFrame, keys: Keys) -> list[Panel]:
             def draw(axes: Axes, lines: dict[Key, dict[float, dict[str, Any]]] = lines) -> None:
                 for key, line in lines.items():
                     places = sorted(line)
-                    _with_intervals(axes, places, [line[place] for place in places], key)
-                _strength_axis(axes, sorted({place for line in lines.values() for place in line}))
-                _psnr_axis(axes)
+                    with_intervals(axes, places, [line[place] for place in places], key)
+                strength_axis(axes, sorted({place for line in lines.values() for place in line}))
+                psnr_axis(axes)
 
             title = "" if axis == "dropout rate" else axis
             label = axis.split(" of ")[0]
@@ -54,17 +55,17 @@ def privacy_utility(board: pl.DataFrame) -> list[Panel]:
     for _, part in known.group_by(SETTING, maintain_order=True):
         rows = part.to_dicts()
 
-        best = charts.frontier([(row["utility"], row["psnr"]) for row in rows])
+        best = frontier([(row["utility"], row["psnr"]) for row in rows])
 
         def draw(axes: Axes, rows: list[dict[str, Any]] = rows, best: list[tuple[float, float]] = best) -> None:
             axes.plot([100 * utility for utility, _ in best], [psnr for _, psnr in best], color=FLOOR, lw=0.8)
             for row in rows:
-                _with_intervals(axes, [100 * row["utility"]], [row], keys[row["defense_label"]])
+                with_intervals(axes, [100 * row["utility"]], [row], keys[row["defense_label"]])
                 if row["utility_low"] is not None:
                     span = [100 * row["utility_low"], 100 * row["utility_high"]]
                     axes.hlines(row["psnr"], *span, color=keys[row["defense_label"]].colour, lw=0.9)
             axes.margins(x=0.08)
-            _psnr_axis(axes)
+            psnr_axis(axes)
 
         used = tuple(dict.fromkeys(keys[row["defense_label"]] for row in rows))
         if len(best) > 1:
@@ -91,7 +92,7 @@ def psnr_distribution(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
     Args:
         rows: labelled results.
     """
-    scored = charts.of_answering(rows)
+    scored = of_answering(rows)
     widest = float(scored["psnr"].max() or 0)  # type: ignore[arg-type]
     panels = []
     for _, part in scored.group_by(DEFENSE, maintain_order=True):
@@ -99,7 +100,7 @@ def psnr_distribution(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
             keys[str(label)]: line["psnr"].to_numpy()
             for (label,), line in part.group_by("attack_label", maintain_order=True)
         }
-        labels = [wrapped(key.label, _LABELS) for key in lines]
+        labels = [wrapped(key.label, LABELS) for key in lines]
         tops = np.cumsum([0.0] + [0.06 + LINE * (label.count("\n") + 1) for label in labels])
 
         def draw(
@@ -139,7 +140,7 @@ def psnr_distribution(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
                 "",
                 draw,
                 height=float(tops[-1]),
-                left=_label_room(labels),
+                left=label_room(labels),
             )
         )
     return panels
@@ -168,7 +169,7 @@ def attack_loss(rows: pl.DataFrame, keys: Keys, losses: curves.Losses) -> list[P
                 axes.plot(iterations, middle, color=key.colour, linestyle=key.dash)
                 axes.fill_between(iterations, low, high, color=key.colour, alpha=0.18, linewidth=0)
             axes.set_yscale("log")
-            axes.set_ylim(*_whole_decades([values for _, values in lines.values()]))
+            axes.set_ylim(*whole_decades([values for _, values in lines.values()]))
             axes.yaxis.set_major_locator(LogLocator(numticks=5))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
@@ -212,13 +213,13 @@ def mask_accuracy(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
                 places = [layers.index(layer) for layer in by_layer]
                 values = [100 * value for value in by_layer.values()]
                 axes.plot(values, places, linestyle="none", marker=key.marker, color=key.colour, label="_layers")
-            axes.set_yticks(range(len(layers)), [wrapped(layer, _LABELS) for layer in layers])
+            axes.set_yticks(range(len(layers)), [wrapped(layer, LABELS) for layer in layers])
             axes.set_ylim(len(layers) - 0.5, -0.5)
             axes.set_xlim(min(50.0, axes.get_xlim()[0]), 101)
             axes.tick_params(axis="y", length=0)
 
         shown = tuple(Key(key.label, key.colour, key.marker, "none") for key in means)
-        labels = [wrapped(layer, _LABELS) for layer in layers]
+        labels = [wrapped(layer, LABELS) for layer in layers]
         height = sum(0.06 + LINE * (label.count("\n") + 1) for label in labels)
         panels.append(
             Panel(
@@ -229,67 +230,16 @@ def mask_accuracy(rows: pl.DataFrame, keys: Keys) -> list[Panel]:
                 draw,
                 keys=shown,
                 height=max(height, 0.35),
-                left=_label_room(labels),
+                left=label_room(labels),
             )
         )
     return panels
-
-
-_LABELS = 1.35
-"""Inches that labels left of the axes may take before they are broken into lines."""
-
-
-def _label_room(labels: list[str]) -> float:
-    return 0.14 + CHARACTER * max(len(line) for label in labels for line in label.split("\n"))
 
 
 def attack_keys(rows: pl.DataFrame) -> Keys:
     """How each attack of the labelled results is drawn, in all figures alike."""
     pairs = rows.select("attack_label", "role").unique("attack_label", maintain_order=True)
     return {label: series(label, at, role=role) for at, (label, role) in enumerate(pairs.iter_rows())}
-
-
-def _with_intervals(axes: Axes, places: list[float], rows: list[dict[str, Any]], key: Key) -> None:
-    """Medians and the ends of their intervals."""
-    middle = np.array([row["psnr"] for row in rows])
-    low = np.array([row["psnr"] if row["psnr_low"] is None else row["psnr_low"] for row in rows])
-    high = np.array([row["psnr"] if row["psnr_high"] is None else row["psnr_high"] for row in rows])
-    axes.vlines(places, low, high, color=key.colour, lw=0.9)
-    axes.plot(places, middle, color=key.colour, marker=key.marker, linestyle=key.dash, label="_medians")
-
-
-def _strength_axis(axes: Axes, places: list[float]) -> None:
-    if places[0] > 0 and places[-1] / places[0] >= 30:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    axes.set_xticks(places, [f"{place:.3g}" for place in places])
-
-
-def _psnr_axis(axes: Axes) -> None:
-    """From zero, with the line above which an image counts as leaked."""
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.axhline(LEAKED_PSNR, color=FLOOR, lw=0.8, ls=":", zorder=0.9)
-    axes.annotate(
-        f"{LEAKED_PSNR:g} dB: leaked",
-        (1, LEAKED_PSNR),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 1.5),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=FAINT,
-        zorder=0.95,  # below the data
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
-    )
-
-
-def _whole_decades(values: list[np.ndarray]) -> tuple[float, float]:
-    """The powers of ten about positive values: an axis that has a label at each end."""
-    positive = np.concatenate([part[part > 0] for part in values])
-    if positive.size == 0:
-        return 0.1, 1.0
-    low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
-    return float(10**low), float(10 ** max(high, low + 1))
 
 
 def _mean_by_layer(texts: pl.Series) -> dict[str, float]:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedsim.reporting import charts
+from fedsim.reporting.chart_style import COLOURS
 
 COLUMN, WIDE = 3.3, 6.9
 """Inches: one column of a two-column paper, and both."""
@@ -86,7 +86,7 @@ def series(label: str, at: int, *, role: str = "attack", dashed: bool = True) ->
     turn = at + at // len(_MARKERS)
     return Key(
         label if role == "attack" else f"{label}, {role}",
-        FLOOR if role == "floor" else charts.COLOURS[at % len(charts.COLOURS)],
+        FLOOR if role == "floor" else COLOURS[at % len(COLOURS)],
         _MARKERS[turn % len(_MARKERS)],
         _DASHES[turn % len(_DASHES)] if dashed else "none",
     )
