@@ -218,7 +218,7 @@ def _more(rivals: dict[str, list[Verdict]]) -> list[str]:
     worse = {setting: [v for v in group if v.more_than_plain] for setting, group in rivals.items()}
     return [
         f"{verdict.defense}{f' on {setting}' if len(rivals) > 1 else ''} leaks more than no defense: a median of "
-        f"{f.decibel(verdict.best['psnr'])} dB against {f.decibel((verdict.plain or {}).get('psnr'))}."
+        f"{f.decibel(verdict.best['psnr'])} dB against {f.decibel(verdict.plain['psnr'] if verdict.plain else None)}."
         for setting, group in worse.items()
         for verdict in group
     ]

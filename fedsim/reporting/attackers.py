@@ -6,12 +6,12 @@ of noise that is one number an entry there is none), and the guess that never lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
-from fedsim.reporting.leaderboard import DEFENSE, strongest
+from fedsim.reporting.leaderboard import DEFENSE, Row, rows_of, strongest
 from fedsim.reporting.naming import has_oracle
 from fedsim.reporting.verdicts import Verdict, rebuilds_undefended
 
@@ -29,17 +29,18 @@ class Attackers:
         told_able: likewise.
     """
 
-    naive: dict[str, Any] | None
-    told: dict[str, Any] | None
-    oracle: dict[str, Any] | None
+    naive: Row | None
+    told: Row | None
+    oracle: Row | None
     guess: float | None
-    naive_able: dict[str, Any] | None = None
-    told_able: dict[str, Any] | None = None
+    naive_able: Row | None = None
+    told_able: Row | None = None
 
 
 def same_defense(verdict: Verdict) -> pl.Expr:
     """The rows of a board, or of labelled results, that a verdict is about."""
-    return pl.all_horizontal(pl.col(key).eq_missing(pl.lit(verdict.best[key])) for key in DEFENSE)
+    best: Mapping[str, object] = verdict.best
+    return pl.all_horizontal(pl.col(key).eq_missing(pl.lit(best[key])) for key in DEFENSE)
 
 
 def attackers(board: pl.DataFrame, verdict: Verdict) -> Attackers:
@@ -49,7 +50,7 @@ def attackers(board: pl.DataFrame, verdict: Verdict) -> Attackers:
     oracles = answered.filter(pl.col("role") == "oracle").sort("psnr", nulls_last=True)
     guess = here.filter(pl.col("role") == "floor")["psnr"].max()
     able = answered.filter(
-        pl.Series([rebuilds_undefended(board, row) is not False for row in answered.to_dicts()], dtype=pl.Boolean)
+        pl.Series([rebuilds_undefended(board, row) is not False for row in rows_of(answered)], dtype=pl.Boolean)
     )
     naive = None if verdict.baseline else ~pl.col("informed")
     told = pl.lit(value=False) if verdict.baseline else pl.col("informed")
@@ -58,11 +59,11 @@ def attackers(board: pl.DataFrame, verdict: Verdict) -> Attackers:
         told=_best(answered, told),
         naive_able=_best(able, naive),
         told_able=_best(able, told),
-        oracle=next(filter(has_oracle, oracles.tail(1).to_dicts()), None),
+        oracle=next(filter(has_oracle, rows_of(oracles.tail(1))), None),
         guess=guess if isinstance(guess, float) else None,
     )
 
 
-def _best(answered: pl.DataFrame, among: pl.Expr | None) -> dict[str, Any] | None:
-    rows = strongest(answered, among=among).to_dicts()
+def _best(answered: pl.DataFrame, among: pl.Expr | None) -> Row | None:
+    rows = rows_of(strongest(answered, among=among))
     return rows[0] if rows else None

@@ -7,6 +7,7 @@ Text and grid lines get their colours from the page's style sheet, so that they 
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -68,7 +69,7 @@ def mark(figure: go.Figure, y: float, text: str) -> None:
     figure.add_annotation(**place, text=text, showarrow=False, font={"size": 10})
 
 
-def errors(rows: list[dict[str, Any]], colour: str, name: str = "psnr", scale: float = 1) -> dict[str, Any]:
+def errors(rows: Sequence[Mapping[str, Any]], colour: str, name: str = "psnr", scale: float = 1) -> dict[str, Any]:
     """Error bars that reach the ends of the intervals."""
     spans = [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
     return {

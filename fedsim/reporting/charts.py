@@ -22,8 +22,8 @@ from fedsim.reporting.chart_style import (
     symbol_of,
     with_room_for_legend,
 )
-from fedsim.reporting.leaderboard import DEFENSE, SETTING, strongest
-from fedsim.reporting.sweeps import Strength, frontier, of_answering, strengths
+from fedsim.reporting.leaderboard import DEFENSE, SETTING, Row, rows_of, strongest
+from fedsim.reporting.sweeps import Strength, frontier, of_answering, strengths, with_utility
 from fedsim.table import LEAKED_PSNR
 
 
@@ -36,7 +36,8 @@ def privacy_against_utility(board: pl.DataFrame) -> Iterator[tuple[str, go.Figur
     places = {label: at for at, label in enumerate(board["defense_label"].unique(maintain_order=True))}
     for _, part in known.group_by(SETTING, maintain_order=True):
         figure = empty_figure("test accuracy of the global model (%)", "strongest attack, median PSNR (dB)")
-        best = frontier([(row["utility"], row["psnr"]) for row in part.to_dicts()])
+        rows = with_utility(part)
+        best = frontier([(utility, row["psnr"]) for utility, row in rows])
         figure.add_scatter(
             x=[100 * utility for utility, _ in best],
             y=[psnr for _, psnr in best],
@@ -45,10 +46,10 @@ def privacy_against_utility(board: pl.DataFrame) -> Iterator[tuple[str, go.Figur
             line={"color": FLOOR, "width": 1.5, "dash": "dot"},
             hoverinfo="skip",
         )
-        for row in part.to_dicts():
+        for utility, row in rows:
             at = places[row["defense_label"]]
             figure.add_scatter(
-                x=[100 * row["utility"]],
+                x=[100 * utility],
                 y=[row["psnr"]],
                 error_x=errors([row], colour_of(at), "utility", 100),
                 error_y=errors([row], colour_of(at)),
@@ -134,7 +135,7 @@ def score_against_strength(board: pl.DataFrame) -> Iterator[tuple[str, str, go.F
     places = {label: at for at, label in enumerate(board["attack_label"].unique(maintain_order=True))}
     for _, part in scored.group_by(SETTING, maintain_order=True):
         undefended = strongest(part.filter("baseline"))["psnr"].max()
-        for axis, values in strengths(part.to_dicts()):
+        for axis, values in strengths(rows_of(part)):
             figure = _strength(axis, values, places)
             if undefended is not None and axis != "dropout rate":
                 mark(figure, float(undefended), "strongest attack without a defense")  # type: ignore[arg-type]
@@ -143,7 +144,7 @@ def score_against_strength(board: pl.DataFrame) -> Iterator[tuple[str, str, go.F
 
 def _strength(axis: str, values: Strength, places: dict[str, int]) -> go.Figure:
     figure = empty_figure(safe(axis), "median PSNR (dB)")
-    lines: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
+    lines: dict[tuple[str, str], dict[float, Row]] = {}
     for value, row in values:  # the first row of a value stands for it
         lines.setdefault((row["attack_label"], row["role"]), {}).setdefault(value, row)
     for (label, role), line in lines.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import polars as pl
 from rich.table import Table
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from fedsim.reporting import formats as f
 from fedsim.reporting.attackers import Attackers, attackers, same_defense
-from fedsim.reporting.leaderboard import build, labelled
+from fedsim.reporting.leaderboard import Row, build, labelled
 from fedsim.reporting.naming import spoken
 from fedsim.reporting.verdicts import Verdict, verdicts
 
@@ -132,7 +131,7 @@ def _cells(row: Evidence) -> dict[str, str]:
     }
 
 
-def _scored(row: dict[str, Any] | None) -> str:
+def _scored(row: Row | None) -> str:
     """`62.2 (60.0–64.0) IG`, with a star where most answers stopped at their budget of iterations."""
     if row is None:
         return ""

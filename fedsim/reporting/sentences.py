@@ -6,12 +6,12 @@ The attackers are those of `attackers`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import polars as pl
 
 from fedsim.reporting import formats as f
 from fedsim.reporting.attackers import Attackers, attackers
+from fedsim.reporting.leaderboard import Row
 from fedsim.reporting.naming import spoken
 from fedsim.reporting.verdicts import Verdict
 
@@ -61,7 +61,7 @@ def _attackers(by: Attackers) -> str:
     return f"{_does(naive)}, {'nor' if not _stopped(naive) else 'and'} {knowing}"
 
 
-def _shown(row: dict[str, Any] | None, able: dict[str, Any] | None) -> tuple[dict[str, Any] | None, bool]:
+def _shown(row: Row | None, able: Row | None) -> tuple[Row | None, bool]:
     """Who is spoken of, and whether it is one that nothing stops: it does not rebuild the undefended client either.
 
     Where the strongest rebuilds little that is one that the defense may have stopped, if there is any.
@@ -76,15 +76,15 @@ def _idle(attackers: list[str]) -> str:
     return f"{' and '.join(attackers)} {'get' if len(attackers) > 1 else 'gets'} no further without it"
 
 
-def _stopped(row: dict[str, Any]) -> bool:
+def _stopped(row: Row) -> bool:
     return bool((row["leaked_psnr"] or 0.0) < MOST)
 
 
-def _does(row: dict[str, Any]) -> str:
+def _does(row: Row) -> str:
     return f"{'stops' if _stopped(row) else 'does not stop'} {_said(row)}"
 
 
-def _said(row: dict[str, Any]) -> str:
+def _said(row: Row) -> str:
     """`inverting gradients (12.3 dB, some images rebuilt)`."""
     words = [f"{f.decibel(row['psnr'])} dB"]
     if _stopped(row) and row["leaked_psnr"]:
@@ -98,13 +98,13 @@ def _cost(verdict: Verdict) -> str:
     return " ".join([_accuracy(verdict), *_bytes(verdict.best), *_privacy(verdict.best)])
 
 
-def _bytes(best: dict[str, Any]) -> Iterator[str]:
+def _bytes(best: Row) -> Iterator[str]:
     """Where they differ from those of an undefended client."""
     if best["bytes_relative"] is not None and f.times(best["bytes_relative"]) != "1":
         yield f"It sends {f.times(best['bytes_relative'])} times the bytes."
 
 
-def _privacy(best: dict[str, Any]) -> Iterator[str]:
+def _privacy(best: Row) -> Iterator[str]:
     if best["epsilon"] is not None:
         spent = f.spent(best["epsilon"], best["epsilon_prv"])
         yield f"Its ε is {spent} at δ = {f.epsilon(best['delta'])}."

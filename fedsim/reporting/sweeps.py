@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fedsim.reporting.leaderboard import DEFENSE
+from fedsim.reporting.leaderboard import DEFENSE, Row, rows_of
 from fedsim.scoring.summary import counted
+
+
+def with_utility(board: pl.DataFrame) -> list[tuple[float, Row]]:
+    """The rows of a board whose utility was measured, each with it."""
+    return [(row["utility"], row) for row in rows_of(board) if row["utility"] is not None]
 
 
 def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -28,11 +33,11 @@ def of_answering(rows: pl.DataFrame) -> pl.DataFrame:
     return scored.filter(pl.col("answered").any().over([*DEFENSE, "attack_label"]))
 
 
-Strength = list[tuple[float, dict[str, Any]]]
+Strength = list[tuple[float, Row]]
 """Rows of a board, each with the strength of its defense."""
 
 
-def strengths(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Strength]]:
+def strengths(rows: list[Row]) -> Iterator[tuple[str, Strength]]:
     parts = [[part for part in json.loads(row["defense_params"]) if part["name"] != "none"] for row in rows]
     plain = [(row["dropout"] or 0.0, row) for row, own in zip(rows, parts) if {p["name"] for p in own} <= {"dropout"}]
     sweeps: dict[str, Strength] = {"dropout rate": plain}
@@ -46,9 +51,9 @@ def strengths(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Strength]]:
                     where = _described({"name": part["name"], **fixed})
                     axis = f"{key} of {' + '.join([where, *others])}"
                     sweeps.setdefault(axis, []).append((float(value), row))
-    private = [(row, own) for row, own in zip(rows, parts) if row["epsilon"] is not None]
-    for row, own in private:
-        sweeps.setdefault(f"ε of {' + '.join(p['name'] for p in own)}", []).append((row["epsilon"], row))
+    for row, own in zip(rows, parts):
+        if row["epsilon"] is not None:
+            sweeps.setdefault(f"ε of {' + '.join(p['name'] for p in own)}", []).append((row["epsilon"], row))
     for axis, values in sweeps.items():
         finite = [(value, row) for value, row in values if np.isfinite(value)]
         if len({value for value, _ in finite}) > 1:

@@ -9,14 +9,13 @@ recommended. Everything is read off parameters and numbers, nothing off labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.leaderboard import DEFENSE, SETTING, strongest
+from fedsim.reporting.leaderboard import DEFENSE, SETTING, Row, rows_of, strongest
 from fedsim.reporting.naming import spoken
 from fedsim.scoring import intervals
 
@@ -48,9 +47,9 @@ class Verdict:
     setting: str
     defense: str
     kind: str
-    best: dict[str, Any]
+    best: Row
     baseline: bool
-    plain: dict[str, Any] | None
+    plain: Row | None
     loss: float | None
     slack: float | None
     objections: tuple[str, ...]
@@ -83,9 +82,9 @@ class Verdict:
 def verdicts(board: pl.DataFrame) -> list[Verdict]:
     """One for each defense in each setting that an attack has answered, in the board's order."""
     found = []
-    for best in strongest(board).to_dicts():
+    for best in rows_of(strongest(board)):
         here = _alike(board, best, DEFENSE)
-        plain = strongest(_alike(board, best, SETTING).filter("baseline")).to_dicts()
+        plain = rows_of(strongest(_alike(board, best, SETTING).filter("baseline")))
         undefended = None if best["baseline"] else (plain[0] if plain else None)
         kind = _kind(best, here)
         loss, slack = _loss(best, undefended)
@@ -106,12 +105,12 @@ def verdicts(board: pl.DataFrame) -> list[Verdict]:
     return found
 
 
-def chosen_on(best: dict[str, Any]) -> str:
+def chosen_on(best: Row) -> str:
     """On whom the strongest attack was chosen."""
     return "development victims" if best["chosen_psnr"] is not None else "these victims"
 
 
-def of_another_form(best: dict[str, Any]) -> str:
+def of_another_form(best: Row) -> str:
     """What utility and epsilon of a row are of, where that is another form of sharing than was attacked; or nothing."""
     cost = json.loads(best["cost_of"] or "{}")
     if cost.get("same_form", True):
@@ -121,39 +120,38 @@ def of_another_form(best: dict[str, Any]) -> str:
     return f"measured where clients share {what}, on which this defense acts differently than on what was attacked"
 
 
-def _alike(board: pl.DataFrame, row: dict[str, Any], columns: list[str]) -> pl.DataFrame:
+def _alike(board: pl.DataFrame, row: Mapping[str, object], columns: list[str]) -> pl.DataFrame:
     return board.filter(pl.all_horizontal(pl.col(key).eq_missing(pl.lit(row[key])) for key in columns))
 
 
-def _kind(best: dict[str, Any], here: pl.DataFrame) -> str:
+def _kind(best: Row, here: pl.DataFrame) -> str:
     attacks = here.filter((pl.col("role") == "attack") & (pl.col("answered") > 0))
     guess = here.filter(pl.col("role") == "floor")["psnr"].max()
     if max((rate for rate in attacks["leaked_psnr"] if rate is not None), default=0.0) == 0:
         return "resists"
-    if guess is not None and best["psnr"] <= guess:
+    if isinstance(guess, float) and best["psnr"] <= guess:
         return "floor"
     return "leaks" if (best["leaked_psnr"] or 0) >= 0.5 else "partly"
 
 
-def _loss(best: dict[str, Any], plain: dict[str, Any] | None) -> tuple[float | None, float | None]:
+def _loss(best: Row, plain: Row | None) -> tuple[float | None, float | None]:
     if plain is None or plain["utility"] is None or best["utility"] is None:
         return None, None
     spans = [(row["utility_low"], row["utility_high"]) for row in (best, plain)]
-    if any(low is None or high is None for low, high in spans):
-        return plain["utility"] - best["utility"], None
-    slack = sum(((high - low) / 2) ** 2 for low, high in spans) ** 0.5
+    known = [(low, high) for low, high in spans if low is not None and high is not None]
+    slack = sum(((high - low) / 2) ** 2 for low, high in known) ** 0.5 if len(known) == len(spans) else None
     return plain["utility"] - best["utility"], slack
 
 
-def _below(low: dict[str, Any], high: dict[str, Any]) -> bool:
+def _below(low: Row, high: Row) -> bool:
     """Whether one row's median is surely below another's: intervals of 95 %, wholly apart."""
-    ends = low["psnr_high"], high["psnr_low"]
+    end, begin = low["psnr_high"], high["psnr_low"]
     sure = all((row["level"] or 0.0) >= intervals.LEVEL for row in (low, high))
-    return sure and None not in ends and ends[0] < ends[1]
+    return sure and end is not None and begin is not None and end < begin
 
 
 def _objections(
-    board: pl.DataFrame, here: pl.DataFrame, best: dict[str, Any], plain: dict[str, Any] | None
+    board: pl.DataFrame, here: pl.DataFrame, best: Row, plain: Row | None
 ) -> Iterator[str]:
     """What a defense that held still lacks before anybody should rely on it."""
     if plain is None:
@@ -165,7 +163,7 @@ def _objections(
         yield f"{failed} attack{' has' if failed == 1 else 's have'} failed"
     if (plain["leaked_psnr"] or 0.0) < 0.5:
         yield "the attacks did not rebuild most of the undefended client's images either"
-    informed = strongest(here, among=pl.col("informed")).to_dicts()
+    informed = rows_of(strongest(here, among=pl.col("informed")))
     if not informed:
         yield "no attack that takes it into account was tried"
     else:
@@ -177,7 +175,7 @@ def _objections(
         yield "its interval and that of the undefended client overlap"
 
 
-def _weaknesses(board: pl.DataFrame, informed: dict[str, Any], best: dict[str, Any]) -> Iterator[str]:
+def _weaknesses(board: pl.DataFrame, informed: Row, best: Row) -> Iterator[str]:
     """Why the strongest attack that knows the defense may be no measure of it."""
     name = spoken(informed["attack_label"])
     if float(f.decibel(informed["psnr"])) < float(f.decibel(best["psnr"])):  # to the digits that are printed
@@ -191,7 +189,7 @@ def _weaknesses(board: pl.DataFrame, informed: dict[str, Any], best: dict[str, A
         yield f"{name} does not rebuild the undefended client"
 
 
-def rebuilds_undefended(board: pl.DataFrame, row: dict[str, Any]) -> bool | None:
+def rebuilds_undefended(board: pl.DataFrame, row: Row) -> bool | None:
     """Whether the attack of a row rebuilds most images of the undefended client in its setting: else no defense can be
     said to stop it. None where it was not tried there."""
     undefended = _alike(_alike(board, row, SETTING).filter("baseline"), row, ["attack", "attack_params"])

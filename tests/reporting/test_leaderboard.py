@@ -1,10 +1,11 @@
 """Ranks, ties, roles and numbers of the leaderboard, on data whose answer is known."""
 
 import json
+from typing import get_args, get_origin, get_type_hints
 
 import polars as pl
 import pytest
-from made_up_run import DEFENSES, HOSTILE, board_rows, row, unscored
+from made_up_run import DEFENSES, HOSTILE, board_rows, make_results, row, unscored
 from rich.console import Console
 
 from fedsim import table
@@ -331,3 +332,18 @@ def test_of_a_defense_that_changes_images_the_score_to_the_image_itself_and_to_w
         "dlg none": (40.0, None, None),
         "dlg cutmix": (20.0, None, 25.0),
     }
+
+
+def test_a_typed_row_has_columns_of_the_board_and_their_types():
+    python = {pl.String: str, pl.Float64: float, pl.Int64: int, pl.Boolean: bool}
+    own = {name: kind for name, kind in get_type_hints(leaderboard.Row).items() if name != "stem"}
+    assert set(own) <= set(leaderboard.COLUMNS)
+    for name, kind in own.items():
+        column = python[leaderboard.COLUMNS[name]]
+        assert column in (get_args(kind) if get_origin(kind) else (kind,)), name
+    made = leaderboard.rows_of(leaderboard.build(make_results()))
+    assert made
+    assert all(set(own) <= set(one) for one in made)
+    for one in made:  # what is said never to be absent never is, of an attack that has answered
+        absent = [name for name, kind in own.items() if type(None) not in get_args(kind) and one[name] is None]
+        assert absent == ([] if one["answered"] else absent)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.leaderboard import THREAT
+from fedsim.reporting.leaderboard import THREAT, Row, rows_of
 from fedsim.scoring import intervals
 
 _ORDER = {"oracle": 0, "attack": 1, "floor": 2}
@@ -122,8 +122,8 @@ def sections(board: pl.DataFrame) -> Iterator[Section]:
 
 def _section(part: pl.DataFrame) -> Section:
     defenses = part["defense_label"].unique(maintain_order=True).to_list()
-    lines: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for row in part.to_dicts():
+    lines: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows_of(part):
         lines.setdefault(_line(row), {})[row["defense_label"]] = row
     for key, under in lines.items():
         _fill_undefended(key, under, part)
@@ -147,25 +147,27 @@ def _section(part: pl.DataFrame) -> Section:
     )
 
 
-def _line(row: dict[str, Any]) -> tuple[Any, ...]:
+def _line(row: Row) -> tuple[Any, ...]:
     """What rows of one line have in common: the attack, its parameters and what it was told."""
     attack = row["attack_label"].removesuffix(f" [{row['told']}]") if row["told"] else row["attack_label"]
     return attack, row["role"], row["attack_params"], row["told"]
 
 
-def _fill_undefended(key: tuple[Any, ...], under: dict[str, dict[str, Any]], part: pl.DataFrame) -> None:
+def _fill_undefended(key: tuple[Any, ...], under: dict[str, Row], part: pl.DataFrame) -> None:
     """Where there is no defense there is none to know: an attack that was told of it has one result there."""
     if any(row["baseline"] for row in under.values()):
         return
     threat = [name for name in THREAT if name != "threat_defense"]
-    told = next(iter(under.values()))
-    same = part.filter("baseline", pl.col("attack") == told["attack"], pl.col("attack_params") == key[2])
-    for row in same.to_dicts():
-        if all(row[name] == told[name] for name in threat):
+    other = next(iter(under.values()))
+    told: Mapping[str, object] = other
+    same = part.filter("baseline", pl.col("attack") == other["attack"], pl.col("attack_params") == key[2])
+    for row in rows_of(same):
+        own: Mapping[str, object] = row
+        if all(own[name] == told[name] for name in threat):
             under[row["defense_label"]] = row
 
 
-def _score(row: dict[str, Any] | None) -> Score:
+def _score(row: Row | None) -> Score:
     if row is None:
         return Score()
     if not row["answered"]:

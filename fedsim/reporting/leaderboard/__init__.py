@@ -12,6 +12,7 @@ from fedsim.reporting.leaderboard.board import build
 from fedsim.reporting.leaderboard.columns import COLUMNS, DEFENSE, DESCRIBED, ROLES, ROW, SETTING, THREAT
 from fedsim.reporting.leaderboard.labels import described, labelled, parts_without_none, takes_into_account
 from fedsim.reporting.leaderboard.ranking import Span, ranked, ranks, strongest
+from fedsim.reporting.leaderboard.row import Row, rows_of
 
 __all__ = [
     "COLUMNS",
@@ -21,6 +22,7 @@ __all__ = [
     "ROW",
     "SETTING",
     "THREAT",
+    "Row",
     "Span",
     "build",
     "described",
@@ -28,6 +30,7 @@ __all__ = [
     "parts_without_none",
     "ranked",
     "ranks",
+    "rows_of",
     "strongest",
     "takes_into_account",
 ]

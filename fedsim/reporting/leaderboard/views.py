@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.reporting import formats as f
-from fedsim.reporting.leaderboard import DEFENSE
+from fedsim.reporting.leaderboard import DEFENSE, Row, rows_of
 from fedsim.reporting.pages import environment
 from fedsim.scoring import intervals
 from fedsim.version import __version__
@@ -54,7 +54,7 @@ class _Column(NamedTuple):
     heading: str
     width: int
     needs: str  # the column of the board without which it is left out
-    text: Callable[[dict[str, Any]], str]
+    text: Callable[[Row], str]
 
 
 _TERMINAL = [
@@ -115,7 +115,7 @@ class Section:
 
     setting: str
     defense: str
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
     def answered(self) -> list[str]:
         """Who answered for the attacks that are made of others, one line for each."""
@@ -164,7 +164,7 @@ def few_clients(clients: int, level: float | None) -> str:
 
 def sections(board: pl.DataFrame) -> Iterator[Section]:
     for _, part in board.group_by(DEFENSE, maintain_order=True):
-        yield Section(part["setting_label"][0], part["defense_label"][0], part.to_dicts())
+        yield Section(part["setting_label"][0], part["defense_label"][0], rows_of(part))
 
 
 def html(board: pl.DataFrame, *, title: str = "Attack leaderboard") -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 
+from fedsim.reporting.leaderboard import Row
 from fedsim.reporting.paper.style import CHARACTER, FAINT, FLOOR, Key
 from fedsim.table import LEAKED_PSNR
 
@@ -18,7 +17,7 @@ def label_room(labels: list[str]) -> float:
     return 0.14 + CHARACTER * max(len(line) for label in labels for line in label.split("\n"))
 
 
-def with_intervals(axes: Axes, places: list[float], rows: list[dict[str, Any]], key: Key) -> None:
+def with_intervals(axes: Axes, places: list[float], rows: list[Row], key: Key) -> None:
     """Medians and the ends of their intervals."""
     middle = np.array([row["psnr"] for row in rows])
     low = np.array([row["psnr"] if row["psnr_low"] is None else row["psnr_low"] for row in rows])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedsim.random import rng_for
-from fedsim.reporting.leaderboard import DEFENSE, SETTING, strongest
+from fedsim.reporting.leaderboard import DEFENSE, SETTING, Row, rows_of, strongest
 from fedsim.reporting.paper import curves
 from fedsim.reporting.paper.axes import LABELS, label_room, psnr_axis, strength_axis, whole_decades, with_intervals
 from fedsim.reporting.paper.style import FLOOR, LINE, Key, Panel, series, wrapped
-from fedsim.reporting.sweeps import frontier, of_answering, strengths
+from fedsim.reporting.sweeps import frontier, of_answering, strengths, with_utility
 from fedsim.table import LEAKED_PSNR
 
 Keys = dict[str, Key]
@@ -26,12 +25,12 @@ def psnr_by_strength(board: pl.DataFrame, keys: Keys) -> list[Panel]:
     """Each attack's median PSNR with its interval over the dropout rate, and over whatever else was varied."""
     panels = []
     for _, part in board.filter(pl.col("psnr").is_not_null()).group_by(SETTING, maintain_order=True):
-        for axis, values in strengths(part.to_dicts()):
-            lines: dict[Key, dict[float, dict[str, Any]]] = {}
+        for axis, values in strengths(rows_of(part)):
+            lines: dict[Key, dict[float, Row]] = {}
             for value, row in values:  # the first row of a value stands for it
                 lines.setdefault(keys[row["attack_label"]], {}).setdefault(value, row)
 
-            def draw(axes: Axes, lines: dict[Key, dict[float, dict[str, Any]]] = lines) -> None:
+            def draw(axes: Axes, lines: dict[Key, dict[float, Row]] = lines) -> None:
                 for key, line in lines.items():
                     places = sorted(line)
                     with_intervals(axes, places, [line[place] for place in places], key)
@@ -53,21 +52,20 @@ def privacy_utility(board: pl.DataFrame) -> list[Panel]:
     panels = []
     known = strongest(board).filter(pl.col("utility").is_not_null())
     for _, part in known.group_by(SETTING, maintain_order=True):
-        rows = part.to_dicts()
+        rows = with_utility(part)
+        best = frontier([(utility, row["psnr"]) for utility, row in rows])
 
-        best = frontier([(row["utility"], row["psnr"]) for row in rows])
-
-        def draw(axes: Axes, rows: list[dict[str, Any]] = rows, best: list[tuple[float, float]] = best) -> None:
+        def draw(axes: Axes, rows: list[tuple[float, Row]] = rows, best: list[tuple[float, float]] = best) -> None:
             axes.plot([100 * utility for utility, _ in best], [psnr for _, psnr in best], color=FLOOR, lw=0.8)
-            for row in rows:
-                with_intervals(axes, [100 * row["utility"]], [row], keys[row["defense_label"]])
-                if row["utility_low"] is not None:
+            for utility, row in rows:
+                with_intervals(axes, [100 * utility], [row], keys[row["defense_label"]])
+                if row["utility_low"] is not None and row["utility_high"] is not None:
                     span = [100 * row["utility_low"], 100 * row["utility_high"]]
                     axes.hlines(row["psnr"], *span, color=keys[row["defense_label"]].colour, lw=0.9)
             axes.margins(x=0.08)
             psnr_axis(axes)
 
-        used = tuple(dict.fromkeys(keys[row["defense_label"]] for row in rows))
+        used = tuple(dict.fromkeys(keys[row["defense_label"]] for _, row in rows))
         if len(best) > 1:
             used = (*used, Key("frontier", FLOOR, "", "-"))
         panels.append(
