@@ -7,19 +7,29 @@ something. `smooth` is the image with the least total variation among all that h
 what an attack that matches the update perfectly, and believes in smoothness, comes to. Gradients are in float64,
 without dropout; of the rows of a matrix's gradient the eight largest are looked at (of a layer that sees one vector all
 say the same).
+
+    python benchmarks/identifiable.py ... --attack "cut total_variation=0.3 plateau=1500 patience=5000" deep_image_prior
+
+In place of that: what attacks come to on the exact gradient of one step, the label known, in at most `--iterations`
+iterations each: PSNR in dB, and processor seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import time
 from math import log10
 from pathlib import Path
 
 import numpy as np
 import torch
+from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+import attacks
+from attacks import Observation, ThreatModel
 from fedsim import models
 
 CHUNK, STEPS, ROWS, NUMERICAL = 96, 600, 8, 1e-7
@@ -62,11 +72,37 @@ def smoothest(known: Tensor, free: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return (known + (free @ z).view_as(known)).detach().clamp(low, high)
 
 
+def attacked(spec: str, model: nn.Module, image: Tensor, label: Tensor, iterations: int) -> tuple[float, float]:
+    """What an attack, `name key=value ...`, makes of the gradient of one image (C, H, W): PSNR in dB and processor
+    seconds."""
+    name, *keys = spec.split()
+    given = {key: YAML(typ="safe").load(value) for key, _, value in (one.partition("=") for one in keys)}
+    if "iterations" in inspect.signature(attacks.get(name)).parameters:
+        given = {"iterations": iterations, **given}
+    weights = {key: value.detach() for key, value in model.named_parameters()}
+    seen = torch.autograd.grad(nn.functional.cross_entropy(model(image[None]), label[None]), list(model.parameters()))
+    observation = Observation(
+        state={key: value.float() for key, value in model.state_dict().items()},
+        update={key: value.float() for key, value in zip(weights, seen, strict=True)},
+        input_shape=(image.shape[0], image.shape[1], image.shape[2]),
+        classes=seen[-1].shape[0],
+        mean=(0.5,) * image.shape[0],
+        std=(0.5,) * image.shape[0],
+        labels=label[None],
+    )
+    began = time.process_time()
+    answer = attacks.create(name, **given)(observation, ThreatModel(client_mode="eval"), model.float())
+    error = (answer.images[0].double().clamp(-1, 1) - image).div(2).square().mean()
+    return -10 * log10(max(float(error), 1e-16)), time.process_time() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="module:Class")
     parser.add_argument("--images", type=Path, required=True, help="an archive with x_test or x, and y_test or y")
     parser.add_argument("--victims", type=int, default=3)
+    parser.add_argument("--attack", nargs="+", default=[], metavar="SPEC", help="'NAME KEY=VALUE ...'")
+    parser.add_argument("--iterations", type=int, default=5000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with np.load(options.images) as arrays:
@@ -79,6 +115,13 @@ def main() -> None:
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
     model = models.build(spec, input_shape=shape, classes=int(y.max()) + 1, seed=0).double().eval()
     low, high = torch.tensor(-1.0).double(), torch.tensor(1.0).double()
+    if options.attack:
+        print("| attack | image | dB | processor s |\n|---|---|---|---|")
+        for number, (image, label) in enumerate(zip((pixels - 0.5) / 0.5, labels, strict=True)):
+            for spec in options.attack:
+                level, seconds = attacked(spec, model.double(), image, label, options.iterations)
+                print(f"| {spec} | {number} | {level:.1f} | {seconds:.0f} |", flush=True)
+        return
     print("| image | numbers | said by the update | smooth, dB |\n|---|---|---|---|")
     for number, (image, label) in enumerate(zip((pixels - 0.5) / 0.5, labels, strict=True)):
         found = derivative(model, image, label)

@@ -13,7 +13,7 @@ import polars as pl
 from fedsim.audit.attempted import Tried, spoken
 from fedsim.audit.outcome import Audit
 from fedsim.audit.told import Told
-from fedsim.audit.verdict import Swept, Verdict, largest
+from fedsim.audit.verdict import Swept, Verdict, largest, spoken_of
 from fedsim.audit.working import Subject, certain_of
 from fedsim.reporting.gallery import Tile
 from fedsim.reporting.pages import environment
@@ -68,7 +68,7 @@ def html(audit: Audit) -> str:
         sweep=_sweep(audit.verdict),
         defended=audit.verdict.defenses,
         spoken=spoken,
-        findings=[{**finding, "of": _few(finding["of"])} for finding in audit.verdict.findings],
+        findings=[{**finding, "of": spoken_of(finding["of"])} for finding in audit.verdict.findings],
         guesses=audit.verdict.guesses,
         said=list(_said(audit.told)),
         faults=audit.faults,
@@ -166,10 +166,6 @@ def _stack(directory: RunDirectory, job: str) -> np.ndarray | None:
             return found
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-def _few(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _replies(subjects: Sequence[tuple[Subject, Sequence[Tried]]]) -> str:

@@ -251,7 +251,19 @@ def _headline(kind: Kind, rows: Sequence[Row]) -> str:
 
 
 def lines(found: Verdict) -> Iterator[str]:
-    """For the terminal."""
+    """For the terminal: the verdict, what was tried in part, what was said of the training and cannot be, what next."""
     yield found.headline
     for row in found.rows:
         yield f"  {row.letter}  {row.kind:<9}  {row.says}"
+    for limit in found.limits:
+        yield f"in part: {limit}"
+    for finding in found.findings:
+        if finding["wrong"]:
+            yield f"cannot be: {finding['about']}: {finding['says']} ({spoken_of(finding['of'])})"
+    if not found.sweep and not found.leaks:
+        yield "next: let your client train on images of yours, so that there are originals: --app and --canary"
+
+
+def spoken_of(names: Sequence[str]) -> str:
+    """Whose reply a finding is of, in few words."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

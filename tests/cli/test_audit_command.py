@@ -57,6 +57,18 @@ def test_a_schedule_and_groups_are_part_of_the_training(cli, tmp_path):
     assert [(group["parameters"], group["scale"]) for group in local["groups"]] == [(["*.bias"], 2)]
 
 
+def test_the_terminal_says_what_cannot_be_what_was_tried_in_part_and_what_comes_next(cli, tmp_path):
+    apps.store(tmp_path / "many", apps.reply(apps.Convolutional(), images=66, batch=33))
+    words = ["--model", "audit_apps:Convolutional", *GOOD[2:-1], "33", "--lr", "0.001", "--steps", "2"]
+    code, out, _ = cli(*words, store="many")
+    assert code == 0
+    assert "in part: C: 66 images over 2 steps are beyond the budget of 64 images and 32 steps: closed" in out
+    assert "cannot be: " in out
+    assert "the rate, the steps or the momentum is larger" in out
+    assert "next: let your client train on images of yours" in out
+    assert "next:" not in cli(*GOOD, "--lr", "0.1", "--out", "leak")[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -107,3 +119,13 @@ def test_a_folder_that_is_no_store_is_refused(cli, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = cli(*GOOD, store="empty")
     assert (code, "is no store of observations" in err) == (2, True)
+
+
+def test_a_store_of_another_version_is_refused_in_one_line(cli, tmp_path):
+    marker = tmp_path / "store" / "store.json"
+    marker.write_text(marker.read_text().replace('"version": 1', '"version": 2'))
+    code, _, err = cli(*GOOD)
+    assert code == 2
+    assert "version 2; fedsim" in err
+    assert len([line for line in err.splitlines() if line.strip()]) == 1
+    assert not (tmp_path / "audit").exists()
