@@ -4,6 +4,7 @@ fedsim run scenarios/quickstart.yaml && fedsim run scenarios/defenses.yaml && fe
 python docs/screenshots.py runs/quickstart/report.html docs/report.png
 python docs/screenshots.py runs/defenses/report.html docs/defenses.png --at utility --height 780
 python docs/screenshots.py site/index.html docs/leaderboard.png
+python docs/screenshots.py examples/flower-quickstart/audit-canary/audit.html docs/audit.png  # see its README
 """
 
 from __future__ import annotations

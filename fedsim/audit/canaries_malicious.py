@@ -58,7 +58,8 @@ def changed_canaries(
         try:
             sent = _changed(seen, spec, told, model, public)
         except (ValueError, Unusable) as reason:
-            yield Declined(letter, f"{spec['name']} cannot change this model: {reason}")
+            name = spec["name"]
+            yield Declined(letter, f"{name} cannot change this model: {str(reason).removeprefix(f'{name}: ')}")
             continue
         try:
             one = canary_of(sweep, sent, told, model, images[:count], labels[:count], Point(count, count), own=False)
