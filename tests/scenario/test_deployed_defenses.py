@@ -57,6 +57,37 @@ def test_epochs_over_a_single_example_have_nothing_to_mix():
         parse({**GOOD, "federation": {**GOOD["federation"], "local": local}}, rehearsed=False)
 
 
+@pytest.mark.parametrize(
+    ("local", "expected"),
+    [
+        ({"optimizer": "adam"}, "federation.local.optimizer: share: gradient sends the gradient before any optimizer"),
+        ({"optimizer": {"name": "adamw"}, "share": "gradient"}, "federation.local.optimizer: share: gradient sends"),
+        ({"epochs": 2}, "federation.local.epochs: share: gradient is of one step; use share: weights for epochs"),
+        ({"epochs": 2, "examples": 0, "share": "weights"}, "federation.local.examples: 0 should be greater"),
+        ({"examples": 3, "share": "weights"}, "federation.local.examples: says how many examples epochs go through"),
+    ],
+)
+def test_a_training_without_a_meaning_is_refused_by_key_and_reason(local, expected):
+    with pytest.raises(BadInput) as caught:
+        parse({**GOOD, "federation": {**GOOD["federation"], "local": {"batch_size": 2, **local}}}, rehearsed=False)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bottleneck_needs_a_linear_head(tmp_path, monkeypatch):
+    (tmp_path / "headless.py").write_text(
+        "from torch import nn\n"
+        "def make(*, input_shape, classes):\n"
+        "    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "    return nn.Sequential(nn.Conv2d(input_shape[0], classes, 3), pooled)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = {"name": "factory", "factory": "headless:make"}
+    with pytest.raises(BadInput) as caught:
+        parse({**GOOD, "model": model, "defenses": ["none", "precode"]})
+    assert "defenses[1]: precode: Sequential has no linear layer to put a bottleneck before" in str(caught.value)
+
+
 def test_the_command_ends_with_2(tmp_path, monkeypatch, capsys):
     path = tmp_path / "mine.yaml"
     with path.open("w") as file:
