@@ -50,7 +50,7 @@ class Length(Record):
 
     round: Round
     client: int
-    bytes: float | None
+    bytes: int | float | None  # as it was counted: a whole number stays one
 
 
 class Trained(Record):

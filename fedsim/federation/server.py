@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import Strategy
@@ -35,6 +34,7 @@ from fedsim.paths import USER_PATH, told
 from fedsim.random import seed_for
 from fedsim.recording.eavesdropper import Eavesdropper
 from fedsim.recording.malicious import MaliciousServer
+from fedsim.records import Fault, Length
 from fedsim.sent import changed
 from fedsim.truth import Truth
 
@@ -63,13 +63,13 @@ def run_cell(
             "work": plan.work.to_dict(),
             "accuracy": accuracies,
             "dropout": effective_dropout(plan.client_model()),
-            "faults": writer.faults,
-            "lengths": writer.lengths,
+            "faults": [one.model_dump() for one in writer.faults],
+            "lengths": [one.model_dump() for one in writer.lengths],
             "test_images": len(plan.dataset.test_labels),
             "cost_of": cost.describe(plan),
             **cost.privacy(plan),
             **measured.result(),
-            **({LOST: writer.lost} if writer.lost else {}),
+            **({LOST: [one.model_dump() for one in writer.lost]} if writer.lost else {}),
         }
         _save_public(plan, directory)
         write_json(directory / "cell.json", summary)
@@ -85,9 +85,9 @@ class CaptureWriter:
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self.directory = directory
-        self.faults: list[dict[str, Any]] = []
-        self.lost: list[dict[str, Any]] = []
-        self.lengths: list[dict[str, Any]] = []
+        self.faults: list[Fault] = []
+        self.lost: list[Fault] = []
+        self.lengths: list[Length] = []
         self._defense = plan.defense()
         model = plan.client_model()
         self._trained = set(entries.trained(model).values())
@@ -104,7 +104,7 @@ class CaptureWriter:
             return
         if not self._take(seen.round):
             return
-        self.lengths.append({"round": seen.round, "client": seen.client, "bytes": seen.bytes})
+        self.lengths.append(Length(round=seen.round, client=seen.client, bytes=seen.bytes))
         if self._defense.aggregates:
             self._together.append((seen, envelope))
             return
@@ -113,10 +113,10 @@ class CaptureWriter:
 
     def fault(self, round: int, client: int, reason: str) -> None:
         if self._take(round):
-            self.faults.append({"round": round, "client": client, "reason": reason})
+            self.faults.append(Fault(round=round, client=client, reason=reason))
 
     def lose(self, round: int, client: int, reason: str) -> None:
-        self.lost.append({"round": round, "client": client, "reason": reason})
+        self.lost.append(Fault(round=round, client=client, reason=reason))
 
     def end(self, round: int) -> None:
         """Of the captures that wait for the end of their round, the one thing that the server sees."""
@@ -124,7 +124,7 @@ class CaptureWriter:
         if len(captures) == 1:  # no protocol would open it
             [(seen, _)] = captures
             reason = "no other client's update arrived: there is no sum"
-            self.faults.append({"round": round, "client": seen.client, "reason": reason})
+            self.faults.append(Fault(round=round, client=seen.client, reason=reason))
         if len(captures) < 2:
             return
         weights = [seen.examples for seen, _ in captures]

@@ -24,6 +24,7 @@ from fedsim.reporting.chart_style import (
 )
 from fedsim.reporting.leaderboard import DEFENSE, SETTING, Row, rows_of, strongest
 from fedsim.reporting.sweeps import Strength, frontier, of_answering, strengths, with_utility
+from fedsim.runs.results import History
 from fedsim.table import LEAKED_PSNR
 
 
@@ -168,18 +169,17 @@ def _strength(axis: str, values: Strength, places: dict[str, int]) -> go.Figure:
     return with_room_for_legend(figure)
 
 
-def accuracy_by_round(history: list[dict[str, Any]], settings: dict[str, str]) -> Iterator[tuple[str, go.Figure]]:
+def accuracy_by_round(history: list[History], settings: dict[str, str]) -> Iterator[tuple[str, go.Figure]]:
     """Per model: the global model's test accuracy after each round, the mean over the seeds, a line for each defense.
 
     Args:
-        history: per cell its `cell`, `model`, `defense` and `accuracy`, before the first round and after each.
         settings: what the report calls the setting of a cell.
     """
     lines: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for cell in history:
-        accuracy = [np.nan if value is None else 100 * value for value in cell["accuracy"]]
+        accuracy = [np.nan if value is None else 100 * value for value in cell.accuracy]
         if not np.isnan(accuracy).all():
-            lines[settings.get(cell["cell"], cell["model"])][cell["defense"]].append(accuracy)
+            lines[settings.get(cell.cell, cell.model)][cell.defense].append(accuracy)
     for setting, by_defense in lines.items():
         figure = empty_figure("round", "test accuracy (%)")
         for at, (defense, curves) in enumerate(by_defense.items()):

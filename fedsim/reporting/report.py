@@ -26,6 +26,7 @@ from fedsim.reporting.sentences import sentences
 from fedsim.reporting.strips import strip
 from fedsim.reporting.verdicts import Verdict, of_another_form, verdicts
 from fedsim.runs.reading import Missing
+from fedsim.runs.results import History
 from fedsim.scoring import intervals
 
 VICTIMS = 8
@@ -40,7 +41,7 @@ def html(
     pictures: Pictures,
     *,
     scenario: dict[str, Any],
-    history: list[dict[str, Any]],
+    history: list[History],
     command: str,
     versions: dict[str, str],
     missing: Missing | None = None,
@@ -53,8 +54,7 @@ def html(
         results: rows of `fedsim.table.SCHEMA`; may be empty.
         pictures: where a job's pictures are; a job without pictures leaves gaps.
         scenario: the scenario as plain data.
-        history: per cell and label its `cell`, `model`, `defense`, `seed`, `accuracy` (before the first round and after
-            each) and `accounting_note`.
+        history: how the cells' global models learnt.
         command: what repeats the run.
         versions: of fedsim, of Python and of the packages that matter.
         missing: what the run has not done yet; nothing if None.
@@ -156,9 +156,9 @@ def _missing(board: pl.DataFrame) -> list[tuple[str, list[str]]]:
     return list(places.items())
 
 
-def _accounted(board: pl.DataFrame, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _accounted(board: pl.DataFrame, history: list[History]) -> list[dict[str, Any]]:
     """The differential-privacy guarantees, with the assumption that each was computed under."""
-    notes = {cell["defense"]: cell["accounting_note"] for cell in history}
+    notes = {cell.defense: cell.accounting_note for cell in history}
     entries = board.filter(pl.col("epsilon").is_not_null()).unique(
         ["setting_label", "defense_label"], maintain_order=True
     )

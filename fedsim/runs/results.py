@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +211,28 @@ def _model_params(cell: Cell) -> dict[str, Any]:
     return {**params, **start.to_dict()}
 
 
-def history(directory: RunDirectory, results: pl.DataFrame) -> list[dict[str, Any]]:
-    """Per trained cell and label of the table: the global model's test accuracy at the start and after each round."""
-    found: list[dict[str, Any]] = []
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """How the global model of a trained cell learnt, under one label of the table.
+
+    Args:
+        accuracy: on the test part, before the first round and after each.
+        accounting_note: the assumption that its epsilon was computed under, or empty.
+    """
+
+    cell: str
+    model: str
+    defense: str
+    seed: int
+    accuracy: list[float | None]
+    accounting_note: str
+
+
+def history(directory: RunDirectory, results: pl.DataFrame) -> list[History]:
+    """Of every trained cell, under each label of the table."""
+    found: list[History] = []
     honest = results.filter(pl.col("threat_server").fill_null("passive") != "malicious")  # another is not what it sends
     for row in honest.select("cell", "model", "defense", "seed").unique(maintain_order=True).iter_rows(named=True):
         if content := _trained(directory, row["cell"]):
-            found.append({**row, "accuracy": content["accuracy"], "accounting_note": content["accounting_note"]})
+            found.append(History(**row, accuracy=content["accuracy"], accounting_note=content["accounting_note"]))
     return found

@@ -136,7 +136,7 @@ def test_it_is_the_mean_by_examples_of_those_that_arrived(tmp_path):
     assert found.labels.tolist() == [0, 1, 20, 21, 2, 3, 22, 23]
     assert found.noise.keys() == {"drop"}
     assert found.noise["drop"][:, 0].tolist() == [0, 0, 2, 2] * 2
-    assert seen.writer.faults == [{"round": 1, "client": 1, "reason": "it failed"}]
+    assert [one.model_dump() for one in seen.writer.faults] == [{"round": 1, "client": 1, "reason": "it failed"}]
 
 
 def test_of_a_single_client_there_is_no_sum(tmp_path):
@@ -146,8 +146,8 @@ def test_of_a_single_client_there_is_no_sum(tmp_path):
     seen.writer.fault(1, 2, "it failed")
     seen.writer.end(1)
     assert not list(tmp_path.rglob("*.safetensors"))
-    assert {fault["client"] for fault in seen.writer.faults} == {0, 1, 2}
-    assert seen.writer.faults[-1]["reason"] == "no other client's update arrived: there is no sum"
+    assert {fault.client for fault in seen.writer.faults} == {0, 1, 2}
+    assert seen.writer.faults[-1].reason == "no other client's update arrived: there is no sum"
 
 
 @pytest.mark.parametrize("name", ["first", "sum"])

@@ -7,6 +7,7 @@ import numpy as np
 
 from attacks import ThreatModel
 from fedsim import table
+from fedsim.runs.results import History
 
 VICTIMS = 10
 HOSTILE = "<script>window.hacked = 1</script>"
@@ -161,14 +162,14 @@ def make_pictures(job):
 
 def make_history():
     return [
-        {
-            "cell": f"{model}-{d}",
-            "model": model,
-            "defense": defense,
-            "seed": 0,
-            "accuracy": [0.1, 0.31 - 0.02 * d, 0.52 - 0.03 * d, 0.6 - 0.03 * d],
-            "accounting_note": "as if Poisson-sampled" if defense.startswith("gaussian") else "",
-        }
+        History(
+            cell=f"{model}-{d}",
+            model=model,
+            defense=defense,
+            seed=0,
+            accuracy=[0.1, 0.31 - 0.02 * d, 0.52 - 0.03 * d, 0.6 - 0.03 * d],
+            accounting_note="as if Poisson-sampled" if defense.startswith("gaussian") else "",
+        )
         for model in ("mlp", "lenet")
         for d, defense in enumerate(DEFENSES)
     ]

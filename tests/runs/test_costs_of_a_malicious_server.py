@@ -35,4 +35,4 @@ def test_rows_of_a_changed_model_have_the_costs_of_the_honest_one(tmp_path):
     assert imprinted["utility"].to_list() == [0.9, 0.9]
     assert set(imprinted["cell"]) == {cell_key(every_cell(scenario)[1])}
     told = rows.with_columns(threat_server=rows["attack"].replace_strict({"imprint": "malicious"}, default="passive"))
-    assert [one["accuracy"] for one in history(directory, told)] == [[0.1, 0.1]]
+    assert [one.accuracy for one in history(directory, told)] == [[0.1, 0.1]]
