@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import torch
@@ -69,6 +70,20 @@ def _expected(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
         return torch.stack([chance * loss(row[None], place[None]) for chance, place in zip(chances, places)]).sum()
 
     return vmap(of_one)(logits, labels).mean()
+
+
+_apart: ContextVar[int] = ContextVar("the most examples that are taken one by one", default=0)
+
+
+@contextmanager
+def one_by_one(most: int) -> Iterator[None]:
+    """While open, the client's gradients of up to so many examples are taken one after the other: the same up to
+    rounding. `torch.func` is not made ready for them, which takes a process a second and a half, once."""
+    before = _apart.set(most)
+    try:
+        yield
+    finally:
+        _apart.reset(before)
 
 
 class Computation(ABC):
@@ -138,6 +153,8 @@ class Backward(Computation):
         with drawing(self.model, fixed.noted(self.source)), torch.no_grad():
             self.model(images)
         function = Functional(self.model, fixed, label_smoothing=self.label_smoothing, term=self.term)
+        if len(images) <= _apart.get():
+            return self._one_by_one(weights, images, labels, fixed)
         try:
             found, losses = function.per_example(weights, images, labels)
         except RuntimeError:

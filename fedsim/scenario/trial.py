@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import attacks
 import defenses
 from attacks import LocalTraining, NotApplicable, ThreatModel
+from defenses.client.compute import one_by_one
 from defenses.client.groups import refuse_foreign
 from defenses.client.optimizers.sgd import SGD
 from defenses.client.training import freeze
@@ -25,6 +26,9 @@ from fedsim.errors import BadInput
 from fedsim.local import Local, observed, train
 from fedsim.models import entries
 from fedsim.scenario.work import Spec
+
+FEW = 64
+"""Examples that are faster one by one than `torch.func` is made ready for them."""
 
 
 @lru_cache(maxsize=256)
@@ -90,7 +94,7 @@ def _gradient(
     defense = defenses.compose(working)
     tried = f"{label}, tried on a client's step in {local.mode} mode with {size} image{'s' if size > 1 else ''}"
     sizes = {1, size, size * defense.grows}
-    with _explained(model, sizes, len(dataset.classes), tried, of_model=not working):
+    with _explained(model, sizes, len(dataset.classes), tried, of_model=not working), one_by_one(FEW):
         result = train(
             model,
             images,

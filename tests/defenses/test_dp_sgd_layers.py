@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import defenses
+from defenses.client.compute import Functional, one_by_one
 from defenses.client.round import ClientRound, play
 from defenses.stochastic import Dropout, set_stochastic
 
@@ -53,6 +54,16 @@ def test_without_noise_it_is_the_plain_gradient_of_what_is_trained(frozen: tuple
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     torch.testing.assert_close(gradient(model), plain(model))
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_a_few_examples_one_by_one_come_to_the_same(unused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = gradient(Net(unused=unused), noise=1.0)
+    monkeypatch.setattr(Functional, "per_example", lambda *_: pytest.fail("all at once"))
+    with one_by_one(len(IMAGES)):
+        torch.testing.assert_close(gradient(Net(unused=unused), noise=1.0), at_once)
+    with one_by_one(len(IMAGES) - 1), pytest.raises(pytest.fail.Exception):
+        gradient(Net())
 
 
 def test_a_parameter_that_nothing_uses_is_noised_like_the_others() -> None:
