@@ -1,8 +1,8 @@
 """The Flower client: tells the server which partition it holds, and trains when it is asked to.
 
 The work arrives as JSON in the message's config record, so that one simulation serves many cells with the same actors.
-What the client truly trained on leaves in a config record of its own, as bytes (`fedsim.truth`): a research instrument
-that a real client has not.
+What an attacked client truly trained on leaves in a config record of its own, as bytes (`fedsim.truth`): a research
+instrument that a real client has not.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _train(message: Message, context: Context) -> Message:
         "arrays": ArrayRecord({name: value.cpu() for name, value in result.arrays.items()}),
         "metrics": MetricRecord({"num-examples": len(trained.labels)}),
     }
-    if plan.attacked(round):
+    if client in plan.victims(round):  # of others nobody asks what they trained on
         bits = plan.defense().bits(result.played.update)
         records["metrics"] = MetricRecord({"num-examples": len(trained.labels), BYTES: -(-bits // 8)})
         envelope = truth.pack(truth.Truth.of_round(trained.pixels, trained.labels, result.played))

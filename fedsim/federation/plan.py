@@ -113,11 +113,20 @@ class Plan:
 
     def drawn(self, round: int) -> list[int]:
         """The clients of a round, in partition order: those that Flower's strategy draws."""
-        draw = random.Random(seed_for(self.seed, "sampling", round=round))
-        return sorted(draw.sample(range(self.federation.clients), self.federation.clients_per_round))
+        seed, federation = seed_for(self.seed, "sampling", round=round), self.federation
+        return list(_drawn(seed, federation.clients, federation.clients_per_round))
 
     def attacked(self, round: int) -> bool:
         return round in self.work.victims.rounds
+
+    def victims(self, round: int) -> list[int]:
+        """The clients of a round whose replies are attacked: the first that are drawn, in partition order."""
+        return self.drawn(round)[: self.work.victims.clients] if self.attacked(round) else []
+
+
+@lru_cache(maxsize=8)
+def _drawn(seed: int, clients: int, per_round: int) -> tuple[int, ...]:
+    return tuple(sorted(random.Random(seed).sample(range(clients), per_round)))
 
 
 @lru_cache(maxsize=8)

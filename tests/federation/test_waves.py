@@ -18,7 +18,7 @@ from attacks.observation import SUM
 from fedsim import observations
 from fedsim.federation import server, waves
 from fedsim.federation.averaging import RunningAverage
-from fedsim.federation.client import app
+from fedsim.federation.client import TRUTH, app
 from fedsim.federation.grid import OrderedGrid
 from fedsim.federation.plan import Plan
 from fedsim.federation.server import run_cell
@@ -90,7 +90,7 @@ class Clients(Grid):
     run = set_run = create_message = push_messages = pull_messages = None
 
     def __init__(self):
-        self.asked, self.alive, self._replies = [], [], weakref.WeakSet()
+        self.asked, self.alive, self.told, self._replies = [], [], [], weakref.WeakSet()
 
     def get_node_ids(self):
         return [1000 - partition for partition in range(CLIENTS)]
@@ -105,6 +105,7 @@ class Clients(Grid):
             reply = app(message, Context(1, node, {"partition-id": 1000 - node}, RecordDict(), {}))
             if message.metadata.message_type != "query":
                 self._replies.add(reply)
+                self.told += [1000 - node] if TRUTH in reply.content else []
             found.append(reply)
         return found
 
@@ -132,6 +133,16 @@ def test_a_cell_in_waves_is_the_same_cell_and_holds_on_to_no_wave(tmp_path, monk
     whole = _trained(tmp_path / "whole", monkeypatch, 500)
     assert whole.asked == 2 * [list(range(CLIENTS))]
     assert _files(tmp_path / "waved") == _files(tmp_path / "whole")
+
+
+def test_attacked_clients_alone_say_what_they_trained_on(tmp_path, monkeypatch):
+    """For thousands of others it would be measured and packed for nobody."""
+    inner = _trained(tmp_path / "cell", monkeypatch, 2, victims={"rounds": [2], "clients": 3})
+    assert inner.told == [0, 1, 2]
+    summary = read_json(tmp_path / "cell" / "cell.json")
+    assert [(length["round"], length["client"]) for length in summary["lengths"]] == [(2, 0), (2, 1), (2, 2)]
+    assert summary["faults"] == []
+    assert observations.listed(tmp_path / "cell") == [(2, 0), (2, 1), (2, 2)]
 
 
 def test_a_sum_is_one_over_all_waves_of_its_round(tmp_path, monkeypatch):
