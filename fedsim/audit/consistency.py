@@ -50,7 +50,7 @@ def _arrays(reply: Reply, model: nn.Module) -> Iterator[Finding]:
         yield Finding(
             "Not sent", f"{names}: taken to be as --model makes them; if that draws them at random, nothing fits", True
         )
-    if reply.precision != "float32":
+    if torch.finfo(getattr(torch, reply.precision)).eps > torch.finfo(torch.float32).eps:
         yield Finding("Precision", f"the reply travelled in {reply.precision}: digits were lost, and with them detail")
 
 
