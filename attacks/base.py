@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -54,6 +54,9 @@ class Snapshots:
 class Reconstruction:
     """What an attack says a client's batch was.
 
+    Its tensors are on the processor, whatever device they were found on: everybody can read them, and what one attack
+    has found can be held against what another has.
+
     Args:
         images: (B, C, H, W) in the model's normalised units, in any order.
         loss: the attack's own loss at these images: the only quantity anything is ever selected by. NaN if it has none.
@@ -76,6 +79,19 @@ class Reconstruction:
     losses: list[tuple[int, float]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     snapshots: Snapshots | None = None
+
+    def __post_init__(self) -> None:
+        self.images, self.labels = _here(self.images), _here(self.labels)
+        if isinstance(self.noise, Mapping):
+            self.noise = {path: _here(value) for path, value in self.noise.items()}
+
+
+_Value = TypeVar("_Value")
+
+
+def _here(value: _Value) -> _Value:
+    """A tensor on the processor; what is no tensor as it is: who looks at the answer says so."""
+    return value.cpu() if isinstance(value, Tensor) else value  # type: ignore[return-value]
 
 
 class Attack:

@@ -102,6 +102,7 @@ def solve(
     state, images = step.start(layout.pack(start), reference, floor), {"images": random["images"]}
     total, device = len(state["point"]), state["point"].device
     numbers = torch.arange(total, device=device)  # which problem each row is
+    listed = list(range(total))  # the same, for whoever asks on the processor
     final = {name: state[name].clone() for name in ("best", "best_loss", "iterations", "stopped")}
     curve: list[tuple[int, Tensor, Tensor, Tensor]] = []
     curve_every = max(1, schedule.iterations // CURVE_POINTS)
@@ -112,7 +113,7 @@ def solve(
 
     for iteration in range(schedule.iterations):
         if redraw is not None and iteration:
-            known |= redraw(numbers.tolist())
+            known |= redraw(listed)
         if watch is not None:
             watch(iteration, numbers, {**known, **layout.guess(state["point"])})
         running = state["running"]
@@ -134,6 +135,7 @@ def solve(
                 retire(finished)
                 kept = torch.cat([left, finished[: size - len(left)]])
                 numbers = numbers[kept]
+                listed = numbers.tolist()
                 state, data, known, images = (_rows(part, kept) for part in (state, data, known, images))
     retire(torch.arange(len(numbers), device=device))
 

@@ -2,11 +2,11 @@
 
     python benchmarks/fuzz.py --cases 10000 --seed 0      # or: make fuzz
 
-Of every case it is asked that no exception but fedsim's own comes out, that it takes less than ten seconds of the
-processor, and that nothing is written, made, renamed or started anywhere (by Python's audit events; a native library
-that writes by itself raises none). Scenarios are bundled ones with keys of the JSON Schema and strange values in the
-place of their own, or made of the schema alone; tensors, tables, archives, pictures, JSON records and entries are valid
-files with some of their bytes changed.
+Of every case it is asked that no exception but fedsim's own comes out, that no native library prints a traceback of
+its own, that it takes less than ten seconds of the processor, and that nothing is written, made, renamed or started
+anywhere (by Python's audit events; a native library that writes by itself raises none). Scenarios are bundled ones
+with keys of the JSON Schema and strange values in the place of their own, or made of the schema alone; tensors,
+tables, archives, pictures, JSON records and entries are valid files with some of their bytes changed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def flaw(case: Case, folder: Path) -> str | None:
     path.write_bytes(content)
     began = time.process_time()
     try:
-        with warnings.catch_warnings(), _limited(), _watched() as touched:
+        with warnings.catch_warnings(), _heard() as printed, _limited(), _watched() as touched:
             warnings.simplefilter("ignore")
             read(path)
     except (FedsimError, ValueError, OSError) as error:
@@ -92,7 +92,9 @@ def flaw(case: Case, folder: Path) -> str | None:
     taken = time.process_time() - began
     if taken > SECONDS:
         return f"{what}: {taken:.0f} s"
-    return f"{what}: {touched[0]}" if touched else None
+    if touched:
+        return f"{what}: {touched[0]}"
+    return f"{what}: prints {printed[0]}" if printed else None
 
 
 class _TooLong(BaseException):
@@ -113,6 +115,25 @@ def _limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The lines of tracebacks that go to the error output meanwhile, whoever prints them."""
+    printed: list[str] = []
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield printed
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            lines = file.read().decode(errors="replace").splitlines()
+            printed += [line for line in lines if "panicked at" in line or line.startswith("Traceback")]
 
 
 _CHANGES = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "os.chmod"}

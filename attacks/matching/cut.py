@@ -53,8 +53,12 @@ class UpstreamAndFeatures:
         features = distance / (2 * observed[:, self.layer])
         if not self.upstream:
             return features
-        product, ours, theirs = (scalars[:, self.upstream].sum(1) for scalars in (inner, simulated, observed))
+        product, ours, theirs = (self._before(scalars) for scalars in (inner, simulated, observed))
         return 1 - product / (ours * theirs).sqrt() + features
+
+    def _before(self, scalars: Tensor) -> Tensor:
+        """The sum over the parameters before the layer. A list as an index would be sent to the device at each step."""
+        return torch.stack([scalars[:, place] for place in self.upstream], 1).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
 import time
 from contextlib import nullcontext
@@ -51,6 +52,19 @@ def test_what_is_written_changed_or_taken_away_anywhere_is_a_flaw(tmp_path, does
     assert str(place) in found
     (tmp_path / "read").touch()
     assert fuzz.flaw(("record", b"{}", lambda path: (tmp_path / "read").read_bytes()), tmp_path / "case") is None
+
+
+def test_a_traceback_that_a_library_prints_is_a_flaw(tmp_path):
+    def read(path):
+        os.write(2, b"thread 'a' panicked at b.rs:1\n")
+        raise ValueError("damaged")
+
+    assert fuzz.flaw(("record", b"{}", read), tmp_path) == "record: prints thread 'a' panicked at b.rs:1"
+
+
+def test_a_damaged_table_is_read_without_a_panic(tmp_path):
+    """Of this one polars' own reader panics, and prints so."""
+    assert fuzz.flaw(fuzz._rows(random.Random(87)), tmp_path) is None
 
 
 def test_what_computes_too_long_is_ended_and_a_flaw(tmp_path, monkeypatch):
