@@ -173,6 +173,7 @@ class Run:
     path: Path
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # many write it as text
         RunDirectory(self.path).marker()
 
     @cached_property

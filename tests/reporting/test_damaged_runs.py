@@ -85,6 +85,10 @@ def test_a_damaged_file_is_one_line_or_a_gap(run, file):
             assert len(Run(run).results) == 6  # two victims of three attacks, whatever is known of them
 
 
+def test_a_directory_may_be_given_as_text(run):
+    assert Run(str(run)) == Run(run)
+
+
 def test_of_damaged_scores_the_rows_are_failed_and_say_so(run):
     path = next(iter(sorted(run.rglob("rows.parquet"))))
     path.write_bytes(b"")

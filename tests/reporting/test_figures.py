@@ -171,6 +171,22 @@ def test_a_figure_is_as_wide_as_a_column(wide, inches):
     assert [len(page.axes) for page in style.pages(fewer, wide=wide)] == [2]
 
 
+@pytest.mark.parametrize(("psnr", "side"), [([40, 17], 0), ([17, 40], 1)])
+def test_the_leaks_line_is_named_where_nothing_is_drawn(psnr, side):
+    def draw(axes):
+        axes.plot([0, 1], psnr)
+        plots.psnr_axis(axes)
+
+    [named] = drawn(style.Panel("", "", "", "", draw)).texts
+    assert named.xy[0] == side
+
+
+def test_a_panel_alone_is_as_wide_as_its_page():
+    panel = style.Panel("", "", "", "", lambda axes: None)
+    [alone], [two] = (list(style.pages([panel] * count, wide=True)) for count in (1, 2))
+    assert alone.axes[0].get_position().width > 1.9 * two.axes[0].get_position().width
+
+
 def test_no_text_leaves_the_figure():
     """Also the longest name stays within the column: it is broken into lines."""
     long = "a_rather_long_name_of_an_attack_by_us"

@@ -121,7 +121,7 @@ class _Line:
 
 def pages(panels: Sequence[Panel], *, wide: bool) -> Iterator[Figure]:
     """The panels as figures no higher than a page: one below the other, or two side by side. Legends stand below."""
-    columns = 2 if wide else 1
+    columns = 2 if wide and len(panels) > 1 else 1
     width = (WIDE if wide else COLUMN) / columns
     lines = [
         _Line(heading, members[start : start + columns])
