@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 
 DRAW = "draw"
+
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="TEXT", help="Only cells like 'mnist, mlp, batch 1, clip(norm=1.0)' with TEXT."),
+]
 
 
 class OptionalSalt(TyperCommand):
@@ -47,11 +53,8 @@ def run(
         Path | None, typer.Option("--out", metavar="DIR", help="Run directory; runs/<name> if not given.")
     ] = None,
     overrides: SetOption = None,
-    words: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="TEXT", help="Only cells like 'mnist, mlp, batch 1, clip(norm=1.0)' with TEXT."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, the jobs and a time estimate.")] = False,
+    words: OnlyOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what `fedsim plan` says of this machine.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: delete what an earlier run left.")] = False,
     salt: Annotated[
         str | None,
@@ -110,6 +113,40 @@ def run(
     if done.failed:
         _say_failures(done)
         raise typer.Exit(1)
+
+
+@command("plan")
+def plan(
+    scenario: ScenarioArgument,
+    nodes: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Machines of the Ray cluster, that of the command among them.")
+    ] = 1,
+    processors: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Of each machine; as many as here if not given.")
+    ] = None,
+    overrides: SetOption = None,
+    words: OnlyOption = None,
+    directory: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Leave out what this run has done; runs/<name>.")
+    ] = None,
+) -> None:
+    """What a run would do, how long it takes at most on some machines, and in what memory.
+
+    Measured here, in seconds to minutes: a process that starts, a few iterations of each attack, one client's round,
+    the first steps of trainings. Not known: what else runs on the machines, how fast others are, the network between
+    them, when attacks stop, how long compiled ones take.
+    """
+    from fedsim import scenario as scenarios
+    from fedsim.runs.directory import check_owner
+    from fedsim.runs.estimate import plan_table
+    from fedsim.runs.needs import Nodes
+
+    loaded = scenarios.load(scenario, overrides or [])
+    if words:
+        loaded = scenarios.only(loaded, words)
+    target = directory or Path("runs") / loaded.name
+    check_owner(target, loaded.name)
+    out.print(plan_table(loaded, target, Nodes(nodes, processors or os.cpu_count() or 1)))
 
 
 @command("attack")

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 ORDER = {
     "Begin": ("new", "check", "list", "schema", "doctor"),
-    "Run": ("train-decoder", "run", "attack", "audit"),
+    "Run": ("train-decoder", "plan", "run", "attack", "audit"),
     "Look": ("runs", "report", "picture", "animate", "note"),
     "Compare": ("leaderboard", "defenses", "table", "compare"),
     "Hand on": ("figures", "results", "mlflow", "verify"),
