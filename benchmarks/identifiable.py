@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import time
+from dataclasses import replace
 from math import log10
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import attacks
-from attacks import Observation, ThreatModel
+from attacks import ThreatModel
 from fedsim import models
+from fedsim.data import Dataset
+from fedsim.local import Local, observed
 
 CHUNK, STEPS, ROWS, NUMERICAL = 96, 600, 8, 1e-7
 
@@ -81,15 +84,13 @@ def attacked(spec: str, model: nn.Module, image: Tensor, label: Tensor, iteratio
         given = {"iterations": iterations, **given}
     weights = {key: value.detach() for key, value in model.named_parameters()}
     seen = torch.autograd.grad(nn.functional.cross_entropy(model(image[None]), label[None]), list(model.parameters()))
-    observation = Observation(
-        state={key: value.float() for key, value in model.state_dict().items()},
-        update={key: value.float() for key, value in zip(weights, seen, strict=True)},
-        input_shape=(image.shape[0], image.shape[1], image.shape[2]),
-        classes=seen[-1].shape[0],
-        mean=(0.5,) * image.shape[0],
-        std=(0.5,) * image.shape[0],
-        labels=label[None],
-    )
+    none, half = torch.zeros(0, *image.shape, dtype=torch.uint8), (0.5,) * image.shape[0]
+    labels = torch.zeros(0, dtype=torch.int64)
+    classes = tuple(map(str, range(seen[-1].shape[0])))
+    dataset = Dataset("images", none, labels, none, labels, classes, half, half)
+    state = {key: value.float() for key, value in model.state_dict().items()}
+    update = {key: value.float() for key, value in zip(weights, seen, strict=True)}
+    observation = replace(observed(dataset, Local(mode="eval"), state=state, update=update), labels=label[None])
     began = time.process_time()
     answer = attacks.create(name, **given)(observation, ThreatModel(client_mode="eval"), model.float())
     error = (answer.images[0].double().clamp(-1, 1) - image).div(2).square().mean()
