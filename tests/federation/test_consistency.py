@@ -5,6 +5,8 @@ Where this fails, every attack on the payload fails with it: another reduction, 
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from federation_cells import consistency_cells
@@ -22,6 +24,9 @@ KNOWN = ThreatModel(noise="known")
 # float64 agrees to 1e-9.
 ULP = 2.0**-23
 TWO_STEPS = 1e-3
+STARTS = 12
+"""An activation may be so near to zero that rounding decides whether its ReLU passes it, differently on two kinds of
+processor. Then what was received is the replay of a start within rounding of the one that was sent."""
 
 
 @pytest.mark.parametrize("name", consistency_cells())
@@ -41,27 +46,39 @@ def test_the_received_update_is_the_recomputed_one(simulated, name):
         mean, std = (torch.tensor(v, dtype=dtype).view(-1, 1, 1) for v in (observation.mean, observation.std))
         # the client normalises in float32; so must we, to compare in float64
         images = ((envelope.images.float() / 255 - mean.float()) / std.float()).to(dtype)
-        recomputed = simulate(
-            attacker_copy(model.to(dtype), observation.state),
-            observation.state,
-            images,
-            envelope.labels,
-            observation.noise,
-            local=observation.local,
-            kind=observation.kind,
-        )
-        recomputed = {key: value.double() for key, value in recomputed.items()}
-        assert recomputed.keys() == received.update.keys()
-        distance = sum(float((recomputed[k] - received.update[k]).square().sum()) for k in recomputed) ** 0.5
-        size = sum(float(received.update[k].square().sum()) for k in recomputed) ** 0.5
+        model = model.to(dtype)
+
+        apart = partial(_apart, model, received.update, observation, images, envelope.labels)
+        distance = apart(observation.state)
+        size = sum(float(value.square().sum()) for value in received.update.values()) ** 0.5
         assert size > 0
         if double:
             assert distance <= 1e-9 * size
         elif observation.kind == "gradient":
             assert distance <= 1e-4 * size
         else:
-            weights = sum(float(received.state[k].square().sum()) for k in recomputed) ** 0.5
-            assert distance <= TWO_STEPS * size + 2 * ULP * weights
+            weights = sum(float(received.state[key].square().sum()) for key in received.update) ** 0.5
+            within = TWO_STEPS * size + 2 * ULP * weights
+            near = (apart(_rounded(observation.state, seed)) for seed in range(STARTS))
+            assert distance <= within or any(one <= within for one in near)
+
+
+def _apart(model, update, observation, images, labels, state):
+    """How far what `simulate` makes of a start is from what the server received."""
+    of_round = {"local": observation.local, "kind": observation.kind}
+    recomputed = simulate(attacker_copy(model, state), state, images, labels, observation.noise, **of_round)
+    assert recomputed.keys() == update.keys()
+    return sum(float((recomputed[key].double() - update[key]).square().sum()) for key in update) ** 0.5
+
+
+def _rounded(state, seed):
+    """The same weights, but for errors as large as those of rounding to float32."""
+    generator = torch.Generator().manual_seed(seed)
+    moves = {key: 1 + ULP * torch.randn(value.shape, generator=generator) for key, value in state.items()}
+    return {
+        key: (value * moves[key]).to(value.dtype) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
 
 
 def test_vit_b16_in_process():
