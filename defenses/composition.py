@@ -36,6 +36,10 @@ class Composition(Defense):
                 if key in set_by:
                     raise ValueError(f"{set_by[key]} and {part.name} both say what {key} is; once is enough")
                 set_by[key] = part.name
+        comparing = [part.name for part in parts if part.compares]
+        if len(comparing) > 1:
+            listed = " and ".join(comparing)
+            raise ValueError(f"only one defense of a composition may say how updates are compared, not {listed}")
         summing = [part.name for part in parts if part.aggregates]
         single = [part.name for part in parts if part.takes_single_updates]
         if summing and single:

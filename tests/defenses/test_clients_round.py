@@ -300,6 +300,7 @@ TIED = {("sign", "pruning")}
 
 REFUSED = {
     ("dp_sgd", "dp_sgd"): "only one defense of a composition may replace the gradient",
+    ("quantization", "quantization"): "only one defense of a composition may say how updates are compared",
     ("central_dp", "secure_aggregation"): "central_dp takes single updates, of which the server .* has the sum alone",
     ("secure_aggregation", "central_dp"): "central_dp takes single updates, of which the server .* has the sum alone",
     ("batch_size", "batch_size"): "both say what batch_size is",
