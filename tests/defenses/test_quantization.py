@@ -84,7 +84,7 @@ def test_it_compares_only_as_the_last_part_that_changes_the_update_and_without_n
     assert not compose([noise, rounds]).compares
     assert not compose([{"name": "dp_sgd"}, rounds]).compares
     assert not compose([clip]).compares
-    with pytest.raises(ValueError, match="only one defense .* how updates are compared, not quantization and quant"):
+    with pytest.raises(ValueError, match=r"only one defense .* how updates are compared, not quantization and quant"):
         compose([rounds, {**rounds, "levels": 4}])
     assert compose([clip, rounds]).spread({"w": an_update(9)}, examples=1, rate=1.0).steps is not None
     assert compose([noise, rounds]).spread({"w": an_update(9)}, examples=1, rate=1.0).steps is None
