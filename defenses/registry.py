@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -22,9 +23,11 @@ class UnknownName(KeyError):
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         self.kind, self.name, self.known = kind, name, known
-        close = difflib.get_close_matches(name, known, n=1)
-        self.nearest = close[0] if close else None
         super().__init__(name)
+
+    @cached_property
+    def nearest(self) -> str | None:  # looked for where it is said alone: many ask only whether there is such a name
+        return next(iter(difflib.get_close_matches(self.name, self.known, n=1)), None)
 
     def __str__(self) -> str:
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from itertools import starmap
 from typing import Any
 
 import polars as pl
@@ -18,8 +19,8 @@ from fedsim.reporting.settings import setting_labels
 def labelled(results: pl.DataFrame) -> pl.DataFrame:
     """The results, each row once and in their order, with its role and the labels by which reports name it."""
     rows = _threat_of_failed(results).with_columns(
-        setting_params=pl.col("model_params").map_elements(_without_dropout, return_dtype=pl.String),
-        defense_parts=pl.col("defense_params").map_elements(parts_without_none, return_dtype=pl.String),
+        setting_params=pl.col("model_params").map_elements(cache(_without_dropout), return_dtype=pl.String),
+        defense_parts=pl.col("defense_params").map_elements(cache(parts_without_none), return_dtype=pl.String),
         setting=pl.col("setting").fill_null("{}"),
         development=pl.col("development").fill_null(value=False),
     )
@@ -31,9 +32,7 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(
         setting_label=_setting_labels(rows),
         defense_label=_defense_labels(rows),
-        informed=pl.Series(
-            [takes_into_account(row) for row in rows.select("attack", "defense_parts", *THREAT).to_dicts()]
-        ),
+        informed=_each(rows, ["attack", "defense_parts", *THREAT], _informed, pl.Boolean),
         stage=_each(rows, ["attack", "details"], _stage),
         attack_label=_named(rows, "attack", "attack_params")
         + pl.Series([f" [{words}]" if words else "" for words in told], dtype=pl.String),
@@ -80,6 +79,10 @@ def takes_into_account(row: dict[str, Any]) -> bool:
     )
 
 
+def _informed(attack: str, parts: str, *threat: str | None) -> bool:
+    return takes_into_account({"attack": attack, "defense_parts": parts} | dict(zip(THREAT, threat)))
+
+
 def _defense_labels(rows: pl.DataFrame) -> pl.Series:
     """What a defense is called: by the first label of its parameters, so that equal parameters have one name."""
     first: dict[tuple[object, ...], str] = {}
@@ -101,9 +104,12 @@ def _named(rows: pl.DataFrame, name: str, params: str) -> pl.Series:
     return pl.Series([labels[pair] for pair in pairs], dtype=pl.String)
 
 
-def _each(rows: pl.DataFrame, columns: list[str], label: Callable[..., str | None]) -> pl.Series:
+def _each(
+    rows: pl.DataFrame, columns: list[str], label: Callable[..., object], dtype: type[pl.DataType] = pl.String
+) -> pl.Series:
+    """A label for each row, made once for all rows that are alike in these columns: a run has many more rows."""
     values = rows.select(columns).iter_rows() if columns else ((),) * len(rows)
-    return pl.Series([label(*row) for row in values], dtype=pl.String)
+    return pl.Series([*starmap(cache(label), values)], dtype=dtype)
 
 
 def _grants_that_vary(rows: pl.DataFrame) -> list[str]:
@@ -143,7 +149,7 @@ def _in_words(name: str, value: str) -> str:
 
 def _setting_labels(rows: pl.DataFrame) -> pl.Series:
     """`mnist · mlp`, and what else tells the settings apart."""
-    texts = [described(*values) for values in rows.select(DESCRIBED).iter_rows()]
+    texts = _each(rows, DESCRIBED, described).to_list()
     labels = setting_labels(texts)
     return pl.Series([labels[text] for text in texts], dtype=pl.String)
 
