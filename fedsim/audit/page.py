@@ -115,13 +115,13 @@ def _sweep(verdict: Verdict) -> Sweep | None:
         return None
     budgets = [one.best.iterations for one in verdict.sweep if one.best is not None and one.best.iterations]
     budget = f", in at most {max(budgets):,} iterations" if budgets else ""
-    tried = f"Tried were batches of up to {found['tried_batch_size']} and up to {found['tried_steps']} steps{budget}."
-    if found["batch_size"] is None:
+    tried = f"Tried were batches of up to {found.tried_batch_size} and up to {found.tried_steps} steps{budget}."
+    if found.batch_size is None:
         said = f"No image counts as rebuilt by what was tried. {tried}"
     else:
         said = (
-            f"The largest batch of which images were still rebuilt is {found['batch_size']}, the most steps "
-            f"{found['steps']}. {tried}"
+            f"The largest batch of which images were still rebuilt is {found.batch_size}, the most steps "
+            f"{found.steps}. {tried}"
         )
     note = "Where nothing was rebuilt, a stronger attack or more iterations may do better: it is no sign of safety."
     return Sweep(f"{said} {note}", verdict.sweep)

@@ -11,22 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from fedsim.audit import verdict_words as words
 from fedsim.audit.adversaries import described
-from fedsim.audit.attempted import Tried, spoken, strongest
+from fedsim.audit.attempted import Tried, strongest
 from fedsim.audit.guessing import Guess
 from fedsim.version import __version__
 
 Kind = Literal["leaks", "undecided", "not shown", "no answer", "not tried"]
-
-KNOWS = {
-    "A": "sees nothing but what a client sends",
-    "B": "sees what a client sends, and how many images that is of,",
-    "C": "sees what a client sends, and knows how it trains,",
-    "E": "sees what a client sends, its batch-norm statistics among it,",
-    "F": "sends clients a model that it has changed",
-    "G": "has images of the same kind, and sends clients a model that it has changed",
-}
-"""The adversaries that can leak here, in a sentence."""
 
 FORMAT, VERSION = "fedsim-verdict", 1
 
@@ -117,7 +108,7 @@ class Verdict:
             "headline": self.headline,
             "threat_models": [asdict(row) for row in self.rows],
             "sweep": [asdict(one) for one in self.sweep],
-            "largest": largest(self.sweep),
+            "largest": None if (found := largest(self.sweep)) is None else asdict(found),
             "defenses": [asdict(one) for one in self.defenses],
             "tried": [asdict(one) for one in self.tried],
             "limits": list(self.limits),
@@ -149,7 +140,7 @@ def verdict(
     kind = next(kind for kind in kinds if any(row.kind == kind for row in rows))
     return Verdict(
         kind=kind,
-        headline=_headline(kind, rows),
+        headline=words.headline(kind, *next(((row.letter, row.best) for row in rows if row.kind == "leaks"), ())),
         rows=rows,
         untried=(*_untried(rows), *more),
         limits=tuple(limits),
@@ -161,7 +152,17 @@ def verdict(
     )
 
 
-def largest(sweep: Sequence[Swept]) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class Largest:
+    """How far canaries were still rebuilt, and how far any were tried; None: none was rebuilt."""
+
+    batch_size: int | None
+    steps: int | None
+    tried_batch_size: int
+    tried_steps: int
+
+
+def largest(sweep: Sequence[Swept]) -> Largest | None:
     """The largest batch of one step, and the most steps, at which images were still rebuilt; None without a sweep.
 
     Beyond it lies what was tried and not rebuilt, and what was not tried: neither says that nothing leaks there.
@@ -169,12 +170,12 @@ def largest(sweep: Sequence[Swept]) -> dict[str, Any] | None:
     if not sweep:
         return None
     rebuilt = [one for one in sweep if one.best is not None and one.best.rebuilt]
-    return {
-        "batch_size": max((one.batch_size for one in rebuilt), default=None),
-        "steps": max((one.steps for one in rebuilt), default=None),
-        "tried_batch_size": max(one.batch_size for one in sweep),
-        "tried_steps": max(one.steps for one in sweep),
-    }
+    return Largest(
+        batch_size=max((one.batch_size for one in rebuilt), default=None),
+        steps=max((one.steps for one in rebuilt), default=None),
+        tried_batch_size=max(one.batch_size for one in sweep),
+        tried_steps=max(one.steps for one in sweep),
+    )
 
 
 def _row(letter: str, found: Sequence[Tried], untried: Mapping[str, str]) -> Row:
@@ -183,12 +184,12 @@ def _row(letter: str, found: Sequence[Tried], untried: Mapping[str, str]) -> Row
     if best is None:
         return Row(letter=letter, has=has, kind="not tried", says=untried.get(letter, "nothing could be attacked"))
     if best.rebuilt:
-        return Row(letter=letter, has=has, kind="leaks", says=_rebuilt(best), best=best)
+        return Row(letter=letter, has=has, kind="leaks", says=words.rebuilt(best), best=best)
     if not any(one.images for one in found):
-        return Row(letter=letter, has=has, kind="no answer", says=_declined(found), best=best)
+        return Row(letter=letter, has=has, kind="no answer", says=words.declined(found), best=best)
     if not best.scored:
-        return Row(letter=letter, has=has, kind="undecided", says=_unjudged(found), best=best)
-    return Row(letter=letter, has=has, kind="not shown", says=_nothing(best), best=best)
+        return Row(letter=letter, has=has, kind="undecided", says=words.unjudged(found), best=best)
+    return Row(letter=letter, has=has, kind="not shown", says=words.nothing(best), best=best)
 
 
 def _untried(rows: Sequence[Row]) -> Iterator[str]:
@@ -199,55 +200,6 @@ def _untried(rows: Sequence[Row]) -> Iterator[str]:
             alike.setdefault(row.says, []).append(row)
     for says, group in alike.items():
         yield f"{', '.join(row.letter for row in group)} ({group[0].has}{', and more' if group[1:] else ''}): {says}"
-
-
-def _rebuilt(best: Tried) -> str:
-    by = spoken(best)
-    if best.scored:
-        return (
-            f"{best.rebuilt} of {best.of} image{'s' if best.of != 1 else ''} of {best.subject} rebuilt by {by}, the "
-            f"best to {_level(best)}"
-        )
-    many = f"{best.rebuilt} image{'s' if best.rebuilt != 1 else ''}"
-    return f"{by} is certain of {many} of {best.subject}, by checks that need no truth"
-
-
-def _nothing(best: Tried) -> str:
-    stopped = f", stopped at its budget of {best.iterations} iterations" if best.stopped == "budget" else ""
-    level = f"{spoken(best)} came to {_level(best)} at best{stopped}"
-    return f"no image counts as rebuilt by what was tried; {level}: look at the pictures"
-
-
-def _level(best: Tried) -> str:
-    """Either may be what makes an image count as rebuilt."""
-    return f"{best.psnr or 0:.1f} dB" + (f" and an SSIM of {best.ssim:.2f}" if best.ssim is not None else "")
-
-
-def _unjudged(found: Sequence[Tried]) -> str:
-    """All that answered: of images that nobody can score none is the best, least of all the most."""
-    names = list(dict.fromkeys(spoken(one) for one in found if one.images))
-    budget = " (stopped at its budget)" if any(one.stopped == "budget" for one in found if one.images) else ""
-    said = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-    return f"{said} answered with images{budget}; how near they are, only a canary can say: look at them"
-
-
-def _declined(found: Sequence[Tried]) -> str:
-    names = list(dict.fromkeys(one.attack.replace("_", " ") for one in found))
-    return f"none of {', '.join(names)} could answer; verdict.json says why (tried: reason)"
-
-
-def _headline(kind: Kind, rows: Sequence[Row]) -> str:
-    if kind in ("not tried", "no answer"):
-        return "No attack that was tried applies to these replies: this audit says nothing of them."
-    if kind == "undecided":
-        return "Not decided: attacks answered with images, and without originals only your eyes can judge them."
-    if kind == "not shown":
-        return "No image counts as rebuilt by the attacks that were tried. That is no evidence that none can be."
-    leaking = [row for row in rows if row.kind == "leaks"]
-    least = leaking[0]
-    assert least.best is not None
-    scored = "a canary's images" if least.best.scored else "images"
-    return f"It leaks: a server that {KNOWS.get(least.letter, 'sees the updates')} rebuilds {scored}."
 
 
 def lines(found: Verdict) -> Iterator[str]:

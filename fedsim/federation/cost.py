@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -34,24 +33,53 @@ def training_of(plan: Plan) -> Plan:
     return Plan(replace(plan.work, federation=federation, victims=Victims(rounds=(), clients=0), malicious=None))
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """`training_of(plan)` in short, JSON-able.
+@dataclass(frozen=True, kw_only=True)
+class CostOf:
+    """A training in short.
 
-    `same_form` is true where its clients send what the attacked ones send: gradients, or the weight deltas of as many
-    steps at the same learning rate. The size of a batch may differ; it is stated.
+    Args:
+        same_form: its clients send what the attacked ones send: gradients, or the weight deltas of as many steps at the
+            same learning rate. The size of a batch may differ; it is stated.
     """
+
+    rounds: int
+    clients: int
+    clients_per_round: int
+    share: str
+    batch_size: int
+    steps: int
+    learning_rate: float
+    same_form: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """The privacy that the most exposed client spent; None where the defense accounts for none.
+
+    Args:
+        accounting_note: the assumption that epsilon was computed under, or empty.
+    """
+
+    epsilon: float | None
+    epsilon_prv: float | None
+    delta: float | None
+    accounting_note: str
+
+
+def describe(plan: Plan) -> CostOf:
+    """`training_of(plan)` in short."""
     federation = training_of(plan).federation
     local = federation.local
-    return {
-        "rounds": federation.rounds,
-        "clients": federation.clients,
-        "clients_per_round": federation.clients_per_round,
-        "share": local.share,
-        "batch_size": local.batch_size,
-        "steps": local.training.steps,
-        "learning_rate": local.training.learning_rate,
-        "same_form": _form(local) == _form(plan.local),
-    }
+    return CostOf(
+        rounds=federation.rounds,
+        clients=federation.clients,
+        clients_per_round=federation.clients_per_round,
+        share=local.share,
+        batch_size=local.batch_size,
+        steps=local.training.steps,
+        learning_rate=local.training.learning_rate,
+        same_form=_form(local) == _form(plan.local),
+    )
 
 
 def _form(local: Local) -> tuple[object, ...]:
@@ -60,7 +88,7 @@ def _form(local: Local) -> tuple[object, ...]:
     return (local.share, training.steps, training.learning_rate) if local.share == "weights" else (local.share,)
 
 
-def privacy(plan: Plan) -> dict[str, Any]:
+def privacy(plan: Plan) -> Spent:
     """Epsilon and delta of `training_of(plan)`: of the client that spent most in the rounds that it took part in."""
     trained, defense = training_of(plan), plan.defense()
     batch_size = trained.local.batch_size
@@ -71,12 +99,12 @@ def privacy(plan: Plan) -> dict[str, Any]:
     spent = [accounting for accounting in found if accounting is not None]
     worst = max(spent, key=lambda accounting: accounting.epsilon, default=None)
     tighter = [accounting.epsilon_prv for accounting in spent if accounting.epsilon_prv is not None]
-    return {
-        "epsilon": worst.epsilon if worst else None,
-        "epsilon_prv": max(tighter) if tighter and len(tighter) == len(spent) else None,
-        "delta": worst.delta if worst else None,
-        "accounting_note": worst.note if worst else "",
-    }
+    return Spent(
+        epsilon=worst.epsilon if worst else None,
+        epsilon_prv=max(tighter) if tighter and len(tighter) == len(spent) else None,
+        delta=worst.delta if worst else None,
+        accounting_note=worst.note if worst else "",
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -66,8 +66,8 @@ def run_cell(
             "faults": [one.model_dump() for one in writer.faults],
             "lengths": [one.model_dump() for one in writer.lengths],
             "test_images": len(plan.dataset.test_labels),
-            "cost_of": cost.describe(plan),
-            **cost.privacy(plan),
+            "cost_of": asdict(cost.describe(plan)),
+            **asdict(cost.privacy(plan)),
             **measured.result(),
             **({LOST: [one.model_dump() for one in writer.lost]} if writer.lost else {}),
         }
