@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from types import FunctionType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,12 +45,20 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[C], C]:
-        """Class decorator: `@register("clip")`. A second class of the same name is refused."""
+        """Class decorator: `@register("clip")`. A second class of the same name is refused, and one with a parameter
+        that is called like a method that it inherits: its value would stand where the method is called."""
 
         def decorate(cls: C) -> C:
             known = self._members.get(name)
             if known is not None and known.__qualname__ != cls.__qualname__:
                 raise ValueError(f"{self.kind} {name!r} is already registered by {known.__module__}")
+            for key in parameters(cls):
+                owner = _owner_of_method(cls, key)
+                if owner is not None:
+                    raise ValueError(
+                        f"{self.kind} {name!r}: its parameter {key} is called like a method of {owner.__name__}; "
+                        "call it something else"
+                    )
             cls.name = name  # type: ignore[attr-defined]
             self._members[name] = cls
             return cls
@@ -80,6 +89,12 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
             importlib.import_module(module.name)
+
+
+def _owner_of_method(cls: type, name: str) -> type | None:
+    """The class from which another one inherits a method or property of that name; None if there is none."""
+    methods = (FunctionType, classmethod, staticmethod, property, cached_property)
+    return next((base for base in cls.__mro__[1:] if isinstance(vars(base).get(name), methods)), None)
 
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -286,9 +286,12 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", attacks.names())
 def test_every_option_is_tried(name: str) -> None:
     """With another value than its default, and so that the attack reaches something with it."""
-    for key, parameter in parameters(attacks.get(name)).items():
-        tried = {getattr(target.attack, key) for target in TABLE if target.attack.name == name}
-        assert tried - {parameter.default}, key
+    untried = [
+        key
+        for key, parameter in parameters(attacks.get(name)).items()
+        if not {getattr(target.attack, key) for target in TABLE if target.attack.name == name} - {parameter.default}
+    ]
+    assert not untried, f"TABLE has no {name} with another {' nor another '.join(untried)} than the default"
 
 
 @pytest.mark.parametrize("target", TABLE, ids=str)

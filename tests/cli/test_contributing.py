@@ -20,6 +20,13 @@ FILES = {name: textwrap.dedent(code).rstrip() + "\n" for name, code in FOUND}
 LINES = re.findall(rf"`([A-Z]+)` of `(tests/\S+\.py)`[^`]*?:\n\n{BLOCK}", GUIDE)
 """For each table that gets a line its name, its file, and the line, below what that needs."""
 
+OVER_ALL = [
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "tests").glob("*/test_*.py")
+    if re.search(r"\b(attacks|defenses)\.names\(\)", path.read_text())
+]
+"""Where there are tests of each attack or each defense, whether or not there is a table as well."""
+
 PUBLIC_PATH = """
 import pytest
 from fedsim.catalogue import markdown
@@ -52,9 +59,9 @@ def test_a_scenario_takes_them():
 def outcome(tmp_path_factory) -> str:
     """What pytest says of the examples, in a copy of the tree that holds them."""
     tree = tmp_path_factory.mktemp("tree")
-    for name in ("attacks", "defenses", "fedsim", "tests/attacks", "tests/defenses"):
+    for name in ("attacks", "defenses", "fedsim", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
-    for name in ("fedsim/assets", "scenarios", "pyproject.toml"):
+    for name in ("fedsim/assets", "scenarios", "docs", "pyproject.toml"):
         (tree / name).symlink_to(ROOT / name)
     for name, code in FILES.items():
         assert not (tree / name).exists()
@@ -67,18 +74,22 @@ def outcome(tmp_path_factory) -> str:
         assert bracket in "[{"
         (tree / name).write_text("\n\n".join([before, *needed, f"{table} = {bracket}\n    {line}\n{rest}"]))
     (tree / "tests" / "test_public_path.py").write_text(PUBLIC_PATH)
-    chosen = "grey or round_to or NormalisedSGD or scaled or complete or every_defense or public_path or replay_of_what"
+    named = "grey or early_layers or round_to or NormalisedSGD or scaled"
+    chosen = f"{named} or complete or every_defense or public_path or replay_of_what"
     options = ["-rA", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen]
-    tested = [*{name for _, name, _ in LINES}, "tests/attacks/test_attack_options.py", "tests/test_public_path.py"]
+    tested = [*{*OVER_ALL, *(name for _, name, _ in LINES)}, "tests/test_public_path.py"]
     command = [sys.executable, "-m", "pytest", *options, *tested]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False).stdout
 
 
 def test_the_guide_has_an_example_of_each_kind():
     assert sorted(Path(name).parts[:2] for name in FILES) == [
-        ("attacks", "null"), ("defenses", "client"), ("defenses", "stochastic"), ("defenses", "update"),
+        ("attacks", "matching"), ("attacks", "null"),
+        ("defenses", "client"), ("defenses", "stochastic"), ("defenses", "update"),
     ]  # fmt: skip
-    assert len(LINES) == 5
+    assert [Path(file).stem for _, file, _ in LINES] == [
+        "test_attack_table", "test_attack_table", "test_defense_table", "test_clients_round", "test_clients_round",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -105,6 +116,11 @@ def test_an_example_is_written_as_the_gate_demands(name):
         "test_every_option_is_tried[grey]",
         "test_each_attack_achieves_its_outcome[grey none]",
         "test_each_attack_answers_a_whole_batch_or_declines_it[grey none]",
+        "test_every_option_is_tried[early_layers]",
+        "test_each_attack_achieves_its_outcome[early_layers none0]",
+        "test_each_attack_speaks_for_itself[grey]",
+        "test_each_attack_speaks_for_itself[early_layers]",
+        "test_each_defense_acts_as_it_does_here_or_is_refused_with_the_reason[round_to]",
         "test_it_achieves_its_outcome[round_to]",
         "test_values_out_of_range_are_refused_in_one_line[round_to-parameters0]",
         "test_a_shared_gradient_too[mlp-round_to]",
@@ -118,3 +134,8 @@ def test_an_example_is_written_as_the_gate_demands(name):
 )
 def test_an_example_passes(outcome, passed):
     assert re.search(rf"^PASSED \S+::{re.escape(passed)}$", outcome, flags=re.M), outcome[-2000:]
+
+
+def test_no_test_of_each_attack_or_defense_fails_for_an_example(outcome):
+    """One file and the lines of the table are all that there is to write."""
+    assert not re.findall(r"^(?:FAILED|ERROR) .*", outcome, flags=re.M), outcome[-4000:]

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -658,10 +658,23 @@ def draws_behind_the_first_convolution(defense: Defense) -> None:
 
 @dataclass
 class Row:
+    """What is demanded of a defense, here and of the client's round (`test_clients_round.py`).
+
+    Args:
+        parameters: with which it is tried.
+        outcome: what it must achieve with them.
+        refused: the values that it must refuse, one at a time.
+        models: those of `MODELS` of `test_clients_round.py` that it can handle, where it is not all of them.
+    """
+
     parameters: dict[str, Any]
     outcome: Callable[[Defense], None]
     refused: list[dict[str, Any]]
+    models: Sequence[str] = ()
 
+
+WITH_DROPOUT = ["mlp", "convolutional", "attentive"]
+"""The models that have a dropout layer."""
 
 NO_RATES: list[dict[str, Any]] = [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}]
 
@@ -695,6 +708,7 @@ TABLE = {
         {"p": 0.4, "std": 0.01},
         drops_units_and_hides_which,
         [{"p": 1.0}, {"p": -0.1}, {"std": -1.0}, {"std": math.nan}, {"per": "channel"}],
+        models=WITH_DROPOUT,
     ),
     "sign": Row({}, sends_signs_of_the_mean_size, []),
     "quantization": Row({"levels": 8}, rounds_to_levels_and_is_right_on_average, [{"levels": 0}]),
@@ -724,30 +738,39 @@ TABLE = {
         acts_on_what_the_server_applies_alone,
         [{"noise_multiplier": -1.0}, {"noise_multiplier": math.nan}, {"clipping_norm": 0}, {"delta": 0}, {"delta": 1}],
     ),
-    "stochastic_depth": Row({"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}]),
+    "stochastic_depth": Row(
+        {"p": 0.5}, drops_branches, [{"p": 1.0}, {"p": -0.1}, {"p": math.nan}, {"per": "channel"}], models=["residual"]
+    ),
     "precode": Row({"size": 8, "beta": 0.5}, draws_before_the_head, [{"size": 0}, {"beta": -0.1}, {"beta": math.nan}]),
     "cvb": Row(
         {"beta": 0.5},
         draws_behind_the_first_convolution,
         [{"size": 0}, {"kernel": 4}, {"kernel": 0}, {"beta": -0.1}, {"beta": math.nan}],
+        models=["convolutional"],
     ),
     "dropconnect": Row({"p": 0.3}, drops_weights, NO_RATES),
-    "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES),
-    "gaussian_dropout": Row({"p": 0.3}, relatives.multiplies_units, NO_RATES),
+    "spatial_dropout": Row({"p": 0.3}, relatives.drops_channels, NO_RATES, models=["convolutional"]),
+    "gaussian_dropout": Row({"p": 0.3}, relatives.multiplies_units, NO_RATES, models=WITH_DROPOUT),
     "dropblock": Row(
-        {"p": 0.3, "block": 2}, relatives.drops_squares, [*NO_RATES, {"block": 0}, {"block": 1.5}, {"rising": -1}]
+        {"p": 0.3, "block": 2}, relatives.drops_squares, [*NO_RATES, {"block": 0}, {"block": 1.5}, {"rising": -1}],
+        models=["convolutional"],
     ),
     "attention_drop": Row(
-        {"p": 0.3}, relatives.attends_to_fewer, [*NO_RATES, {"drop": "queries"}, {"scale": "columns"}]
+        {"p": 0.3}, relatives.attends_to_fewer, [*NO_RATES, {"drop": "queries"}, {"scale": "columns"}],
+        models=["explicit"],
     ),
-    "token_dropout": Row({"p": 0.3}, relatives.takes_tokens_out, [*NO_RATES, {"first": -1}, {"first": 0.5}]),
+    "token_dropout": Row(
+        {"p": 0.3}, relatives.takes_tokens_out, [*NO_RATES, {"first": -1}, {"first": 0.5}], models=["explicit"]
+    ),
     "scheduled_dropout": Row(
-        {"p": 0.3, "until": 2}, relatives.changes_with_the_round, [*NO_RATES, {"when": "never"}, {"until": 0}]
+        {"p": 0.3, "until": 2}, relatives.changes_with_the_round, [*NO_RATES, {"when": "never"}, {"until": 0}],
+        models=WITH_DROPOUT,
     ),
     "concrete_dropout": Row(
         {"p": 0.3, "temperature": 0.2, "decay": 0.01, "entropy": 0.001},
         relatives.learns_rates,
         [*NO_RATES, {"p": 0.0}, {"temperature": 0.0}, {"decay": -1.0}, {"entropy": math.nan}],
+        models=["mlp", "convolutional", "attentive", "explicit", "residual"],
     ),
     "lora_dropout": Row(
         {"p": 0.3, "rank": 2, "alpha": 4.0}, relatives.trains_adapters, [*NO_RATES, {"rank": 0}, {"alpha": 0.0}]
@@ -761,13 +784,14 @@ TABLE = {
         {"experts": 4, "least": 2, "rising": 4},
         relatives.routes_to_experts,
         [{"experts": 1}, {"experts": 2.5}, {"least": 0}, {"least": 17}, {"rising": -1}],
+        models=["residual"],
     ),
     "sensitive_neuron_dropout": Row(
         {"share": 0.25, "window": 3},
         relatives.drops_what_varied,
         [{"share": 1.0}, {"share": -0.1}, {"share": math.nan}, {"window": 1}, {"window": 2.5}],
     ),
-    "layerdrop": Row({"p": 0.4}, relatives.skips_blocks, [*NO_RATES, {"per": "channel"}]),
+    "layerdrop": Row({"p": 0.4}, relatives.skips_blocks, [*NO_RATES, {"per": "channel"}], models=["residual"]),
 }
 
 

@@ -12,21 +12,6 @@ from defenses.base import Turn
 from defenses.client.site import Given, Sampling
 from fedsim.flower import mod
 
-ALONE = {
-    "clip",
-    "gaussian_noise",
-    "gradient_dropout",
-    "laplace_noise",
-    "local_dp",
-    "partial_perturbation",
-    "pruning",
-    "quantization",
-    "random_sparsification",
-    "sign",
-    "svdefense",
-}
-"""The defenses that act on the update and look at nothing else."""
-
 SENT = {
     "linear.weight": torch.zeros(20, 30),
     "linear.bias": torch.ones(20),
@@ -34,6 +19,25 @@ SENT = {
     "norm.num_batches_tracked": torch.tensor(3),
 }
 CHANGE = {name: torch.randn(SENT[name].shape, generator=torch.Generator().manual_seed(1)) for name in list(SENT)[:2]}
+
+
+def looks_at_the_client(defense):
+    """Which is found out by giving it none."""
+    try:
+        defense.on_update(dict(CHANGE), turn=Turn(Sampling(lambda site, step: torch.Generator()).draw))
+    except ValueError as error:
+        return "it can act only on the update of a client's round" in str(error)
+    return False
+
+
+ON_UPDATES = [name for name in defenses.names() if defenses.get(name).__module__.startswith("defenses.update.")]
+ALONE = {name for name in ON_UPDATES if not looks_at_the_client(defenses.create(name))}
+"""The defenses that act on the update and look at nothing else."""
+
+
+def test_those_that_act_on_updates_are_told_apart():
+    assert {"clip", "gaussian_noise", "local_dp", "pruning", "quantization", "sign", "svdefense"} <= ALONE
+    assert {"censor", "dcs", "outpost", "soteria"} <= {*ON_UPDATES} - ALONE
 
 
 @pytest.fixture(autouse=True)
