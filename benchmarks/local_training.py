@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import mean, median
 
@@ -55,25 +56,30 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
+    if not arguments.json:
+        budget = f"{arguments.victims} victims, {arguments.iterations} iterations"
+        victim = f"mlp {'with' if arguments.bias else 'without'} bias, dropout {arguments.dropout:g}, mnist"
+        print(f"{arguments.attack} on {victim}, {budget}, labels {arguments.labels}")
+        print(f"{'local training':<36}{'knows':>8}{'min':>8}{'median':>8}{'labels':>8}{'stopped':>11}{'seconds':>9}")
     rows = []
     for name, local in TRAININGS.items():
         if any(part in name for part in arguments.only):
-            rows += measure(name, local, arguments)
+            for row in measure(name, local, arguments):
+                rows.append(row)
+                if not arguments.json:
+                    print(_line(row), flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=1))
-        return
-    budget = f"{arguments.victims} victims, {arguments.iterations} iterations"
-    victim = f"mlp {'with' if arguments.bias else 'without'} bias, dropout {arguments.dropout:g}, mnist"
-    print(f"{arguments.attack} on {victim}, {budget}, labels {arguments.labels}")
-    print(f"{'local training':<36}{'knows':>8}{'min':>8}{'median':>8}{'labels':>8}{'stopped':>11}{'seconds':>9}")
-    for row in rows:
-        print(
-            f"{row['local']:<36}{row['knows']:>8}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
-            f"{_share(row['labels_right']):>8}{row['stopped']:>11}{row['seconds']:>9.1f}"
-        )
 
 
-def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> list[dict[str, object]]:
+def _line(row: dict[str, object]) -> str:
+    return (
+        f"{row['local']:<36}{row['knows']:>8}{row['min_psnr']:>8.1f}{row['median_psnr']:>8.1f}"
+        f"{_share(row['labels_right']):>8}{row['stopped']:>11}{row['seconds']:>9.1f}"
+    )
+
+
+def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     spec = {"name": "mlp", "bias": arguments.bias, "dropout": arguments.dropout}
     truths, seen, dataset = clients(spec, [], arguments, local=local)
     shape, classes = dataset.input_shape, len(dataset.classes)
@@ -84,7 +90,6 @@ def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> l
         seen = [replace(one, labels=None) for one in seen]
     plain = [replace(one, local=assumed) for one in seen]
     guesses = attacks.create("null_mean").run(seen, ThreatModel(), model, seed=arguments.seed)
-    rows = []
     for knows, observations, attack in (
         ("told", seen, attacks.create(arguments.attack, iterations=arguments.iterations)),
         ("plain", plain, attacks.create(arguments.attack, iterations=arguments.iterations)),
@@ -101,18 +106,15 @@ def measure(name: str, local: LocalTraining, arguments: argparse.Namespace) -> l
             if not declined and answer.labels is not None and labels is not None:  # in any order
                 counts = (torch.bincount(each, minlength=classes) for each in (answer.labels, labels))
                 right.append(float(torch.minimum(*counts).sum()) / len(labels))
-        rows.append(
-            {
-                "local": name,
-                "knows": knows,
-                "min_psnr": min(scores),
-                "median_psnr": median(scores),
-                "labels_right": mean(right) if right else None,
-                "stopped": "/".join(sorted(why))[:10],
-                "seconds": time.perf_counter() - began,
-            }
-        )
-    return rows
+        yield {
+            "local": name,
+            "knows": knows,
+            "min_psnr": min(scores),
+            "median_psnr": median(scores),
+            "labels_right": mean(right) if right else None,
+            "stopped": "/".join(sorted(why))[:10],
+            "seconds": time.perf_counter() - began,
+        }
 
 
 def _share(value: object) -> str:
