@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,9 +121,11 @@ def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     )
     ordered = [sorted(reaching[name], key=lambda test: known[test][0]) for name in files]
     turns = [test for turn in zip_longest(*ordered) for test in turn if test is not None]
-    costs = [known[test][0] + (at < len(files)) for at, test in enumerate(turns)]
-    begins = [until - cost for until, cost in zip(accumulate(costs), costs)]
-    chosen = {test for test, begin in zip(turns, begins) if begin < seconds}
+    chosen, left = set[str](), seconds
+    for at, test in enumerate(turns):  # one that takes longer than what is left is passed over: shorter ones may follow
+        cost = known[test][0] + (at < len(files))
+        if cost <= left:
+            chosen, left = chosen | {test}, left - cost
     return [test for tests in ordered for test in tests if test in chosen]
 
 
@@ -199,9 +201,9 @@ class _Calls:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.here.clear()
-        began = time.perf_counter()
+        began = time.process_time()  # what else the machine does is no matter
         result = yield
-        self.found[item.nodeid] = (time.perf_counter() - began, [list(one) for one in sorted(self.here)])
+        self.found[item.nodeid] = (time.process_time() - began, [list(one) for one in sorted(self.here)])
         return result
 
 

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from attacks import NotApplicable, Observation, ThreatModel, create
 from attacks.generated import LATENT, WEIGHTS, Generated
-from attacks.matching.deep_image_prior import UntrainedDecoder
+from attacks.matching.deep_image_prior import Normalised, UntrainedDecoder
 from attacks.unknowns import Setting
 from defenses.client.round import ClientRound
 
@@ -130,3 +130,10 @@ def test_what_an_attack_cannot_use_is_declined(decoder):
         create("ggl", decoder=decoder)(observation, ThreatModel(), model)
     with pytest.raises(ValueError, match="latent_shape"):
         create("ggl", decoder=nn.Identity())
+
+
+def test_each_channel_is_normalised_over_its_own_pixels():
+    images = torch.randn(3, 2, 4, 5) * torch.tensor([1.0, 4.0]).view(2, 1, 1) + 7
+    flat = Normalised(2)(images).flatten(2)
+    torch.testing.assert_close(flat.mean(2), torch.zeros(3, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(flat.var(2, correction=0), torch.ones(3, 2), rtol=0, atol=1e-3)

@@ -78,3 +78,12 @@ def test_the_sample_stays_where_lines_are_added(mutation):
     assert drawn[0] == drawn[1]
     other = draw(mutation.mutants("a.py", SOURCE), Namespace(seed=1, mutants=5))
     assert [one.key for one in other] != drawn[0]
+
+
+def test_a_test_that_takes_all_the_time_does_not_keep_out_the_quick_ones(mutation):
+    here = [["a.py", 4]]
+    known = {"alone.py::long": (300.0, here), "many.py::quick": (0.1, here), "many.py::other": (0.1, [["b.py", 1]])}
+    one = next(one for one in mutation.mutants("a.py", SOURCE) if one.first_line == 4)
+    tests_of = importlib.import_module("mutants").tests_of
+    assert tests_of(one, known, 40) == ["many.py::quick"]
+    assert tests_of(one, known, 400) == ["alone.py::long", "many.py::quick"]

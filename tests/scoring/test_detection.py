@@ -39,6 +39,11 @@ def test_one_example_stands_out_without_end():
     assert disaggregation(one_layer(), torch.ones(1, 1, 2, 2), torch.tensor([0])) == math.inf
 
 
+def test_of_two_the_longer_outweighs_the_other():
+    images = torch.tensor([3.0, 2.0])[:, None, None, None] * torch.ones(1, 2, 2)
+    assert disaggregation(one_layer(), images, torch.tensor([0, 0])) == pytest.approx(3 / 2)
+
+
 def test_units_that_see_the_same_are_alike():
     model = nn.Linear(3, 4, bias=False)
     with torch.no_grad():
