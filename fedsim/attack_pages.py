@@ -11,9 +11,8 @@ import attacks
 from attacks.base import Attack
 from attacks.iterative import IterativeAttack
 from attacks.malicious import MaliciousAttack
-from defenses.registry import parameters
 from fedsim import long_pages
-from fedsim.catalogue import shown, text
+from fedsim.catalogue import text
 from fedsim.long_pages import Section
 
 COMMAND = "fedsim list attacks --long --markdown > docs/attacks.md"
@@ -38,7 +37,7 @@ class AttackPage:
         sums: whether it accepts sums over clients.
         adapts: the defenses that it takes into account by itself, each with the grant that it needs for that, if any.
         text: how it works, as Markdown; what its keys are is left out.
-        keys: with their defaults.
+        keys: with their defaults and what they mean, as Markdown.
     """
 
     name: str
@@ -68,7 +67,12 @@ def table() -> Table:
 
 def markdown() -> str:
     """The same as a page of Markdown, with a section for each attack: `docs/attacks.md`."""
-    said = "What each attack is, as its class says it. Written by a command, and compared with it by a test:"
+    said = (
+        "What each attack is, as its class says it. *Closed forms* compute images from the update; *matching* looks\n"
+        "for images whose update is like the one that came back; *malicious* servers change the model that they send;\n"
+        "an *oracle* is told what no real server has; *null* attacks never look at the update: they are the floor;\n"
+        "*composed* ones are made of others. Written by a command, and compared with it by a test:"
+    )
     sections = [
         Section(page.name, (page.kind, page.paper, page.needs, page.under_dropout), page.text, _facts(page))
         for page in pages()
@@ -86,7 +90,7 @@ def _facts(page: AttackPage) -> Iterator[str]:
     if page.adapts:
         yield f"takes into account by itself: {', '.join(page.adapts)}"
     if page.keys:
-        yield f"keys: {', '.join(f'`{key}`' for key in page.keys)}"
+        yield long_pages.listed(page.keys)
 
 
 def _page(name: str, cls: type[Attack]) -> AttackPage:
@@ -100,7 +104,7 @@ def _page(name: str, cls: type[Attack]) -> AttackPage:
         sums=any(accepted.startswith("sum") for accepted in cls.requires.get("aggregation", ["sum_of_*"])),
         adapts=adapts,
         text=text(cls),
-        keys=[shown(parameter) for parameter in parameters(cls).values()],
+        keys=long_pages.keys(cls),
     )
 
 

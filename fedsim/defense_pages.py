@@ -9,9 +9,8 @@ from rich.table import Table
 
 import defenses
 from defenses.base import Defense
-from defenses.registry import parameters
 from fedsim import long_pages
-from fedsim.catalogue import shown, text
+from fedsim.catalogue import text
 from fedsim.described import summary
 from fedsim.long_pages import Section
 
@@ -38,7 +37,7 @@ class DefensePage:
         private: whether it accounts for differential privacy.
         mod: why it is no mod of a Flower client; empty if it is one.
         text: how it works, as Markdown; what its keys are is left out.
-        keys: with their defaults.
+        keys: with their defaults and what they mean, as Markdown.
     """
 
     name: str
@@ -89,7 +88,7 @@ def _facts(page: DefensePage) -> Iterator[str]:
     mod = f'`fedsim.flower.mod("{page.name}")`'
     yield f"in your own Flower app: {f'not as a mod of clients: it {page.mod}' if page.mod else mod}"
     if page.keys:
-        yield f"keys: {', '.join(f'`{key}`' for key in page.keys)}"
+        yield long_pages.listed(page.keys)
 
 
 def _page(name: str, cls: type[Defense]) -> DefensePage:
@@ -103,7 +102,7 @@ def _page(name: str, cls: type[Defense]) -> DefensePage:
         private=cls._overrides("accounting"),
         mod=_no_mod(name),
         text=text(cls),
-        keys=[shown(parameter) for parameter in parameters(cls).values()],
+        keys=long_pages.keys(cls),
     )
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from defenses.registry import parameters
+from fedsim.catalogue import shown
+from fedsim.described import described
+
 
 @dataclass(frozen=True)
 class Section:
@@ -20,6 +24,20 @@ class Section:
     cells: Sequence[str]
     text: str
     facts: Iterable[str]
+
+
+def keys(cls: type) -> list[str]:
+    """What a scenario may set of a class: each key with its default, and what it means."""
+    found = []
+    for name, parameter in parameters(cls).items():
+        meaning = described(cls, name)
+        found.append(f"`{shown(parameter)}`" + (f": {meaning}" if meaning else ""))
+    return found
+
+
+def listed(keys: Sequence[str]) -> str:
+    """Keys as one fact: a list below it."""
+    return "\n".join(["keys:", *(f"    - {key}" for key in keys)])
 
 
 def markdown(title: str, said: str, command: str, columns: Sequence[str], sections: Sequence[Section]) -> str:

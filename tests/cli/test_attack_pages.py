@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,6 +71,18 @@ def test_needs_are_what_it_exploits_and_what_it_must_be_granted():
     page = attack_pages._page("of_public_images", OfPublicImages)
     assert (page.needs, page.text, page.kind) == ("public images; labels", "Not registered.", "composed")
     assert not page.sums
+
+
+@pytest.mark.parametrize("name", attacks.names())
+def test_each_key_is_explained(name):
+    for key in PAGES[name].keys:
+        assert re.fullmatch(r"`\w+(=[^`]*)?`: \S.*", key), f"{name}: {key} stands in no Args of its class"
+
+
+def test_kinds_are_explained_above_the_table():
+    head = attack_pages.markdown().split("| name |")[0].lower()
+    for page in PAGES.values():
+        assert f"*{page.kind.removesuffix(' form')}" in head, page.kind
 
 
 def test_the_table_has_all_and_other_kinds_have_no_long_form():

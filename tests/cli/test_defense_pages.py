@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_mods_are_those_that_act_on_the_update_alone():
     assert not PAGES["clip"].mod
     assert PAGES["mixup"].mod == "acts on the images"
     assert PAGES["soteria"].mod == "looks at the client's model and images"
+
+
+@pytest.mark.parametrize("name", defenses.names())
+def test_each_key_is_explained(name):
+    for key in PAGES[name].keys:
+        assert re.fullmatch(r"`\w+(=[^`]*)?`: \S.*", key), f"{name}: {key} stands in no Args of its class"
 
 
 def test_the_table_has_all():
