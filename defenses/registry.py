@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import FunctionType
@@ -33,6 +34,20 @@ class UnknownName(KeyError):
     def __str__(self) -> str:
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
         return f"unknown {self.kind} {self.name!r}{hint} (known: {', '.join(self.known)})"
+
+
+class BrokenFile(ImportError):
+    """A file of a registry's package that cannot be imported: on one line which, where in it, and why."""
+
+    def __init__(self, module: pkgutil.ModuleInfo, error: Exception) -> None:
+        found = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
+        file = found.origin if found is not None and found.origin else module.name
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines = [error.lineno]
+        where = f":{lines[-1]}" if lines else ""
+        says = error.msg if isinstance(error, SyntaxError) else error
+        super().__init__(f"{file}{where}: {type(error).__name__}: {' '.join(str(says).split())}")
 
 
 class Registry(Generic[T]):
@@ -66,6 +81,7 @@ class Registry(Generic[T]):
         return decorate
 
     def names(self) -> list[str]:
+        """All of them, sorted; raises `BrokenFile` where a file of the package cannot be imported."""
         self._discover()
         return sorted(self._members)
 
@@ -88,7 +104,11 @@ class Registry(Generic[T]):
         self._discovered = True
         package = importlib.import_module(self._package)
         for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except Exception as error:
+                self._discovered = False  # whoever asks again is told again, not given the half that was found
+                raise BrokenFile(module, error) from error
 
 
 def _owner_of_method(cls: type, name: str) -> type | None:

@@ -15,7 +15,10 @@ def on_one_line(message: object) -> str:
     """A message, or what an error says, on one line; a long one without its middle: what it begins with says where, and
     its end what to do. Of an error that says nothing its kind."""
     line = " ".join(str(message).split()) or type(message).__name__
-    return line if len(line) <= MOST else f"{line[: MOST - 103]} … {line[-100:]}"
+    if len(line) <= MOST:
+        return line
+    begin, end = line[: MOST - 103].rpartition(" ")[0], line[-100:].partition(" ")[2]  # whole words
+    return f"{begin or line[: MOST - 103]} … {end or line[-100:]}"
 
 
 def reason_of(fault: BaseException) -> str:

@@ -60,6 +60,13 @@ def main() -> None:
     except FedsimError as error:
         err.print(f"fedsim: {on_one_line(error)}", style="red", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ImportError as error:  # of a file of the user's among the attacks or defenses, where and why
+        from defenses.registry import BrokenFile
+
+        if not isinstance(error, BrokenFile):
+            raise
+        err.print(f"fedsim: {on_one_line(error)}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(BadInput.exit_code)
     except OSError as error:  # a full disk, no permission: nothing is half written, and a traceback would explain less
         err.print(f"fedsim: {system_refused(error)}", style="red", highlight=False, soft_wrap=True)
         sys.exit(BadInput.exit_code)

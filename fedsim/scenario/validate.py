@@ -40,9 +40,7 @@ def validate(data: Mapping[str, Any]) -> Scenario:
     try:
         scenario = Scenario.model_validate_json(json.dumps(canonical(data), default=str))
     except ValidationError as error:
-        # A misspelt key is the cause of the key that is missing: say the cause.
-        errors = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-        raise _problem(errors[0]) from None
+        raise _first(error.errors(include_url=False), data) from None
     check(scenario)
     return scenario
 
@@ -51,6 +49,42 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """`; did you mean 'width'?`, or nothing."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _first(errors: Iterable[Mapping[str, Any]], data: Mapping[str, Any]) -> Problem:
+    """What to mend first, with the number of the other places at which something is wrong.
+
+    A misspelt key is the cause of the key that is missing, so the cause is said; else it goes from top to bottom.
+    """
+    found = [(_problem(error), error["type"] != "extra_forbidden") for error in errors]
+    found = [one for one in found if not any(_within(other.path, one[0].path) for other, _ in found)]
+    found.sort(key=lambda one: (one[1], _order(data, one[0].path)))
+    first = found[0][0]
+    misspelt = {problem.path[:-1] for problem, other in found if not other}
+    others = {problem.path for problem, _ in found if problem.about != "missing" or problem.path[:-1] not in misspelt}
+    if more := len(others - {first.path}):
+        first.message += f"; {more} more {'mistake' if more == 1 else 'mistakes'} besides"
+    return first
+
+
+def _within(path: KeyPath, block: KeyPath) -> bool:
+    """Whether a place lies in a block; what is wrong with the block then follows: its one value was left out."""
+    return len(path) > len(block) and path[: len(block)] == block
+
+
+def _order(data: Any, path: KeyPath) -> list[int]:
+    """Where something stands among all: its place in each of the blocks and lists that it lies in."""
+    order = []
+    for part in path:
+        if isinstance(data, Mapping) and part in data:
+            order.append(list(data).index(part))
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            order.append(part)
+            data = data[part]
+        else:
+            break
+    return order
 
 
 def _problem(error: Mapping[str, Any]) -> Problem:

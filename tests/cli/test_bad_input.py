@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from importlib.machinery import PathFinder
+from pkgutil import ModuleInfo
+
 import numpy as np
 import pytest
 
+from defenses.registry import BrokenFile
 from fedsim.cli import app, main
 from fedsim.files import write_json
 
@@ -82,6 +87,28 @@ def test_a_spoilt_scenario_is_one_line_with_its_place(cli, scenario, tmp_path, o
         assert len(error.strip().splitlines()) == 1, error
         assert all(word in error for word in said), error
     assert not (tmp_path / "runs").exists()
+
+
+def test_of_several_mistakes_the_first_is_said_and_the_others_are_counted(cli, scenario):
+    _spoilt(scenario, "clients_per_round: 2\n  rounds: 1", "clients_per_round: soon\n  rounds: 0")
+    assert cli("check", "mine.yaml")[1].startswith("fedsim: mine.yaml:7:22: federation.clients_per_round: ")
+    assert cli("check", "mine.yaml")[1].strip().endswith("; 1 more mistake besides")
+    scenario.write_text(scenario.read_text().replace("data: {", "date: {").replace("attacks:", "atacks:"))
+    said = cli("check", "mine.yaml")[1]  # `attacks` is missing because it is misspelt: that counts once
+    assert said.startswith("fedsim: mine.yaml:3:1: date: unknown key; did you mean 'data'?")
+    assert said.strip().endswith("; 3 more mistakes besides")
+
+
+def test_a_file_of_ones_own_that_cannot_be_imported_is_one_line(cli, scenario, monkeypatch):
+    def broken(*options):
+        raise BrokenFile(ModuleInfo(PathFinder, "own", False), NameError("name 'register' is not defined"))
+
+    monkeypatch.setattr("fedsim.scenario.load", broken)
+    assert cli("check", "mine.yaml") == (2, "fedsim: own: NameError: name 'register' is not defined\n")
+    monkeypatch.setattr("fedsim.scenario.load", lambda *options: importlib.import_module("no_such_module"))
+    monkeypatch.setattr("sys.argv", ["fedsim", "check", "mine.yaml"])
+    with pytest.raises(ModuleNotFoundError):  # a fault of the installation is not the user's input
+        main()
 
 
 def test_an_npz_of_the_wrong_shape_is_named(cli, scenario, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from attacks import Attack, Observation, Reconstruction, ThreatModel
-from defenses import Defense
+from attacks import Observation, ThreatModel
 from fedsim import scenario as scenarios
 from fedsim.cli import app
 
@@ -37,21 +35,17 @@ def test_the_scenario_of_the_readme_is_valid():
     assert parsed.name == "my-question"
 
 
-def test_the_attack_and_the_defense_of_the_readme_run():
-    names = {
-        "register": lambda name: lambda cls: cls,
-        "Attack": Attack,
-        "Defense": Defense,
-        "torch": torch,
-        "math": math,
-    }
-    names["Reconstruction"] = Reconstruction
-    exec(compile(_block('@register("grey")'), "README", "exec"), names)
-    exec(compile(_block('@register("round_to")'), "README", "exec"), names)
+def test_the_attack_and_the_defense_of_the_readme_run(monkeypatch):
+    """Each with the imports that it shows, as a file of its own has them."""
+    for package in ("attacks", "defenses"):
+        monkeypatch.setattr(f"{package}.base.register", lambda name: lambda cls: cls)
+    attack, defense = {}, {}
+    exec(compile(_block("import math"), "README", "exec"), attack)
+    exec(compile(_block("from defenses.base"), "README", "exec"), defense)
     observation = Observation(state={}, update={}, input_shape=(1, 4, 4), classes=2, mean=(0.5,), std=(0.5,))
-    answer = names["Grey"]()(observation, ThreatModel(), torch.nn.Flatten())
+    answer = attack["Grey"]()(observation, ThreatModel(), torch.nn.Flatten())
     assert answer.images.shape == (1, 1, 4, 4)
-    rounded = names["RoundTo"](step=0.5).on_update({"w": torch.tensor([0.6])}, turn=None)
+    rounded = defense["RoundTo"](step=0.5).on_update({"w": torch.tensor([0.6])}, turn=None)
     assert rounded["w"].item() == 0.5
 
 

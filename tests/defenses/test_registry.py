@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 
 import pytest
 
 from attacks.iterative import IterativeAttack
 from defenses.base import Defense
 from defenses.client.optimizers import Optimizer
-from defenses.registry import Registry
+from defenses.registry import BrokenFile, Registry
 
 
 def test_two_classes_of_one_name_are_refused() -> None:
@@ -37,3 +39,28 @@ def test_so_it_is_where_the_parameter_is_a_field_or_the_method_a_property(base: 
     cls = dataclasses.make_dataclass("Example", [(key, float, 1.0)], bases=(base,), kw_only=True)
     with pytest.raises(ValueError, match=f"its parameter {key} is called like a method of {base.__name__}"):
         Registry("example", "nowhere").register("example")(cls)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("import os\n\n@register('x')\nclass X: ...\n", "3: NameError: name 'register' is not defined"),
+        ("import os\nclass X\n", "2: SyntaxError: expected ':'"),
+        ("import no_such_module\n", "1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise ValueError('one\\n  two')\n", "1: ValueError: one two"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_line_and_reason_as_often_as_asked(
+    tmp_path, monkeypatch, text: str, fault: str
+) -> None:
+    (tmp_path / "spoilt_members").mkdir()
+    (tmp_path / "spoilt_members" / "__init__.py").touch()
+    (file := tmp_path / "spoilt_members" / "own.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "spoilt_members", raising=False)
+    registry: Registry[Defense] = Registry("defense", "spoilt_members")
+    for _ in range(2):
+        with pytest.raises(BrokenFile) as caught:
+            registry.names()
+        assert str(caught.value) == f"{file}:{fault}"
