@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,8 @@ import typer
 from click import Context
 from rich.console import Console, ConsoleDimensions
 from typer.core import TyperGroup
+
+from fedsim.errors import BadInput
 
 ORDER = {
     "Begin": ("new", "check", "list", "schema", "doctor"),
@@ -88,3 +90,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. model.name=lenet.")
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+
+
+def demand_results(results: Sized, paths: Iterable[Path]) -> None:
+    """Raises `BadInput` where there is nothing to draw or to tabulate yet."""
+    if not len(results):
+        raise BadInput(f"{', '.join(map(str, paths))}: no results yet; go on with it by `fedsim run`")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import RunArgument, app, command, out
+from fedsim.cli.shell import RunArgument, app, command, demand_results, out
 
 
 @command("runs")
@@ -62,5 +62,6 @@ def picture(
     from fedsim.reporting import picture_grid
 
     done = Run(run_directory)
+    demand_results(done.results, [run_directory])
     write_bytes(to, picture_grid.grid(done.results, done.pictures))
     out.print(str(to), highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import command, out
+from fedsim.cli.shell import command, demand_results, out
 from fedsim.errors import BadInput
 
 
@@ -27,9 +27,11 @@ def table(
 
     if latex + md + html > 1:
         raise BadInput("table: takes one of --latex, --md and --html")
+    results = api.results(run_directories)
+    demand_results(results, run_directories)
     written = crossed.latex if latex else crossed.html if html else crossed.markdown
     noted = "; ".join(filter(None, (api.Run(path).notes.line for path in run_directories)))
-    text = written(leaderboard.build(api.results(run_directories)), noted=noted)
+    text = written(leaderboard.build(results), noted=noted)
     if to is None:
         sys.stdout.write(text)
     else:

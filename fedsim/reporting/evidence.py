@@ -89,6 +89,9 @@ def markdown(found: list[Evidence]) -> str:
 def terminal(found: list[Evidence]) -> Table:
     """The same tables for a terminal, without their remarks."""
     page = Table.grid()
+    if not found:
+        page.add_row(Text("There are no results yet.", style="italic"))
+        return page
     for setting, group in groupby(found, key=lambda one: one.verdict.setting):
         table = Table(box=None, pad_edge=False, header_style="dim")
         headings, cells = _table(list(group))
@@ -99,7 +102,16 @@ def terminal(found: list[Evidence]) -> Table:
         page.add_row(Text(setting, style="bold", overflow="fold"))
         page.add_row(table)
         page.add_row("")
+    page.add_row(Text(_LEGEND, style="dim"))
     return page
+
+
+_LEGEND = (
+    "Median PSNR in dB of the strongest attack: that ignores the defense, takes it into account, or is an oracle.\n"
+    "* at least half of its answers stopped at their budget of iterations: more may come out.\n"
+    "rebuilt: images, by the strongest attack that is no oracle. accuracy: in brackets what the defense changes.\n"
+    "bytes: of an update, over those of an undefended client."
+)
 
 
 def _table(rows: list[Evidence]) -> tuple[list[str], list[list[str]]]:
