@@ -31,7 +31,7 @@ class OptionalSalt(TyperCommand):
     """Takes `--salt` alone, too: what follows it is its value only where it looks like one."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        for place, (word, value) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+        for place, (word, value) in enumerate(zip(args, [*args, ""][1:], strict=True)):
             if word == "--salt" and not re.fullmatch("[0-9a-fA-F]{32}", value):
                 args[place] = f"--salt={DRAW}"
                 self._digits_meant(ctx, args, place)

@@ -36,3 +36,13 @@ def test_the_commands_are_listed_with_their_summaries():
 @pytest.mark.parametrize(("words", "nearest"), [(["rnu"], "'run'"), (["run", "a", "--outt", "b"], "'--out'")])
 def test_a_misspelt_word_is_corrected_once(words, nearest):
     assert shown(*words).count(f"Did you mean {nearest}?") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_word_behind_any_command_can_be_completed(command):
+    """A shell asks for the context of what stands before the word: at first of nothing."""
+    assert COMMANDS[command].make_context(command, [], resilient_parsing=True).params is not None
+
+
+def test_run_without_a_scenario_says_what_is_missing():
+    assert "Missing argument 'SCENARIO'" in shown("run")
