@@ -18,6 +18,7 @@ import importlib
 import importlib.machinery
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -26,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,8 +104,8 @@ def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     """Tests that execute its function, or, for what importing executes, any function of its file.
 
     The files take turns, each with the quickest test that it has left, so that no file takes all the time; a file costs
-    a second besides. What was chosen of the file that is most about it is run first (most of its tests reach it, and
-    they call little else).
+    a second besides. Those that speak of it have half of the time to themselves. What was chosen of the file that is
+    most about it is run first (most of its tests reach it, and they call little else).
     """
 
     def reaches(test: str) -> bool:
@@ -119,14 +121,25 @@ def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     files = sorted(
         filter(reaching.get, of_file), key=lambda name: (-len(reaching[name]) / len(of_file[name]), breadth[name])
     )
-    ordered = [sorted(reaching[name], key=lambda test: known[test][0]) for name in files]
-    turns = [test for turn in zip_longest(*ordered) for test in turn if test is not None]
-    chosen, left = set[str](), seconds
-    for at, test in enumerate(turns):  # one that takes longer than what is left is passed over: shorter ones may follow
-        cost = known[test][0] + (at < len(files))
-        if cost <= left:
-            chosen, left = chosen | {test}, left - cost
-    return [test for tests in ordered for test in tests if test in chosen]
+    ordered = {name: sorted(reaching[name], key=lambda test: known[test][0]) for name in files}
+    chosen: set[str] = set()
+    left = seconds
+    for group, kept in ((filter(partial(_names, mutant), files), seconds / 2), (iter(files), 0.0)):
+        turns = [test for turn in zip_longest(*(ordered[name] for name in group)) for test in turn if test is not None]
+        for test in turns:  # one that takes longer than what is left is passed over: shorter ones may follow
+            new = not any(test.split("::")[0] == other.split("::")[0] for other in chosen)
+            cost = known[test][0] + new
+            if test not in chosen and cost <= left - kept:
+                chosen, left = chosen | {test}, left - cost
+    return [test for tests in ordered.values() for test in tests if test in chosen]
+
+
+def _names(mutant: Mutant, test_file: str) -> bool:
+    """Whether a test file speaks of the module of a mutant, or of the class or function that it stands in."""
+    words = {mutant.file.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."), *mutant.scope.split(".")}
+    path = Path(test_file)
+    text = path.read_text() if path.exists() else ""
+    return any(re.search(rf"\b{re.escape(word)}\b", text) for word in words if word and not word.startswith("_"))
 
 
 @dataclass(frozen=True)
@@ -288,8 +301,10 @@ def table(drawn: list[Mutant], done: dict[str, Outcome], arguments: argparse.Nam
         "# What the tests notice",
         "",
         "Small wrong changes of the code, one at a time: of a comparison, a sign, a condition, a number. A mutant is",
-        "*killed* if a quick test fails of it. A survivor is a hole in the tests, or computes the same, or nearly",
-        "(another tolerance, another first guess). Tests that start a federation are not run. Written by",
+        f"*killed* if a test that calls it fails: {arguments.seconds:g} seconds of these are run, first those that",
+        "speak of it. A survivor is a hole in the tests, or computes the same, or nearly (another tolerance, another",
+        "first guess), or falls to a test that there was no time for. Tests that start a federation are not run.",
+        "Written by",
         "",
         f"    python benchmarks/mutants.py {asked} --table docs/mutants.md",
         "",

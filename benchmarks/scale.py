@@ -86,7 +86,8 @@ def scenario(what: str, size: int) -> dict[str, Any]:
         found["victims"] = {"rounds": [1], "clients": 4}
         found["engine"] = {"chunk": 1}
         found["seeds"] = [0]
-        found["attacks"] = [{"name": "inverting_gradients", "iterations": n} for n in range(1, size // 4 + 1)]
+        attack = {"name": "inverting_gradients", "iterations": 1}  # it is the queue that is measured
+        found["attacks"] = [attack | {"learning_rate": round(0.1 + 1e-6 * n, 6)} for n in range(size // 4)]
     return found
 
 

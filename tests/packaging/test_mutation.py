@@ -87,3 +87,15 @@ def test_a_test_that_takes_all_the_time_does_not_keep_out_the_quick_ones(mutatio
     tests_of = importlib.import_module("mutants").tests_of
     assert tests_of(one, known, 40) == ["many.py::quick"]
     assert tests_of(one, known, 400) == ["alone.py::long", "many.py::quick"]
+
+
+def test_files_that_speak_of_it_have_half_of_the_time(mutation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("about.py").write_text("from a import grade")
+    others = {f"other_{number}.py::test": (0.5, [["a.py", 4]]) for number in range(40)}
+    mine = {f"about.py::test_{number}": (0.5, [["a.py", 4]]) for number in range(40)}
+    one = next(one for one in mutation.mutants("a.py", SOURCE) if one.first_line == 4)
+    found = importlib.import_module("mutants").tests_of(one, {**others, **mine}, 20)
+    # a second for each file besides: 1 + 18 / 2 of the first half; then 6 * 1.5, and in what is left no other file fits
+    assert sum(test.startswith("about") for test in found) == 18 + 2
+    assert sum(test.startswith("other") for test in found) == 6
