@@ -69,7 +69,7 @@ def test_a_place_that_cannot_be_written(cli, tmp_path, out):
     code, _, error = cli("run", "mine.yaml", "--out", out)
     assert code == 2
     assert error.startswith(f"fedsim: {out[:100]}")  # of a long message the middle is left out
-    assert ": cannot be the run directory: " in error
+    assert " cannot be the run directory: " in error
     assert error.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.yaml", "runs"}
     assert not list((tmp_path / "runs").glob("*"))
