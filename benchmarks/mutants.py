@@ -123,14 +123,17 @@ def tests_of(mutant: Mutant, known: Calls, seconds: float) -> list[str]:
     )
     ordered = {name: sorted(reaching[name], key=lambda test: known[test][0]) for name in files}
     chosen: set[str] = set()
+    opened: set[str] = set()
     left = seconds
     for group, kept in ((filter(partial(_names, mutant), files), seconds / 2), (iter(files), 0.0)):
         turns = [test for turn in zip_longest(*(ordered[name] for name in group)) for test in turn if test is not None]
         for test in turns:  # one that takes longer than what is left is passed over: shorter ones may follow
-            new = not any(test.split("::")[0] == other.split("::")[0] for other in chosen)
-            cost = known[test][0] + new
+            file = test.split("::")[0]
+            cost = known[test][0] + (file not in opened)
             if test not in chosen and cost <= left - kept:
-                chosen, left = chosen | {test}, left - cost
+                chosen.add(test)
+                opened.add(file)
+                left -= cost
     return [test for tests in ordered.values() for test in tests if test in chosen]
 
 
