@@ -17,6 +17,8 @@ from fedsim.errors import BadInput
 
 if TYPE_CHECKING:
     from fedsim.api import Run
+    from fedsim.runs.needs import Nodes
+    from fedsim.scenario import Scenario
 
 
 DRAW = "draw"
@@ -82,9 +84,7 @@ def run(
     target = directory or Path("runs") / loaded.name
     check_owner(target, loaded.name)
     if dry_run:
-        from fedsim.runs.estimate import plan_table
-
-        out.print(plan_table(loaded, target))
+        _print_plan(loaded, target)
         return
     view: View = TerminalView(err)
     if live:
@@ -138,7 +138,6 @@ def plan(
     """
     from fedsim import scenario as scenarios
     from fedsim.runs.directory import check_owner
-    from fedsim.runs.estimate import plan_table
     from fedsim.runs.needs import Nodes
 
     loaded = scenarios.load(scenario, overrides or [])
@@ -146,7 +145,7 @@ def plan(
         loaded = scenarios.only(loaded, words)
     target = directory or Path("runs") / loaded.name
     check_owner(target, loaded.name)
-    out.print(plan_table(loaded, target, Nodes(nodes, processors or os.cpu_count() or 1)))
+    _print_plan(loaded, target, Nodes(nodes, processors or os.cpu_count() or 1))
 
 
 @command("attack")
@@ -163,6 +162,15 @@ def attack(
 
     for path in attack_recorded(observations, name, overrides or [], to):
         out.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _print_plan(scenario: Scenario, target: Path, nodes: Nodes | None = None) -> None:
+    from fedsim.runs.estimate import plan_table
+    from fedsim.runs.terminal import latest
+
+    with latest(err) as say:
+        planned = plan_table(scenario, target, nodes, say=say)
+    out.print(planned)
 
 
 def _command(scenario: str, overrides: list[str] | None, words: list[str] | None, *, salted: bool) -> str:

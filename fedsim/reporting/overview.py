@@ -28,13 +28,16 @@ class Line:
 
     Args:
         state: `complete`, what is missing, or why it cannot be read.
-        cells: federations; None where that is not known.
+        trained, attacked, cells: how many federations are trained, how many of these are attacked to the end, and how
+            many there are in all; None where that is not known.
         date: when it was last written to.
         verdict: what came of it, in short; empty where nothing did yet.
     """
 
     path: Path
     state: str
+    trained: int | None
+    attacked: int | None
     cells: int | None
     date: datetime
     verdict: str
@@ -69,16 +72,19 @@ def _line(path: Path) -> Line:
         said = notes.read(path).line
         results = reading.results(directory)
     except BadInput as error:
-        return Line(path, _in_short(path, error), None, date, "", "")
-    return Line(path, _state(directory, results), results["cell"].n_unique(), date, _verdict(results), said)
+        return Line(path, _in_short(path, error), None, None, None, date, "", "")
+    missing = reading.missing(directory)
+    counts = (None, None, results["cell"].n_unique())
+    if not missing.unknown:
+        counts = (missing.trained, missing.attacked, missing.cells)
+    return Line(path, _state(missing, results), *counts, date, _verdict(results), said)
 
 
 def _in_short(path: Path, error: BadInput) -> str:
     return shortened(str(error).removeprefix(f"{path}/").removeprefix(f"{path}: "), 100)
 
 
-def _state(directory: RunDirectory, results: pl.DataFrame) -> str:
-    missing = reading.missing(directory)
+def _state(missing: reading.Missing, results: pl.DataFrame) -> str:
     if missing.unknown:
         return shortened(missing.unknown, 100)
     if missing:
@@ -106,13 +112,15 @@ def terminal(lines: list[Line], folder: Path) -> Table:
         page.add_row(Text(f"{folder}: no runs", style="italic"))
         return page
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim")
-    for heading in ("run", "state", "cells", "date", "verdict"):
-        number = heading == "cells"
+    going = any(line.attacked not in (None, line.cells) for line in lines)
+    numbers = ("trained", "attacked", "cells") if going else ("cells",)
+    for heading in ("run", "state", *numbers, "date", "verdict"):
+        number = heading in numbers
         table.add_column(heading, overflow="fold", justify="right" if number else "left", no_wrap=heading == "date")
     for line in lines:
-        cells = "" if line.cells is None else str(line.cells)
+        counts = ["" if count is None else str(count) for count in (getattr(line, name) for name in numbers)]
         name = Text(str(folder if line.path == folder else line.path.relative_to(folder)))
         name.append(f"\n{line.said}" if line.said else "", style="dim")
-        table.add_row(name, Text(line.state), cells, line.date.strftime("%Y-%m-%d %H:%M"), line.verdict)
+        table.add_row(name, Text(line.state), *counts, line.date.strftime("%Y-%m-%d %H:%M"), line.verdict)
     page.add_row(table)
     return page

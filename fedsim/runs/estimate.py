@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,21 +25,25 @@ from fedsim.runs.needs import Needs, Nodes, Todo, needs
 from fedsim.scenario import Scenario
 from fedsim.scenario.work import Work
 
+Say = Callable[[str], None]
 
-def plan_table(scenario: Scenario, out: Path, nodes: Nodes | None = None) -> Group:
+
+def plan_table(scenario: Scenario, out: Path, nodes: Nodes | None = None, *, say: Say = lambda text: None) -> Group:
     """The cells with their jobs, and the total: what is done already, what is to do, how long at most, in what memory.
 
     Args:
         nodes: by default this machine.
+        say: told what is being measured.
     """
     nodes = nodes or Nodes(1, os.cpu_count() or 1)
     torch.set_num_threads(1)  # as an attack job
-    todo, table = counted(scenario, out)
+    todo, table = counted(scenario, out, say)
+    say("measuring a process that starts")
     found = needs(todo, calibration.measured(), nodes)
     return Group(table, Text(_said(todo, found, nodes)))
 
 
-def counted(scenario: Scenario, out: Path) -> tuple[Todo, Table]:
+def counted(scenario: Scenario, out: Path, say: Say = lambda text: None) -> tuple[Todo, Table]:
     """What is left to do, measured, and a table with a row for each cell."""
     table = Table("cell", "model", "data", "defense", "seed", "jobs", "attacks at most", title=scenario.name)
     directory = RunDirectory(out)
@@ -48,8 +53,13 @@ def counted(scenario: Scenario, out: Path) -> tuple[Todo, Table]:
     pretraining: dict[Path, float] = {}
     costs: dict[str, float] = {}
     jobs, attacking, longest, working = 0, 0.0, 0.0, 0
-    for cell in cells_of(directory, scenario):
+    attacked, unattacked = 0.0, 0.0
+    cells = cells_of(directory, scenario)
+    for number, cell in enumerate(cells, 1):
         key, work = cell_key(cell), cell.work()
+        name = work.model.get("name") or work.model["factory"]
+        batch = work.federation.local.batch_size
+        say(f"measuring cell {number} of {len(cells)}: {work.data['name']}, {name}, batch {batch}, {cell.label}")
         chunks = expected(cell)
         tried = attempts(cell)
         final = directory.cell(key).exists() and not directory.lost(key)
@@ -64,12 +74,13 @@ def counted(scenario: Scenario, out: Path) -> tuple[Todo, Table]:
         working = max(working, _most_memory() - before)
         if state == "new":
             trained[key] = work
+            attacked += work.federation.rounds * work.federation.clients_per_round * probes.client(work, costs)
+            unattacked += probes.unattacked(work, costs) if work.utility is not None else 0.0
             if work.start.pretrain is not None:
                 path = pretrained_file(work, directory.pretrained)
                 if path not in pretraining and not path.exists():
                     pretraining[path] = probes.pretraining(work, work.start.pretrain.steps)
         seen.add(key)
-        name = work.model.get("name") or work.model["factory"]
         if (training := work.start.pretrain) is not None:
             name += f", pretrained {training.steps} steps"
         elif work.start.checkpoint is not None:
@@ -78,16 +89,15 @@ def counted(scenario: Scenario, out: Path) -> tuple[Todo, Table]:
         table.add_row(*row, str(chunks * len(tried)) if state != "shared" else "-", _duration(cost) if cost else "-")
     works = list(trained.values())
     groups = {(work.federation.clients, work.federation.resources) for work in works}
-    asked = {key: work.federation.rounds * work.federation.clients_per_round for key, work in trained.items()}
     todo = Todo(
         cells=len(works),
         simulations=len(groups),
         clients=sum(clients for clients, _ in groups),
-        messages=sum(asked.values()),
-        training=sum(asked[key] * probes.client(work, costs) for key, work in trained.items()),
+        messages=sum(work.federation.rounds * work.federation.clients_per_round for work in works),
+        training=attacked,
         models=len(pretraining),
         pretraining=sum(pretraining.values()),
-        unattacked=sum(probes.unattacked(work) for work in works if work.utility is not None),
+        unattacked=unattacked,
         trainings=2 * sum(work.utility is not None for work in works),
         jobs=jobs,
         attacking=attacking,

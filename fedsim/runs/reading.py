@@ -27,13 +27,15 @@ from fedsim.version import __version__
 
 @dataclass(frozen=True)
 class Missing:
-    """What a run has not done yet.
+    """How far a run is, and what it has not done yet.
 
     Args:
         cells: the federations to train; `untrained` names those that have not been, each by its model, defense and
             seed.
         jobs: the attack jobs on the cells that are trained; `unfinished` counts those without an answer by attack.
         unknown: why it cannot be told; empty where it can.
+        trained: how many of the cells are.
+        attacked: how many of these have an answer of each of their jobs.
     """
 
     cells: int = 0
@@ -41,6 +43,8 @@ class Missing:
     jobs: int = 0
     unfinished: tuple[tuple[str, int], ...] = ()
     unknown: str = ""
+    trained: int = 0
+    attacked: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.untrained or self.unfinished or self.unknown)
@@ -72,6 +76,7 @@ def missing(directory: RunDirectory) -> Missing:
         return Missing(unknown=scenario)
     untrained: dict[str, str] = {}
     scores: dict[str, tuple[str, bool]] = {}  # cells that are attacked in several ways share a federation: once each
+    trained: dict[str, bool] = {}  # whether all of its jobs have answered
     keys = [(cell_key(cell), cell) for cell in cells_of(directory, scenario)]
     for key, cell in keys:
         if not directory.cell(key).exists():
@@ -79,12 +84,21 @@ def missing(directory: RunDirectory) -> Missing:
                 model = cell.model_spec()
                 untrained[key] = f"{model.get('name') or model['factory']}, {cell.label}, seed {cell.seed}"
             continue
+        trained.setdefault(key, True)
         for job in jobs_of(directory, cell):
             score = score_key(job, cell.scenario)
             done = (directory.score(score) / "rows.parquet").exists() or error_file(directory, job).exists()
             scores[score] = job.attack["name"], done
+            trained[key] &= done
     unfinished = Counter(name for name, done in scores.values() if not done)
-    return Missing(len({key for key, _ in keys}), tuple(untrained.values()), len(scores), tuple(unfinished.items()))
+    return Missing(
+        cells=len({key for key, _ in keys}),
+        untrained=tuple(untrained.values()),
+        jobs=len(scores),
+        unfinished=tuple(unfinished.items()),
+        trained=len(trained),
+        attacked=sum(trained.values()),
+    )
 
 
 def pictures(directory: RunDirectory, job: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,10 @@
-"""What a person sees in the terminal while a run goes on; one line for each stage where the output is no terminal."""
+"""What a person sees in the terminal while a run goes on; a plain line now and then where the output is no terminal."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +16,36 @@ from fedsim.runs.progress import ENDED, Facts, Label, Stage, View, clock, loss_t
 
 UNDER_WAY = 5
 SCORED = 3
+EVERY = 30.0
+"""Seconds between two plain lines, at least."""
+
+
+class Lines:
+    """Says of what changes all the time what it is now and then: a file or a log is no screen."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._last = say, ""
+        self._after = -float("inf")
+
+    def begin(self, text: str) -> None:
+        """Say this at once."""
+        self._after, self._last = time.monotonic() + EVERY, text
+        self._say(text)
+
+    def go_on(self, text: str) -> None:
+        """Say this if it is new and nothing was said for a while."""
+        if text != self._last and time.monotonic() >= self._after:
+            self.begin(text)
+
+
+@contextmanager
+def latest(console: Console) -> Iterator[Callable[[str], None]]:
+    """What is called with what is being done now: a terminal shows the latest, elsewhere it is said now and then."""
+    if not console.is_terminal:
+        yield Lines(lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True)).go_on
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
 
 
 class TerminalView(View):
@@ -19,6 +53,7 @@ class TerminalView(View):
         self._console = console
         self._live: Live | None = None
         self._stage: Stage | None = None
+        self._lines = Lines(self.say)
 
     def say(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))
@@ -26,8 +61,11 @@ class TerminalView(View):
     def show(self, facts: Facts) -> None:
         entered, self._stage = facts.stage != self._stage, facts.stage
         if not self._console.is_terminal:
-            if entered and facts.stage in ("training", "attacking"):
-                self.say(_line(facts))
+            if facts.stage in ("training", "attacking"):
+                if entered:
+                    self._lines.begin(_line(facts))
+                else:
+                    self._lines.go_on(_how_far(facts))
             return
         if self._live is None and facts.stage in ("training", "attacking"):
             self._live = Live(console=self._console, refresh_per_second=4)
@@ -52,6 +90,16 @@ def screen(facts: Facts) -> RenderableType:
 def _line(facts: Facts) -> str:
     done, total = facts.cells if facts.stage == "training" else facts.jobs
     return f"{facts.stage} {total - done} {'cells' if facts.stage == 'training' else 'jobs'}"
+
+
+def _how_far(facts: Facts) -> str:
+    """`attacked 40 of 210 jobs, about 12:05 left`."""
+    training = facts.stage == "training"
+    done, total = facts.cells if training else facts.jobs
+    line = f"{'trained' if training else 'attacked'} {done} of {total} {'cells' if training else 'jobs'}"
+    if not training and facts.failed:
+        line += f", {facts.failed} failed"
+    return line if facts.left is None else f"{line}, about {clock(facts.left)} left"
 
 
 def _bars(facts: Facts) -> Table:

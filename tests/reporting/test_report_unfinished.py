@@ -11,6 +11,7 @@ from fedsim.api import Run
 from fedsim.errors import BadInput
 from fedsim.files import write_json
 from fedsim.observations import name_of
+from fedsim.reporting import overview
 from fedsim.runs import reading
 from fedsim.runs.attacking import error_file
 from fedsim.runs.directory import MARKER, RunDirectory
@@ -58,6 +59,15 @@ def test_what_is_missing_is_counted(directory):
     assert (found.cells, found.jobs, found.unknown) == (3, 3, "")
     assert found.untrained == ("mlp, dropout(p=0.5), seed 0",)
     assert dict(found.unfinished) == {"null_mean": 1, "null_random": 1}
+    assert (found.trained, found.attacked) == (1, 0)
+    for job in jobs_of(directory, every_cell(parse(SCENARIO, rehearsed=False))[0]):
+        write_json(error_file(directory, job), {"reason": "it died"})
+    assert (reading.missing(directory).trained, reading.missing(directory).attacked) == (1, 1)
+
+
+def test_the_list_of_runs_says_how_many_cells_are_trained_and_how_many_attacked(directory):
+    [line] = overview.runs(directory.path)
+    assert (line.trained, line.attacked, line.cells) == (1, 0, 3)
 
 
 def test_a_run_without_a_table_shows_what_its_jobs_have_left(directory):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedsim.runs import progress
 from fedsim.runs.progress import Facts, Label, Score, Signal, Tracker, View, Views, clock
-from fedsim.runs.terminal import SCORED, UNDER_WAY, TerminalView, screen
+from fedsim.runs.terminal import EVERY, SCORED, UNDER_WAY, Lines, TerminalView, screen
 from fedsim.runs.worker import Board
 
 LONG = Label("inverting_gradients", "my_package.my_models:build", "dropout(p=0.25) + gaussian_noise(std=0.001)")
@@ -128,6 +128,38 @@ def test_without_a_terminal_there_is_one_line_for_each_stage(now):
         tracker.under_way({"a": Signal(fraction, 1.0)})
     tracker.end("finished")
     assert written.getvalue().splitlines() == ["training 2 cells", "attacking 3 jobs"]
+
+
+def test_without_a_terminal_it_is_said_now_and_then_how_far_it_is(now):
+    written = io.StringIO()
+    tracker = Tracker(TerminalView(Console(file=written, width=80)), "demo", cells=3, jobs=1000)
+    tracker.train(3)
+    for count in (0, 1, 1, 1, 2):
+        now[0] += EVERY / 2
+        tracker.trained(count)
+    tracker.known(cells=3, jobs=(0, 1000))
+    tracker.attack({str(key): LONG for key in range(1000)}, {str(key): 1.0 for key in range(1000)})
+    for key in range(1000):
+        now[0] += EVERY / 240
+        tracker.done(str(key), Score(None, "failed" if key < 2 else "ok"))
+    tracker.end("finished")
+    lines = written.getvalue().splitlines()
+    assert lines[:3] == [
+        "training 3 cells",
+        "trained 1 of 3 cells, about 1:00 left",
+        "trained 1 of 3 cells, about 2:00 left",
+    ]
+    assert lines[3:5] == ["attacking 1000 jobs", "attacked 240 of 1000 jobs, 2 failed, about 1:35 left"]
+    assert len(lines) == 8
+
+
+def test_a_line_that_says_nothing_new_is_not_said_again(now):
+    said: list[str] = []
+    lines = Lines(said.append)
+    for text in ("a", "a", "b", "b"):
+        lines.go_on(text)
+        now[0] += EVERY
+    assert said == ["a", "b"]
 
 
 def test_on_a_terminal_the_last_picture_stays(now):
