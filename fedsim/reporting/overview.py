@@ -74,9 +74,9 @@ def _line(path: Path) -> Line:
     except BadInput as error:
         return Line(path, _in_short(path, error), None, None, None, date, "", "")
     missing = reading.missing(directory)
-    counts = (None, None, results["cell"].n_unique())
-    if not missing.unknown:
-        counts = (missing.trained, missing.attacked, missing.cells)
+    counts: tuple[int | None, int | None, int] = (missing.trained, missing.attacked, missing.cells)
+    if missing.unknown:
+        counts = (None, None, results["cell"].n_unique())
     return Line(path, _state(missing, results), *counts, date, _verdict(results), said)
 
 
