@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.federation.start import pretrained_file
+from fedsim.files import key_of
 from fedsim.runs import calibration, probes
 from fedsim.runs.directory import RunDirectory
-from fedsim.runs.jobs import attempts, cell_key, cells_of, expected
+from fedsim.runs.jobs import Attempt, attempts, cell_key, cells_of, expected, jobs_of
 from fedsim.runs.needs import Needs, Nodes, Todo, needs
-from fedsim.scenario import Scenario
+from fedsim.scenario import Cell, Scenario
 from fedsim.scenario.work import Work
 
 Say = Callable[[str], None]
@@ -50,6 +51,7 @@ def counted(scenario: Scenario, out: Path, say: Say = lambda text: None) -> tupl
     before = _most_memory()
     trained: dict[str, Work] = {}
     seen: set[str] = set()
+    begun: set[str] = set()
     pretraining: dict[Path, float] = {}
     costs: dict[str, float] = {}
     jobs, attacking, longest, working = 0, 0.0, 0.0, 0
@@ -60,17 +62,13 @@ def counted(scenario: Scenario, out: Path, say: Say = lambda text: None) -> tupl
         name = work.model.get("name") or work.model["factory"]
         batch = work.federation.local.batch_size
         say(f"measuring cell {number} of {len(cells)}: {work.data['name']}, {name}, batch {batch}, {cell.label}")
-        chunks = expected(cell)
-        tried = attempts(cell)
         final = directory.cell(key).exists() and not directory.lost(key)
         state = "shared" if key in seen else "trained" if final else "new"
-        cost = 0.0
-        if state != "shared":
-            each = [probes.attack(cell, attempt, costs) for attempt in tried]
-            cost = sum(each) * chunks
-            longest = max(longest, *each)
-            jobs += chunks * len(tried)
-            attacking += cost
+        todo = _jobs(directory, cell, trained=final, counted=begun)
+        each = [probes.attack(cell, attempt, costs) for attempt, _ in todo]
+        cost = sum(seconds * count for seconds, (_, count) in zip(each, todo, strict=True))
+        own = sum(count for _, count in todo)
+        jobs, attacking, longest = jobs + own, attacking + cost, max(longest, *each, 0.0)
         working = max(working, _most_memory() - before)
         if state == "new":
             trained[key] = work
@@ -86,10 +84,10 @@ def counted(scenario: Scenario, out: Path, say: Say = lambda text: None) -> tupl
         elif work.start.checkpoint is not None:
             name += ", checkpoint"
         row = (f"{key[:8]} {state}", name, work.data["name"], cell.label, str(cell.seed))
-        table.add_row(*row, str(chunks * len(tried)) if state != "shared" else "-", _duration(cost) if cost else "-")
+        table.add_row(*row, str(own) if own else "-", _duration(cost) if cost else "-")
     works = list(trained.values())
     groups = {(work.federation.clients, work.federation.resources) for work in works}
-    todo = Todo(
+    counts = Todo(
         cells=len(works),
         simulations=len(groups),
         clients=sum(clients for clients, _ in groups),
@@ -105,7 +103,26 @@ def counted(scenario: Scenario, out: Path, say: Say = lambda text: None) -> tupl
         weight=max((probes.weight(work) for work in works), default=0),
         working=working,
     )
-    return todo, table
+    return counts, table
+
+
+def _jobs(directory: RunDirectory, cell: Cell, *, trained: bool, counted: set[str]) -> list[tuple[Attempt, int]]:
+    """The attacks on a cell that have jobs left, and how many.
+
+    Args:
+        counted: the attacks that were counted before, on cells that share their training; these are added.
+    """
+    there = list(jobs_of(directory, cell)) if trained else []
+    found: list[tuple[Attempt, int]] = []
+    for attempt in attempts(cell):
+        mark = key_of([cell_key(cell), *attempt, cell.scenario.engine.model_dump()])
+        own = [job for job in there if (job.attack, job.grants) == tuple(attempt)]
+        left = [job for job in own if not (directory.job(job.key) / "job.json").exists()]
+        count = len(left) if trained else expected(cell)
+        if mark not in counted and count:
+            found.append((attempt, count))
+        counted.add(mark)
+    return found
 
 
 def _said(todo: Todo, found: Needs, nodes: Nodes) -> str:

@@ -70,9 +70,15 @@ def _model(cell: Cell, dataset: Dataset, defense: KeyPath) -> None:
         _try(model, code, shape, len(dataset.classes), working)
         source = json.dumps(cell.scenario.data.model_dump(mode="json", exclude_none=True), sort_keys=True)
         local, utility = cell.local(), cell.utility()
-        for described in (local, *((utility.local.of(local),) if utility else ())):
+        trained = {("federation", "local"): local}
+        if utility:
+            trained["utility", "local"] = utility.local.of(local)
+        elsewhere = cell.scenario.model.checkpoint is not None
+        for block, described in trained.items():
             for parts in dict.fromkeys(("[]", working)):  # without the defense, a fault is the model's
-                trial.step(model, code, source, parts, described)
+                trial.step(model, code, source, parts, described, weights=elsewhere)
+            if reason := trial.explodes(model, code, source, working, described):
+                raise Problem((*block, "learning_rate"), reason)
         own = "factory" in spec and _optimises(cell.scenario)  # that the bundled ones can be attacked is known
         if own and (reason := trial.unmatchable(model, code, source, local)):
             caution(f"model factory {spec['factory']!r}: attacks that optimise will not apply: {reason}")

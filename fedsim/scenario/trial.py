@@ -5,7 +5,7 @@ once, by the module's name, instead of by a client that fails or an attack that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -29,21 +29,58 @@ from fedsim.scenario.work import Spec
 
 FEW = 64
 """Examples that are faster one by one than `torch.func` is made ready for them."""
+TRIES = 3
+"""How many models and batches have to give what is no number before it is said that all do."""
+STEEP = 1e3
+"""Learning rate from which on it is tried whether a client's first steps end in numbers."""
+STEPS = 3
 
 
 @lru_cache(maxsize=256)
-def step(model: str, code: str, source: str, working: str, local: Local) -> None:
+def step(model: str, code: str, source: str, working: str, local: Local, *, weights: bool = False) -> None:
     """One local step of an honest client, in its mode, with its real batch size and its defense.
+
+    What a client sends has to hold no NaN and no infinity, or nobody hears it. Now and then it may: this is refused
+    where none of several batches on differently initialised models gives anything else.
 
     Args:
         model, source, working: the JSON of the model block, the data block and the defense.
         code: the fingerprint of a user's model: other code is tried again.
+        weights: whether clients begin with weights from elsewhere: then those here say nothing of what is finite.
 
     Raises:
         BadInput: the model cannot be trained so.
         ValueError: the defense cannot.
     """
-    _gradient(json.loads(model), json.loads(source), json.loads(working), local)
+    spec, parts = json.loads(model), json.loads(working)
+    for attempt in range(TRIES):
+        _, _, update = _gradient(spec, json.loads(source), parts, local, attempt)
+        odd = _not_finite(update)
+        if weights or not odd:
+            return
+    if parts:
+        names = " + ".join(part["name"] for part in parts)
+        raise ValueError(f"{names}: what a client sends is not finite: {odd!r} holds NaN or infinity")
+    raise BadInput(f"{_called(spec)}: a client's gradient is not finite: {odd!r} holds NaN or infinity")
+
+
+@lru_cache(maxsize=64)
+def explodes(model: str, code: str, source: str, working: str, local: Local) -> str:
+    """Why the first steps at a steep learning rate end in no numbers, with whatever batch; nothing where they do not.
+
+    The arguments are those of `step`.
+    """
+    training = local.training
+    if local.share != "weights" or training.learning_rate < STEEP:
+        return ""
+    steps = min(STEPS, training.epochs or training.steps)  # an epoch is one step at least
+    few = replace(local, training=replace(training, steps=steps, epochs=None))
+    for attempt in range(TRIES):
+        _, _, sent = _played(json.loads(model), json.loads(source), json.loads(working), few, attempt)
+        if not (odd := _not_finite(sent)):
+            return ""
+    after = f"after {steps} step{'s' if steps > 1 else ''}"
+    return f"{training.learning_rate:g} is too much: {after} {odd!r} of a client's weights holds NaN or infinity"
 
 
 @lru_cache(maxsize=256)
@@ -71,14 +108,31 @@ def unmatchable(model: str, code: str, source: str, local: Local) -> str:
 
 
 def _gradient(
-    spec: Spec, source: Spec, working: Sequence[Spec], local: Local
+    spec: Spec, source: Spec, working: Sequence[Spec], local: Local, attempt: int = 0
 ) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
     """A fresh model, the labels of a batch, and the gradient that a client makes of it."""
+    return _played(spec, source, working, _one_step(local), attempt)
+
+
+def _called(spec: Spec) -> str:
+    return f"model {spec['name']!r}" if "name" in spec else f"model factory {spec['factory']!r}"
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first that holds NaN or infinity, if any does."""
+    return next((name for name, value in tensors.items() if not value.isfinite().all()), "")
+
+
+def _played(
+    spec: Spec, source: Spec, working: Sequence[Spec], local: Local, attempt: int
+) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
+    """A fresh model, the labels of what a client trains on, and what it sends; another one with each attempt."""
     dataset = data.load(source)
-    label = f"model {spec['name']!r}" if "name" in spec else f"model factory {spec['factory']!r}"
+    label = _called(spec)
     changing = [part for part in working if defenses.compose([part]).changes_model]
     spec = {**spec, "defenses": changing} if changing else spec
-    model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=0).to(local.dtype)
+    model = models.build(spec, input_shape=dataset.input_shape, classes=len(dataset.classes), seed=attempt)
+    model = model.to(local.dtype)
     try:
         freeze(model, local.training.trained)
         for group in local.training.groups:
@@ -88,7 +142,8 @@ def _gradient(
     if not entries.trained(model):
         raise BadInput(f"{label}: has no parameter that is trained, so that a client has nothing to send")
     size = local.batch_size
-    chosen = torch.arange(size) % len(dataset.train_labels)
+    count = size * local.training.steps
+    chosen = torch.arange(attempt * count, (attempt + 1) * count) % len(dataset.train_labels)
     images, labels = dataset.normalise(dataset.train_images[chosen]).to(local.dtype), dataset.train_labels[chosen]
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     defense = defenses.compose(working)
@@ -99,9 +154,9 @@ def _gradient(
             model,
             images,
             labels,
-            local=_one_step(local),
+            local=local,
             defense=defense,
-            seed=0,
+            seed=attempt,
             client=0,
             round=1,
             classes=len(dataset.classes),

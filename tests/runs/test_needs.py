@@ -7,11 +7,16 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from fedsim import scenario as scenarios
 from fedsim.cli.shell import app
 from fedsim.federation.waves import WAVE
+from fedsim.files import write_json
 from fedsim.runs import calibration, estimate, probes
 from fedsim.runs.calibration import Machine
+from fedsim.runs.directory import RunDirectory
+from fedsim.runs.jobs import cell_key, jobs_of
 from fedsim.runs.needs import Nodes, Todo, needs
+from fedsim.scenario import every_cell
 
 MACHINE = Machine(start=4.0, own=200, shared=100)
 TODO = Todo(
@@ -73,6 +78,27 @@ def test_the_parts_of_a_scenario_are_counted(tried, tmp_path, monkeypatch):
     assert "3 x 2 processors" in done.output
     assert "on each other" in done.output
     assert not (tmp_path / "run").exists()
+
+
+def test_cells_that_share_their_training_have_attacks_of_their_own(tried, tmp_path):
+    more = "{attacks: [{name: inverting_gradients, iterations: 9}, first_linear]}"
+    settings = f"settings=[{{attacks: [first_linear]}}, {more}]"
+    todo, _ = estimate.counted(scenarios.load("smoke", [settings]), tmp_path / "run")
+    one, _ = estimate.counted(scenarios.load("smoke", [settings.replace("{attacks: [first_linear]}, ", "")]), tmp_path)
+    assert todo == replace(one, working=todo.working)  # nothing of the first setting is only its own
+
+
+def test_what_is_attacked_already_is_left_out(tried, tmp_path):
+    scenario, directory = scenarios.load("smoke"), RunDirectory(tmp_path / "run")
+    for cell in every_cell(scenario):
+        record = directory.cell(cell_key(cell)) / "observations" / "round_1_client_0.json"
+        write_json(record, {"observation": {"round": 1, "client": 0}})
+    before, _ = estimate.counted(scenario, directory.path)
+    done, *_ = jobs_of(directory, every_cell(scenario)[0])
+    write_json(directory.job(done.key) / "job.json", {})
+    after, _ = estimate.counted(scenario, directory.path)
+    assert (before.cells, after.cells) == (0, 0)
+    assert after.jobs == before.jobs - 1 > 0
 
 
 def test_a_dry_run_is_the_plan_of_this_machine(tried, tmp_path, monkeypatch):

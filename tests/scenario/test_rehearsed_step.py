@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fedsim.errors import BadInput, Caution
 from fedsim.scenario import load
@@ -67,12 +69,27 @@ class Inplace(Net):
         return x.mul_(2)
 
 
+class NoNumber(Net):
+    def middle(self, x):
+        return (x - 2).log()
+
+
+class SomeNumbers(Net):
+    def middle(self, x):
+        SomeNumbers.called = getattr(SomeNumbers, "called", 0) + 1
+        return x * float("nan") if SomeNumbers.called == 1 else x
+
+
 def plain(input_shape, classes):
     return Net(input_shape, classes)
 
 
 def normed(input_shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.Sequential(nn.BatchNorm1d(8)), nn.Linear(8, classes))
+
+
+def linear(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.Linear(8, classes))
 
 
 def nothing(input_shape, classes):
@@ -90,6 +107,15 @@ def recurrent(input_shape, classes):
 
     return nn.Sequential(nn.Flatten(1, 2), nn.LSTM(28, 4, batch_first=True), Last(), nn.Linear(4, classes))
 """
+
+LAYERS = (
+    ("inp", "weight", (8, 784)),
+    ("inp", "bias", (8,)),
+    ("out", "weight", (10, 8)),
+    ("out", "bias", (10,)),
+    ("spare", "weight", (3, 3)),
+    ("spare", "bias", (3,)),
+)
 
 
 @pytest.fixture
@@ -198,3 +224,54 @@ def test_changed_code_is_tried_again(write, tmp_path: Path) -> None:
     code = (tmp_path / "own_steps.py").read_text()
     (tmp_path / "own_steps.py").write_text(code.replace("if self.training else logits", "if False else logits"))
     assert cautions(path) == []
+
+
+def test_a_model_whose_loss_is_no_number_is_refused(write) -> None:
+    with pytest.raises(BadInput, match=r"yaml:3:18: .*NoNumber': a client's gradient is not finite: '.*' holds NaN"):
+        load(write("NoNumber"))
+
+
+def test_a_batch_that_gives_no_number_is_a_fault_of_that_batch(write) -> None:
+    assert cautions(write("SomeNumbers", attack="first_linear")) == []
+
+
+def test_a_defense_whose_update_is_not_finite_is_refused(write) -> None:
+    path = write("plain", defense="none, {name: gaussian_noise, std: 1.0e+39}")
+    with pytest.raises(BadInput, match=r"defenses\[1\]: gaussian_noise: what a client sends is not finite: '\S+' h"):
+        load(path)
+
+
+@pytest.mark.filterwarnings("ignore::fedsim.errors.Caution")
+def test_weights_from_elsewhere_may_be_what_makes_it_finite(write, tmp_path: Path) -> None:
+    """What a fresh model computes says nothing of a trained one."""
+    path = write("NoNumber")
+    state = {f"{layer}.{name}": torch.ones(shape) for layer, name, shape in LAYERS} | {"count": torch.tensor(0)}
+    trained = tmp_path / "trained.safetensors"
+    save_file(state, trained)
+    path.write_text(path.read_text().replace('NoNumber"}', f'NoNumber", checkpoint: {trained}}}'))
+    load(path)
+
+
+@pytest.mark.parametrize(
+    ("local", "refused"),
+    [
+        ("{batch_size: 2, share: weights, steps: 3, learning_rate: 1.0e+38}", True),
+        ("{batch_size: 2, share: weights, epochs: 3, learning_rate: 1.0e+38}", True),
+        ("{batch_size: 2, share: weights, steps: 1, learning_rate: 1.0e+5}", False),
+        ("{batch_size: 2, share: weights, steps: 3, learning_rate: 100.0}", False),
+        ("{batch_size: 2, learning_rate: 1.0e+38}", False),  # gradients are sent, whatever the rate
+    ],
+)
+def test_a_learning_rate_that_explodes_is_refused(write, local: str, refused: bool) -> None:
+    path = write("linear", local=local)
+    if not refused:
+        load(path)
+        return
+    with pytest.raises(BadInput, match=r"local\.learning_rate: 1e\+38 is too much: after 3 steps '\S+' of a client's"):
+        load(path)
+
+
+def test_a_learning_rate_that_explodes_without_an_attack_is_refused(write) -> None:
+    utility = "utility: {rounds: 1, local: {batch_size: 2, steps: 3, learning_rate: 1.0e+38}}\n"
+    with pytest.raises(BadInput, match=r"utility\.local\.learning_rate: 1e\+38 is too much"):
+        load(write("linear", more=utility))
