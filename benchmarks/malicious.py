@@ -1,6 +1,6 @@
 """What servers that change the model read off one batch, with and without dropout, and what a client could see of it.
 
-    python benchmarks/malicious.py [--seeds 0 1 2] [--trained 300] [--fishing] [--json]
+    python benchmarks/malicious.py [--seeds 0 1 2] [--trained 300] [--fishing] [--ares] [--json]
 
 The victim sends the float32 gradient of one batch, in train mode: 64 images for `imprint`, 20 for `trap_weights`, whose
 `share` is 1 over that. `rebuilt` counts the images to which an answer comes within `--aim` dB, `certain` the answers
@@ -10,6 +10,10 @@ one, on the same batch.
 
 With `--fishing` the table is of that attack instead: in a batch of 64 digits one is of its class, on which it lets
 `cascade` go with at most `--iterations`; `psnr` is that image's, `stage` who answered.
+
+With `--ares` it is of that attack: networks of two convolutions with pooling and several linear layers, as PyTorch's
+and Flower's tutorials have them, on batches of 8 and 20. `psnr` is the median over the batch's images of the answer
+that is next to each, `20 dB` counts those to which one comes as near, `alone` those that are alone in a unit.
 
 With `--trained N` the honest model is trained for N steps of SGD before.
 """
@@ -23,10 +27,12 @@ from typing import Any
 
 import torch
 from patch_embedding import show
+from torch import nn
 
 import attacks
 import defenses
 from attacks import NotApplicable, ThreatModel
+from attacks.malicious import MaliciousAttack, Outset
 from fedsim import data, models
 from fedsim.data import Dataset
 from fedsim.federation.start import train_centrally
@@ -45,6 +51,7 @@ VICTIMS: tuple[tuple[str, dict[str, Any], str, dict[str, Any], int], ...] = (
     ("photos", {"name": "mlp", "activation": "relu"}, "trap_weights", {"share": 0.05}, 20),
     ("photos", {"name": "mlp"}, "trap_weights", {"share": 0.05}, 20),
 )
+TUTORIALS = (("mnist", "Flower's example"), ("photos", "PyTorch's tutorial"))
 THREAT = ThreatModel(server="malicious", auxiliary_data="public", labels="unknown")
 
 
@@ -55,11 +62,13 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=0, help="steps of SGD before the attack, batch 32, rate 0.1")
     parser.add_argument("--aim", type=float, default=40.0, help="dB")
     parser.add_argument("--fishing", action="store_true")
+    parser.add_argument("--ares", action="store_true")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 20], help="of ares")
     parser.add_argument("--iterations", type=int, default=600, help="of what fishing lets go")
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     rows = []
-    for source, model, name, keys, batch in () if arguments.fishing else VICTIMS:
+    for source, model, name, keys, batch in () if arguments.fishing or arguments.ares else VICTIMS:
         dataset = data.load({"name": source})
         for rate in arguments.rates:
             found = [
@@ -77,6 +86,13 @@ def main() -> None:
                 print(".", end="", flush=True)
     if arguments.fishing:
         rows = [fished(model, rate, arguments) for model in ("mlp", "lenet") for rate in arguments.rates]
+    if arguments.ares:
+        rows = [
+            recovered(source, name, rate, batch, arguments)
+            for source, name in TUTORIALS
+            for batch in arguments.batches
+            for rate in arguments.rates
+        ]
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
@@ -114,6 +130,74 @@ def fished(name: str, rate: float, arguments: argparse.Namespace) -> dict[str, A
     psnr = f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
     ratio = f"{median(after for after, _ in other):.2f} ({median(before for _, before in other):.2f})"
     return {"model": name, "p": rate, "of": 64, "psnr": psnr, "stage": ", ".join(sorted(set(stages))), "d_snr": ratio}
+
+
+def tutorial(source: str, rate: float) -> nn.Module:
+    """A network of tutorials: for grey digits as in `examples/flower-quickstart`, for photographs as in PyTorch's
+    training of a classifier; `rate` is of dropout behind the first linear layer."""
+    pooled, drop = [nn.ReLU(), nn.MaxPool2d(2)], nn.Dropout(rate)
+    if source == "mnist":
+        first = [nn.Conv2d(1, 8, 5, padding=2), *pooled, nn.Conv2d(8, 16, 5, padding=2), *pooled, nn.Flatten()]
+        return nn.Sequential(*first, nn.Linear(784, 64), nn.ReLU(), drop, nn.Linear(64, 10))
+    first = [nn.Conv2d(3, 6, 5), *pooled, nn.Conv2d(6, 16, 5), *pooled, nn.Flatten()]
+    last = [nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
+    return nn.Sequential(*first, nn.Linear(400, 120), nn.ReLU(), drop, *last)
+
+
+def recovered(source: str, name: str, rate: float, batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `ares` has of a batch, over seeds."""
+    dataset, attack = data.load({"name": source}), attacks.create("ares", share=1 / batch)
+    attack.compile = "never"
+    psnr, shown, alone, certain, wrong = (list[float]() for _ in range(5))
+    for seed in arguments.seeds:
+        torch.manual_seed(seed_for(seed, "weights"))
+        model = tutorial(source, rate)
+        order = torch.from_numpy(rng_for(seed, "batch").permutation(len(dataset.train_images))[:batch].copy())
+        images, labels = dataset.normalise(dataset.train_images[order]), dataset.train_labels[order]
+        classes = len(dataset.classes)
+        outset = Outset(
+            input_shape=dataset.input_shape,
+            classes=classes,
+            mean=tuple(dataset.mean),
+            std=tuple(dataset.std),
+            public=dataset.public,
+        )
+        assert isinstance(attack, MaliciousAttack)
+        attack.change(model, outset, seed=seed)
+        state, local = {n: v.clone() for n, v in model.state_dict().items()}, Local(batch_size=batch)
+        plain = defenses.compose([])
+        result = train(
+            model, images, labels, local=local, defense=plain, seed=seed, client=0, round=1, classes=classes
+        )
+        update = result.played.update
+        answer = attack(observed(dataset, local, state=state, update=update), THREAT, model)
+        std = torch.tensor(dataset.std).view(-1, 1, 1)
+        errors = ((answer.images[:, None] - images[None]) * std).square().flatten(2).mean(2)
+        near = -10 * errors.clamp_min(1e-10).log10()
+        sure = torch.tensor(answer.details["certain"])
+        psnr.append(float(near.amax(0).median()))
+        shown.append(int((near.amax(0) >= 20).sum()))
+        certain.append(int(sure.sum()))
+        wrong.append(int((near[sure].amax(1) < 20).sum()))
+        alone.append(_alone(model.eval(), images))
+    decibels = f"{median(psnr):.1f} ({min(psnr):.1f} to {max(psnr):.1f})"
+    counts = {"20 dB": shown, "alone": alone, "certain": certain, "certain below 20 dB": wrong}
+    return {
+        "data": source, "model": name, "p": rate, "of": batch, "psnr": decibels,
+        **{key: _range(each) for key, each in counts.items()},
+    }  # fmt: skip
+
+
+def _alone(model: nn.Module, images: torch.Tensor) -> int:
+    """How many images are alone in a unit of the first linear layer, had nothing been dropped."""
+    layer = next(layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    made: list[torch.Tensor] = []
+    handle = layer.register_forward_hook(lambda own, inputs, output: made.append(output))
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    active = made[0] > 0
+    return int(active[:, active.sum(0) == 1].any(1).sum())
 
 
 def one(

@@ -47,15 +47,7 @@ def answer(puzzle: Puzzle, weight: Tensor, bias: Tensor, *, floor: float) -> Rec
     images, sizes = found[within], bias[said][within].abs()
     if not len(images):
         raise NotApplicable("no unit of the changed layer says an image: none was active, or each for several")
-    flat, kept, votes = images.flatten(1), list[int](), list[int]()
-    for at in sizes.argsort(descending=True).tolist():
-        apart = (flat[kept] - flat[at]).square().mean(1).sqrt() if kept else flat.new_full((1,), torch.inf)
-        nearest = int(apart.argmin())
-        if apart[nearest] > SAME:
-            kept.append(at)
-            votes.append(1)
-        elif apart[nearest] <= ALIKE:
-            votes[nearest] += 1
+    kept, votes = distinct(images.flatten(1), sizes)
     clear = _eight_bit(images[kept], puzzle)
     order = sorted(range(len(kept)), key=lambda i: (-(votes[i] > 1 or bool(clear[i])), -votes[i], i))
     order = order[: puzzle.images or len(order)]
@@ -72,6 +64,20 @@ def answer(puzzle: Puzzle, weight: Tensor, bias: Tensor, *, floor: float) -> Rec
             "agreeing": [votes[i] for i in order],
         },
     )
+
+
+def distinct(said: Tensor, sizes: Tensor) -> tuple[list[int], list[int]]:
+    """Of rows (N, D) that say the same one alone, that with the largest size: which, and how many agree with each."""
+    kept, votes = list[int](), list[int]()
+    for at in sizes.argsort(descending=True).tolist():
+        apart = (said[kept] - said[at]).square().mean(1).sqrt() if kept else said.new_full((1,), torch.inf)
+        nearest = int(apart.argmin())
+        if apart[nearest] > SAME:
+            kept.append(at)
+            votes.append(1)
+        elif apart[nearest] <= ALIKE:
+            votes[nearest] += 1
+    return kept, votes
 
 
 def _eight_bit(images: Tensor, puzzle: Puzzle) -> Tensor:

@@ -11,9 +11,9 @@ hides nothing that lies before its encoder.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,19 +100,34 @@ class Cut(MaskReadout):
 
     def sought(self, twin: nn.Module, observation: Observation) -> Collection[str] | None:
         term = known_defense(observation).loss_term
-        return find_cut(twin, observation.input_shape, observation.update.keys(), term).sites
+        return self.place(twin, observation.input_shape, observation.update.keys(), term).sites
+
+    def place(
+        self,
+        model: nn.Module,
+        input_shape: tuple[int, int, int],
+        trained: Collection[str],
+        term: Callable[[nn.Module], Any],
+    ) -> Place:
+        """Where a model is cut (`attacks.head.find_cut`).
+
+        Raises:
+            NotApplicable: nowhere, or nothing came back of what lies before.
+        """
+        cut = find_cut(model, input_shape, trained, term)
+        if cut.before and not {*cut.before} & {*trained} - {cut.head.weight}:
+            raise NotApplicable(lacks(f"all that lies before {'the head' if cut.head.last else cut.head.weight}"))
+        if not cut.before and not cut.untouched:
+            raise NotApplicable(f"no layer with parameters lies before {cut.head.weight}, which sees no image")
+        return cut
 
     def narrowed(self, setting: Setting) -> Setting:
         """The model up to where it is cut, and a loss that is linear there."""
         if setting.round.share != "gradient":
             raise NotApplicable("the update does not reveal the gradient of its only step")
         model, term = setting.model, setting.round.defense.loss_term
-        cut = find_cut(model, setting.input_shape, setting.matched, term)
+        cut = self.place(model, setting.input_shape, setting.matched, term)
         left = {*cut.before, cut.head.weight}
-        if cut.before and not left & {*setting.matched} - {cut.head.weight}:
-            raise NotApplicable(lacks(f"all that lies before {'the head' if cut.head.last else cut.head.weight}"))
-        if not cut.before and not cut.untouched:
-            raise NotApplicable(f"no layer with parameters lies before {cut.head.weight}, which sees no image")
         end_at(model, cut.head)
         narrow = replace(
             setting,

@@ -7,7 +7,7 @@ code: so `imprint`, which adds a layer, is not tried.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,25 +42,25 @@ def changed_canaries(
     sweep: Sweep, seen: Chosen, told: Told, model: nn.Module, budget: Budget, *, say: Callable[[str], None]
 ) -> Iterator[tuple[Subject, Attempt] | Declined]:
     """The user's client on a batch of known images and a model that a malicious server sends: of letter F one that
-    knows no images (`fishing`, class fishing), of G one that has public images (`trap_weights`)."""
+    knows no images (`fishing`, class fishing), of G one that has public images (`trap_weights`; where the first layer
+    is not linear, `ares`)."""
     images, labels = pictures(sweep, told)
     count = min(BATCH, len(images))
     public = (images[count:].float() / 255 - _channels(told.mean)) / _channels(told.std)
     own = labels[:count].tolist()
     alone = next((label for label in own if own.count(label) == 1), own[0])  # what class fishing is made for
     fishing = {"name": "fishing", "target": alone, "iterations": budget.iterations}
-    plans: list[tuple[str, Mapping[str, Any]]] = [("F", fishing), ("G", {"name": "trap_weights", "share": 1 / count})]
-    for letter, spec in plans:
+    trapping = [{"name": name, "share": 1 / max(count, 2)} for name in ("trap_weights", "ares")]
+    for letter, specs in (("F", [fishing]), ("G", trapping)):
         if letter == "G" and len(public) < PUBLIC:
             yield Declined(letter, f"trap_weights needs {PUBLIC} more images in --canary, which stand for public ones")
             continue
-        say(f"round {seen.recorded.round}: a canary that is sent the model of {spec['name']}")
         try:
-            sent = _changed(seen, spec, told, model, public)
+            spec, sent = _first_changed(seen, specs, told, model, public)
         except (ValueError, Unusable) as reason:
-            name = spec["name"]
-            yield Declined(letter, f"{name} cannot change this model: {str(reason).removeprefix(f'{name}: ')}")
+            yield Declined(letter, str(reason))
             continue
+        say(f"round {seen.recorded.round}: a canary that is sent the model of {spec['name']}")
         try:
             one = canary_of(sweep, sent, told, model, images[:count], labels[:count], Point(count, count), own=False)
         except (NoCanary, Unusable) as fault:
@@ -70,6 +70,20 @@ def changed_canaries(
         grants = {"labels": "inferred", "batch_size": "known", "local_training": "known", "dropout_rate": "known"}
         grants |= {"defense": "known", **({"auxiliary_data": "public"} if letter == "G" else {})}
         yield replace(one.subject, name=name, server="malicious"), Attempt(letter, spec, grants, "told")
+
+
+def _first_changed(
+    seen: Chosen, specs: Sequence[Mapping[str, Any]], told: Told, model: nn.Module, public: Tensor
+) -> tuple[Mapping[str, Any], Chosen]:
+    """The first of some attacks that can change the model, and what it sends. Raises ValueError: none can."""
+    declined = []
+    for spec in specs:
+        try:
+            return spec, _changed(seen, spec, told, model, public)
+        except (ValueError, Unusable) as reason:
+            name = spec["name"]
+            declined.append(f"{name} cannot change this model: {str(reason).removeprefix(f'{name}: ')}")
+    raise ValueError("; ".join(declined))
 
 
 def _changed(seen: Chosen, spec: Mapping[str, Any], told: Told, model: nn.Module, public: Tensor) -> Chosen:

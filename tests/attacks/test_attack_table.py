@@ -68,6 +68,12 @@ def with_bias(rate: float) -> nn.Module:
     return paper_mlp(dropout=rate, inputs=64, width=64, classes=4, bias=True)
 
 
+def convolutional(rate: float) -> nn.Module:
+    """With two linear layers behind a convolution, and dropout between them."""
+    first = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 64), nn.ReLU()]
+    return nn.Sequential(*first, Dropout(rate), nn.Linear(64, 4))
+
+
 def normalised(rate: float) -> nn.Module:
     """With batch norm, which has seen a batch."""
     first = [nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.GELU(), Dropout(rate), nn.Flatten()]
@@ -218,6 +224,15 @@ TABLE = [
     Target(a("imprint", bins=40, scale=0.5, gain=1.0), 100, dropout=0.5, defense=CLIPPED, grants=MALICIOUS, batch=3),
     Target(a("trap_weights"), 100, dropout=0.5, grants=MALICIOUS, model=with_bias),
     Target(a("trap_weights", share=0.1, gain=50.0), 100, grants=MALICIOUS, model=with_bias, batch=3),
+    Target(a("ares", iterations=300), 35, dropout=0.5, grants=MALICIOUS, model=convolutional, batch=3, part=True),
+    Target(
+        a("ares", share=0.2, gain=100.0, iterations=100, total_variation=1e-6),
+        100,
+        dropout=0.5,
+        grants=MALICIOUS,
+        model=with_bias,
+        part=True,
+    ),
     Target(a("fishing"), 100, dropout=0.5, grants={"server": "malicious"}, model=with_bias, part=True),
     Target(a("fishing", then="first_linear", target=1), 100, dropout=0.5, **FISHING),
     Target(a("fishing", then="inverting_gradients", iterations=600, margin=50.0, target=1), 30, **FISHING),

@@ -16,7 +16,7 @@ from defenses.client import optimizers
 from fedsim.audit.adversaries import Budget
 from fedsim.audit.auditing import audit_store
 from fedsim.audit.canaries import Point, Sweep, _played, pictures
-from fedsim.audit.canaries_malicious import changed_canaries
+from fedsim.audit.canaries_malicious import _first_changed, changed_canaries
 from fedsim.audit.canary import play
 from fedsim.audit.choosing import chosen
 from fedsim.audit.told import Told
@@ -137,6 +137,24 @@ def test_trap_weights_are_tried_with_images_to_spare(setting):
         assert (subject.server, subject.told.batch_size) == ("malicious", 8)
 
 
+def test_a_model_whose_first_layer_is_no_linear_one_is_sent_that_of_ares(setting):
+    class Convolutional(torch.nn.Sequential):
+        def __init__(self):
+            between = [torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 64, 20), torch.nn.ReLU()]
+            super().__init__(torch.nn.Conv2d(3, 4, 2, stride=2), *between, torch.nn.Linear(20, 10))
+
+    pixels = apps.photographs(40)[0]
+    public = (pixels.float() / 255 - 0.5) / 0.5
+    model = Convolutional()
+    seen = chosen(Recorded(1, "17", dict(model.state_dict()), dict(model.state_dict())), model)
+    specs = [{"name": "trap_weights"}, {"name": "ares"}]
+    spec, sent = _first_changed(seen, specs, told(), model, public)
+    assert spec == {"name": "ares"}
+    honest = seen.recorded.sent
+    changed = [name for name in honest if not torch.equal(sent.recorded.sent[name], honest[name])]
+    assert changed == ["0.weight", "0.bias", "3.weight", "3.bias"]
+
+
 def test_a_model_that_cannot_be_changed_is_named(setting):
     class Bare(torch.nn.Module):
         def __init__(self):
@@ -154,6 +172,7 @@ def test_a_model_that_cannot_be_changed_is_named(setting):
     assert first.why.startswith("fishing cannot change this model: ")
     assert first.why.count("fishing") == 1
     assert second.letter == "G"
+    assert second.why.startswith("trap_weights cannot change this model: ") or "more images" in second.why
 
 
 def test_what_the_canary_sees_is_held_against_what_was_said(setting):
