@@ -13,7 +13,7 @@ import polars as pl
 from fedsim.audit.attempted import Tried, spoken
 from fedsim.audit.outcome import Audit
 from fedsim.audit.told import Told
-from fedsim.audit.verdict import Swept, Verdict, largest, spoken_of
+from fedsim.audit.verdict import Swept, Verdict, largest, once, spoken_of
 from fedsim.audit.working import Subject, certain_of
 from fedsim.reporting.gallery import Tile
 from fedsim.reporting.pages import environment
@@ -34,6 +34,16 @@ class Row:
     role: str
     tiles: list[Tile]
     absent: str = ""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """An attack that had no answer: under which letters, of how many replies, and why."""
+
+    attack: str
+    letters: list[str]
+    replies: int
+    why: list[str]
 
 
 @dataclass(frozen=True)
@@ -59,10 +69,13 @@ def html(audit: Audit) -> str:
         told=audit.told,
         verdict=audit.verdict,
         replies=_replies(audit.subjects),
+        rows=list(zip(audit.verdict.rows, once(audit.verdict.rows), strict=True)),
+        attacked=len(audit.subjects),
         answers=list(_answers(audit.verdict)),
         threshold=LEAKED_PSNR,
         similar=LEAKED_SSIM,
-        panels=panels,
+        panels=[panel for panel in panels if panel.rows or panel.originals],
+        silent=_silent(audit.subjects),
         most=MOST,
         scored=any(subject.truth is not None for subject, _ in audit.subjects),
         sweep=_sweep(audit.verdict),
@@ -129,11 +142,8 @@ def _sweep(verdict: Verdict) -> Sweep | None:
 
 def _panel(directory: RunDirectory, rows: pl.DataFrame, subject: Subject, outcomes: Sequence[Tried]) -> Panel:
     shown = [_row(directory, rows, one) for one in outcomes if one.images]
-    silent = [one for one in outcomes if not one.images]
-    spoken_for = {one.letter for one in outcomes if one.images}
-    for letter in dict.fromkeys(one.letter for one in silent if one.letter not in spoken_for):
-        names = ", ".join(dict.fromkeys(spoken(one) for one in silent if one.letter == letter))
-        shown.append(Row(f"{letter} · {names}", "", [], "no answer; the reasons are in verdict.json"))
+    if not shown and subject.truth is not None:
+        shown = [Row("all attacks", "", [], "no answer")]
     originals: list[Tile] = []
     if subject.truth is not None:
         images = subject.truth.images[:MOST].permute(0, 2, 3, 1).numpy()
@@ -142,6 +152,25 @@ def _panel(directory: RunDirectory, rows: pl.DataFrame, subject: Subject, outcom
     images_of = subject.reply.examples
     note = "" if images_of is None else f"{images_of:,} image{'' if images_of == 1 else 's'}, as the client says"
     return Panel(subject.name, note, originals, shown, [f"image {place + 1}" for place in range(count)])
+
+
+def _silent(subjects: Sequence[tuple[Subject, Sequence[Tried]]]) -> list[Silent]:
+    """Each attack once, of the replies and letters that have no answer of any."""
+    found: dict[str, list[Tried]] = {}
+    for _, outcomes in subjects:
+        answered = {one.letter for one in outcomes if one.images}
+        for one in outcomes:
+            if one.letter not in answered:
+                found.setdefault(spoken(one), []).append(one)
+    return [
+        Silent(
+            attack,
+            sorted({one.letter for one in each}),
+            len({one.subject for one in each}),
+            list(dict.fromkeys(one.reason for one in each)),
+        )
+        for attack, each in sorted(found.items())
+    ]
 
 
 def _row(directory: RunDirectory, rows: pl.DataFrame, one: Tried) -> Row:
@@ -196,7 +225,8 @@ def _said(told: Told) -> Iterator[tuple[str, str]]:
         for group in local.groups:
             said = {key: value for key, value in group.to_dict().items() if value is not None}
             yield "trained apart", json.dumps(said)
-        yield "length", f"{local.epochs} epoch(s)" if local.epochs is not None else f"{local.steps} step(s)"
+        count, unit = (local.steps, "step") if local.epochs is None else (local.epochs, "epoch")
+        yield "length", f"{count} {unit}{'' if count == 1 else 's'}"
     if told.defense:
         yield "defense", ", ".join(str(part["name"]) for part in told.defense)
 

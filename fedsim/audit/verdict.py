@@ -205,8 +205,8 @@ def _untried(rows: Sequence[Row]) -> Iterator[str]:
 def lines(found: Verdict) -> Iterator[str]:
     """For the terminal: the verdict, what was tried in part, what was said of the training and cannot be, what next."""
     yield found.headline
-    for row in found.rows:
-        yield f"  {row.letter}  {row.kind:<9}  {row.says}"
+    for row, says in zip(found.rows, once(found.rows), strict=True):
+        yield f"  {row.letter}  {row.kind:<9}  {says}"
     for limit in found.limits:
         yield f"in part: {limit}"
     for finding in found.findings:
@@ -214,6 +214,14 @@ def lines(found: Verdict) -> Iterator[str]:
             yield f"cannot be: {finding['about']}: {finding['says']} ({spoken_of(finding['of'])})"
     if not found.sweep and not found.leaks:
         yield "next: let your client train on images of yours, so that there are originals: --app and --canary"
+
+
+def once(rows: Sequence[Row]) -> Iterator[str]:
+    """What each row says; of rows that say the same, the later ones name the first."""
+    first: dict[str, str] = {}
+    for row in rows:
+        letter = first.setdefault(row.says, row.letter)
+        yield row.says if letter == row.letter else f"as {letter}"
 
 
 def spoken_of(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from fedsim.audit.adversaries import Budget
 from fedsim.audit.attempted import Tried
 from fedsim.audit.auditing import audit_store
 from fedsim.audit.told import Told
-from fedsim.audit.verdict import verdict
+from fedsim.audit.verdict import lines, verdict
 from fedsim.audit.working import lay_out
 from fedsim.errors import BadInput
 from fedsim.recording import Store
@@ -145,6 +145,21 @@ def test_too_many_images_are_left_to_closed_forms_and_that_is_said(tmp_path):
     found = audit_store(path, setting, tmp_path / "audit", budget=Budget(images=32)).verdict
     assert found.kind == "no answer"
     assert any("C: 40 images over 5 steps are beyond the budget" in text for text in found.limits)
+
+
+def test_an_attack_without_an_answer_is_named_once_with_its_reasons(tmp_path):
+    replies = (apps.reply(apps.Convolutional(), images=40, batch=8, node=node) for node in ("17", "18", "19"))
+    path = apps.store(tmp_path / "store", *replies)
+    setting = told("Convolutional", batch_size=8, local=LocalTraining(learning_rate=0.1, epochs=1))
+    done = audit_store(path, setting, tmp_path / "audit", budget=Budget(images=32))
+    page = " ".join((done.path / "audit.html").read_text().split())
+    said, unanswered = page.split("What had no answer")
+    assert said.count("cocktail party") == 1  # of the verdict's letters the later ones say `as A`
+    assert unanswered.count("cocktail party") == 1
+    assert "3 of 3" in unanswered
+    assert "the first layer with parameters is" in unanswered
+    assert "What was rebuilt" not in page
+    assert [line for line in lines(done.verdict) if line.endswith("as A")]
 
 
 def test_what_the_attacks_are_given_holds_no_truth(tmp_path):
