@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from fedsim.errors import on_one_line
+from fedsim.errors import no_file, on_one_line
 
 MOST_BYTES = 8 * 2**30
 """Of all arrays that are read together."""
@@ -27,7 +27,7 @@ def read_npz(path: Path, names: Collection[str], *, most: int = MOST_BYTES) -> d
         OSError: the file cannot be read.
     """
     if not path.is_file():
-        raise ValueError("is no ordinary file")
+        raise ValueError(no_file(path))
     if _single(path):
         raise ValueError("a single array, as np.save writes it; np.savez makes an archive of several")
     try:

@@ -58,3 +58,8 @@ class Caution(UserWarning):
 def caution(message: str) -> None:
     """Warn of something in the user's input: one line that says what, where, and what is done about it."""
     warnings.warn(Caution(message), stacklevel=2)
+
+
+def no_file(path: Path) -> str:
+    """What is said of a path at which a file is wanted and something else lies."""
+    return "is a folder, not a file" if path.is_dir() else "is no ordinary file"

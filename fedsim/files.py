@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fedsim.errors import Damaged
+from fedsim.errors import Damaged, no_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     sys.audit(READ, str(path))
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise Damaged(path, "is no ordinary file")
+        raise Damaged(path, no_file(path))
     try:
         return load_file(path)
     except (SafetensorError, KeyError) as error:  # a KeyError names a number format that this torch does not have

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from attacks import ThreatModel
-from fedsim.errors import Damaged
+from fedsim.errors import Damaged, no_file
 
 _TEXT, _INT, _REAL, _FLAG = pl.String, pl.Int64, pl.Float64, pl.Boolean
 
@@ -144,7 +144,7 @@ def read_valid(path: Path, *, labelled: bool = True) -> pl.DataFrame:
         Damaged: it is no Parquet file, has other columns, or holds what no row of a result can; one line.
     """
     if not path.is_file():
-        raise Damaged(path, "is no ordinary file")
+        raise Damaged(path, no_file(path))
     import pyarrow as pa
 
     try:

@@ -83,7 +83,8 @@ class RunDirectory:
         try:
             content = records.read(self.path / MARKER, records.Marker)
         except (FileNotFoundError, NotADirectoryError):
-            raise BadInput(f"{self.path}: not a fedsim run (no {MARKER} in it)") from None
+            there = "" if self.path.exists() else "no such directory, so "
+            raise BadInput(f"{self.path}: {there}not a fedsim run (no {MARKER} in it)") from None
         if absent := [key for key in needed if key not in content]:
             raise Damaged(self.path / MARKER, f"has no {absent[0]}")
         return content

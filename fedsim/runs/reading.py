@@ -131,6 +131,8 @@ def read_table(path: Path) -> pl.DataFrame:
 def _so_far(directory: RunDirectory) -> Scenario | str:
     """The scenario by which the directory's content can be found, or why it cannot."""
     marker = directory.marker()
+    if "audit" in marker:
+        return "it is an audit, whose page is audit.html"
     version = marker.get("version")
     if version != __version__:  # keys hash the version: what another one left is not found
         return f"fedsim {version} began it, where this is fedsim {__version__}"

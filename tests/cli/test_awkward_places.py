@@ -61,7 +61,7 @@ def test_a_path_is_printed_as_it_is(cli, tmp_path, name):
     assert cli("check", f"{name}.yaml") == (0, f"{name}.yaml: ok, 1 cells\n", "")
     code, _, error = cli("report", name)
     assert code == 2
-    assert error == f"fedsim: {name}: not a fedsim run (no fedsim-run.json in it)\n"
+    assert error == f"fedsim: {name}: no such directory, so not a fedsim run (no fedsim-run.json in it)\n"
 
 
 @pytest.mark.parametrize("out", ["mine.yaml/below", "/proc/no/such/place", "n" * 300, "runs/" + "n" * 250])

@@ -37,6 +37,14 @@ def test_each_run_has_a_line_also_one_that_is_damaged(folder, fedsim):
     assert "deeper/b" in said
 
 
+def test_an_audit_is_called_one(tmp_path):
+    marker = {"name": "audit of x", "audit": {}, "scenario": {"name": "audit of x"}, "version": __version__}
+    write_json(tmp_path / "audit" / "fedsim-run.json", marker)
+    make_results().write_parquet(tmp_path / "audit" / "results.parquet")
+    [line] = overview.runs(tmp_path)
+    assert line.state == "it is an audit, whose page is audit.html"
+
+
 def test_a_folder_without_runs_and_none_at_all(tmp_path, fedsim):
     assert "no runs" in fedsim("runs", tmp_path)[1]
     assert fedsim("runs", tmp_path / "nowhere")[0] == 2

@@ -129,6 +129,7 @@ def test_what_is_refused_is_one_line_and_nothing_is_run(fedsim, path, repeated, 
     moved.write_bytes(path.read_bytes())
     for arguments, said in [
         ([tmp_path / "nowhere.json"], "no such file; give an entry"),
+        ([tmp_path], "is a folder, not a file; give an entry"),
         ([old], "no entry of format 2"),
         ([moved], "is called"),
         ([path, "--set", "attacks=[dlg]"], "no attack 'inverting_gradients'"),

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, no_file
 from fedsim.files import write_bytes, write_json
 from fedsim.reporting.entries import pictures as entry_pictures
 from fedsim.reporting.entries.entry import FORMAT, Entry
@@ -18,6 +18,7 @@ from fedsim.reporting.gallery import Pictures
 
 DIRECTORY = Path("leaderboard") / "entries"
 _LARGEST_FILE = 1 << 18
+_WANTED = f"give an entry, as {DIRECTORY / 'NAME.json'}"
 
 
 def submit(
@@ -93,7 +94,7 @@ def read(directory: Path) -> Collection:
         BadInput: there is no such directory.
     """
     if not directory.is_dir():
-        raise BadInput(f"{directory}: no such directory; it should hold the leaderboard's entries")
+        raise BadInput(f"{directory}: no such directory; --entries names the one that holds the leaderboard's entries")
     entries: dict[str, Entry] = {}
     problems: list[str] = []
     pictures: set[str] = set()
@@ -125,9 +126,9 @@ def read(directory: Path) -> Collection:
 def read_one(path: Path) -> Entry:
     """The entry in a file; raises ValueError with a reason of one line. Its picture is not looked at."""
     if not path.exists():
-        raise ValueError("no such file; give an entry, as leaderboard/entries/NAME.json")
+        raise ValueError(f"no such file; {_WANTED}")
     if not path.is_file() or path.is_symlink():
-        raise ValueError("is no ordinary file")
+        raise ValueError(f"{no_file(path)}; {_WANTED}")
     if path.stat().st_size > _LARGEST_FILE:
         raise ValueError("is larger than 256 KiB, which no entry is")
     try:
