@@ -125,6 +125,8 @@ def _canaries(
     for place, (round, first) in enumerate(firsts.items()):
         seen = chosen(store.read(round, first.reply.node), model, told.arrays)
         wide, own = sweep if place == 0 else part, completed(told, seen.recorded)
+        if place == 0 and (beyond := sweep.beyond(len(pictures(sweep, own)[0]), desk.budget.images)):
+            desk.limits.append(beyond)
         for one in played(wide, seen, own, model, most=desk.budget.images, say=desk.say):
             if isinstance(one, Finding):
                 desk.findings.append((one, f"round {round}, canary"))

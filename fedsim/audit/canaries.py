@@ -55,9 +55,24 @@ class Sweep:
 
     def points(self, there: int) -> list[Point]:
         """What is played with so many images, each once; batch size 1 in one step first."""
+        return sorted((point for point in self._asked() if point.images <= there), key=lambda point: point.images)
+
+    def beyond(self, there: int, most: int) -> str:
+        """What is not played for want of images, or of a budget for them; empty where all is.
+
+        Args:
+            there: distinct images.
+            most: images of a canary, at most.
+        """
+        large = sorted({point.images for point in self._asked() if point.images > min(there, most)})
+        if not large:
+            return ""
+        why = f"{there} different ones are there" if there <= most else f"at most {most} are attacked"
+        return f"canaries of {', '.join(map(str, large))} images were not played: {why}"
+
+    def _asked(self) -> list[Point]:
         asked = [Point(size, size) for size in self.batches] + [Point(1, count) for count in self.steps]
-        found = [point for point in dict.fromkeys(asked) if point.images <= there]
-        return sorted(found, key=lambda point: point.images)
+        return list(dict.fromkeys(asked))
 
 
 @dataclass(frozen=True)

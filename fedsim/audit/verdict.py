@@ -212,7 +212,8 @@ def lines(found: Verdict) -> Iterator[str]:
     for finding in found.findings:
         if finding["wrong"]:
             yield f"cannot be: {finding['about']}: {finding['says']} ({spoken_of(finding['of'])})"
-    if not found.sweep and not found.leaks:
+    asked = found.sweep or any(finding["about"] == "Canary" for finding in found.findings)
+    if not asked and not found.leaks:
         yield "next: let your client train on images of yours, so that there are originals: --app and --canary"
 
 

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from fedsim.cli.audit_options import by_channel, counts, defense_specs, local_training, named_values, numbers, one_of
 from fedsim.cli.shell import command, err, out
 from fedsim.errors import BadInput
 
+OF_CANARIES = ("batches", "canary_steps", "run_config", "labels")
+"""Parameters that say nothing without a canary."""
 LEAKS = 3
 """The exit code under `--fail-on-leak`."""
 
 
 @command("audit")
 def audit(
+    context: typer.Context,
     store: Annotated[Path, typer.Argument(help="What fedsim.Eavesdropper or fedsim.observe recorded.")],
     model: Annotated[str, typer.Option("--model", metavar="MODULE:CLASS", help="Your model: my_app.task:Net.")],
     data_shape: Annotated[str, typer.Option("--data-shape", metavar="C,H,W", help="Of one image, e.g. 3,32,32.")],
@@ -118,6 +122,10 @@ def audit(
         batch_size=batch_size,
         examples=examples,
     )
+    for name in OF_CANARIES if canary is None else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(f"{option}: also needs --canary, the images that your client trains on")
     if canary is not None and app_directory is None:
         raise BadInput("--canary: also needs --app, the folder of your Flower app")
     sweep = None

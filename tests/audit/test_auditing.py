@@ -162,6 +162,12 @@ def test_an_attack_without_an_answer_is_named_once_with_its_reasons(tmp_path):
     assert [line for line in lines(done.verdict) if line.endswith("as A")]
 
 
+def test_whoever_asked_for_a_canary_is_not_told_to_ask_for_one():
+    failed = {"about": "Canary", "says": "the client app raised KeyError", "wrong": True, "of": ["round 1, canary"]}
+    said = [list(lines(verdict([], {}, limits=(), more=(), findings=each))) for each in ([failed], [])]
+    assert [any(line.startswith("next:") for line in each) for each in said] == [False, True]
+
+
 def test_what_the_attacks_are_given_holds_no_truth(tmp_path):
     from fedsim.audit.observing import Reply
     from fedsim.audit.working import Subject

@@ -235,3 +235,10 @@ def test_images_that_the_client_mixes_are_the_truth_all_the_same(tmp_path):
 def test_points_beyond_the_images_are_left_out():
     sweep = Sweep(app=None, images=None, batches=(1, 2, 8), steps=(1, 4))
     assert sweep.points(4) == [Point(1, 1), Point(2, 2), Point(1, 4)]
+
+
+def test_a_canary_for_which_there_are_too_few_images_is_named():
+    sweep = Sweep(app=None, images=None, batches=(1, 2, 8, 320), steps=(1, 4))
+    assert sweep.beyond(4, 64) == "canaries of 8, 320 images were not played: 4 different ones are there"
+    assert sweep.beyond(1000, 64) == "canaries of 320 images were not played: at most 64 are attacked"
+    assert sweep.beyond(320, 320) == ""

@@ -101,6 +101,8 @@ def test_the_terminal_says_what_cannot_be_what_was_tried_in_part_and_what_comes_
         (["--shared", "models"], "weights or gradient"),
         (["--node", "99"], "there are rounds 1 and nodes 17"),
         (["--batch-size", "0"], "at least 1"),
+        (["--batches", "1,2"], "--batches: also needs --canary"),
+        (["--labels", "inferred"], "--labels: also needs --canary"),
         (["--app", ".", "--canary", "nowhere"], "--canary nowhere: no such folder or archive"),
     ],
 )
