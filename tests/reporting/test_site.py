@@ -123,7 +123,7 @@ def test_a_heading_names_the_setting_and_the_defense_of_the_rows_below_it(built,
     seen = set()
     table = text[text.index('data-board="attacks"') :].partition("</table>")[0]
     for body in re.findall(r"<tbody.*?</tbody>", table, re.S):
-        [heading] = re.findall(r'<th scope="rowgroup" colspan="13">(.*?) <span', body)
+        [heading] = re.findall(r'<th scope="rowgroup" colspan="13"><div>(.*?) <span', body)
         stems = re.findall(r'data-stem="(.*?)"', body)
         about = {(collection[stem].setting.label, collection[stem].defense.label) for stem in stems}
         assert [html.escape(f"{setting} · {defense}") for setting, defense in about] == [heading]
