@@ -141,7 +141,9 @@ def _sweep(verdict: Verdict) -> Sweep | None:
 
 
 def _panel(directory: RunDirectory, rows: pl.DataFrame, subject: Subject, outcomes: Sequence[Tried]) -> Panel:
-    shown = [_row(directory, rows, one) for one in outcomes if one.images]
+    answered = [one for one in outcomes if one.images]
+    named = zip(answered, labels(rows, answered), strict=True)
+    shown = [_row(directory, rows, one, label) for one, label in named]
     if not shown and subject.truth is not None:
         shown = [Row("all attacks", "", [], "no answer")]
     originals: list[Tile] = []
@@ -173,7 +175,19 @@ def _silent(subjects: Sequence[tuple[Subject, Sequence[Tried]]]) -> list[Silent]
     ]
 
 
-def _row(directory: RunDirectory, rows: pl.DataFrame, one: Tried) -> Row:
+def labels(rows: pl.DataFrame, attempts: Sequence[Tried]) -> list[str]:
+    """What attempts on one reply are called; those of one attack by what of its parameters differs, too."""
+    plain = [f"{one.letter} · {spoken(one)}" for one in attempts]
+    given = [json.loads(rows.filter(pl.col("job") == one.job)["attack_params"][0]) for one in attempts]
+    found = []
+    for label, own in zip(plain, given, strict=True):
+        alike = [other for name, other in zip(plain, given, strict=True) if name == label]
+        apart = [f"{key}={own[key]}" for key in own if any(other.get(key) != own[key] for other in alike)]
+        found.append(f"{label}, {', '.join(apart)}" if apart else label)
+    return found
+
+
+def _row(directory: RunDirectory, rows: pl.DataFrame, one: Tried, label: str) -> Row:
     own = rows.filter((pl.col("job") == one.job) & (pl.col("status") == "ok")).head(MOST).to_dicts()
     stack = _stack(directory, str(one.job))
     tiles = []
@@ -185,7 +199,7 @@ def _row(directory: RunDirectory, rows: pl.DataFrame, one: Tried) -> Row:
     role = f"certain of {sum(certain)} of {len(certain)}" if any(certain) else ""
     if one.stopped == "budget":
         role = f"{role}, at its budget" if role else "at its budget"
-    return Row(f"{one.letter} · {spoken(one)}", role, tiles)
+    return Row(label, role, tiles)
 
 
 def _stack(directory: RunDirectory, job: str) -> np.ndarray | None:

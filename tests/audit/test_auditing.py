@@ -6,6 +6,7 @@ import json
 
 import audit_apps as apps
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from attacks import LocalTraining
 from fedsim.audit.adversaries import Budget
 from fedsim.audit.attempted import Tried
 from fedsim.audit.auditing import audit_store
+from fedsim.audit.page import labels
 from fedsim.audit.told import Told
 from fedsim.audit.verdict import lines, verdict
 from fedsim.audit.working import lay_out
@@ -160,6 +162,15 @@ def test_an_attack_without_an_answer_is_named_once_with_its_reasons(tmp_path):
     assert "the first layer with parameters is" in unanswered
     assert "What was rebuilt" not in page
     assert [line for line in lines(done.verdict) if line.endswith("as A")]
+
+
+def test_attempts_of_one_attack_are_told_apart_by_their_parameters():
+    blank = {**dict.fromkeys(Tried.__dataclass_fields__, ""), "letter": "C", "attack": "cut"}
+    jobs = {"a": "cut", "b": "cut", "c": "dlg"}
+    tried = [Tried(**{**blank, "job": job, "attack": attack}) for job, attack in jobs.items()]
+    params = [json.dumps({"iterations": 9, "total_variation": weight}) for weight in (0.1, 0.2, 0.3)]
+    rows = pl.DataFrame({"job": ["a", "b", "c"], "attack_params": params})
+    assert labels(rows, tried) == ["C · cut, total_variation=0.1", "C · cut, total_variation=0.2", "C · dlg"]
 
 
 def test_whoever_asked_for_a_canary_is_not_told_to_ask_for_one():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from built_once import built_once
 from federation_cells import (
     BASE,
     CENTRAL,
@@ -63,8 +65,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """Every cell that the tests of this folder look at."""
-    directory = RunDirectory(tmp_path_factory.mktemp("federation"))
+    """Every cell that the tests of this folder look at; it is shared by processes, so nothing may be written there."""
+    return RunDirectory(built_once(tmp_path_factory, "federation", _trained))
+
+
+def _trained(path: Path) -> None:
+    directory = RunDirectory(path)
     (directory.path / "cells").mkdir()
     cells = {
         **consistency_cells(),
@@ -91,4 +97,3 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     (directory.path / "width.txt").write_text("16")
     with contextlib.chdir(directory.path), cluster() as address:
         simulate(directory, cells, address=address, on_done=lambda count: None)
-    return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from fedsim.federation.start import initial_state, pretrained, pretrained_file
 from fedsim.files import read_json, read_tensors
 from fedsim.reporting import leaderboard
 from fedsim.runs.attack import attack
+from fedsim.runs.directory import RunDirectory
 from fedsim.runs.jobs import cell_key, jobs_of
 from fedsim.runs.results import assemble, score_key
 from fedsim.scenario import every_cell, parse
@@ -128,9 +130,11 @@ def test_a_checkpoint_is_what_the_first_round_sends(simulated):
 
 
 @pytest.fixture(scope="module")
-def rows(simulated):
-    """The table of the scenario, its null attacks run in this process."""
+def rows(simulated, tmp_path_factory):
+    """The table of the scenario, its null attacks run in this process, on a copy: others read what was trained."""
     scenario = parse(TRAINED)
+    copied = tmp_path_factory.mktemp("attacked") / "run"
+    simulated = RunDirectory(shutil.copytree(simulated.path, copied))
     for cell in every_cell(scenario):
         for job in jobs_of(simulated, cell):
             attack(simulated.cell(job.cell), simulated.job(job.key), job)
