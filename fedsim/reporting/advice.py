@@ -16,13 +16,11 @@ import polars as pl
 from fedsim.reporting import formats as f
 from fedsim.reporting.leaderboard import THREAT
 from fedsim.reporting.naming import spoken
-from fedsim.reporting.prose import joined
+from fedsim.reporting.prose import joined, some
 from fedsim.reporting.verdicts import Verdict, chosen_on, of_another_form
 
 REACHED = 0.02
 """A baseline further than this below the accuracy that its model reaches has not been trained to the end."""
-MOST_NAMES = 4
-"""Defenses that a sentence names one by one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def _silent(board: pl.DataFrame, judged: Sequence[Verdict]) -> list[str]:
     known = {(verdict.setting, verdict.defense) for verdict in judged}
     pairs = board.select("setting_label", "defense_label").unique(maintain_order=True).rows()
     names = list(dict.fromkeys(defense for setting, defense in pairs if (setting, defense) not in known))
-    return [f"Under {_named(names)} no attack had an answer, which says nothing for it."] if names else []
+    return [f"Under {some(names)} no attack had an answer, which says nothing for it."] if names else []
 
 
 def _choice(rivals: list[Verdict]) -> Verdict | None:
@@ -109,19 +107,13 @@ def _doubts(held: list[Verdict]) -> Iterator[str]:
     for verdict in held:
         alike.setdefault((_held(verdict), verdict.objections), []).append(verdict.defense)
     for (result, objections), names in alike.items():
-        yield f"{result[0].upper()}{result[1:]} under {_named(names)}, but {joined(list(objections))}."
+        yield f"{result[0].upper()}{result[1:]} under {some(names)}, but {joined(list(objections))}."
 
 
 def _held(verdict: Verdict) -> str:
     if verdict.kind == "resists":
         return "no image was rebuilt"
     return "the strongest attack did no better than a guess that ignores the update"
-
-
-def _named(names: list[str]) -> str:
-    if len(names) <= MOST_NAMES:
-        return joined(names)
-    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
 
 
 def _stopped(verdict: Verdict) -> str:

@@ -135,7 +135,7 @@ def _cells(row: Evidence) -> dict[str, str]:
         "ignores it": _scored(row.by.naive),
         "takes it into account": _scored(row.by.told),
         "oracle": _scored(row.by.oracle),
-        "rebuilt": f"{verdict.rebuilt} of {best['n']}",
+        "rebuilt": f"{verdict.rebuilt} of {verdict.most['n']}",
         "accuracy": accuracy,
         "bytes": "" if best["bytes_relative"] is None else f.times(best["bytes_relative"]),
         "epsilon": "" if best["epsilon"] is None else f.spent(best["epsilon"], best["epsilon_prv"]),

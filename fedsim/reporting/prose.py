@@ -61,7 +61,7 @@ def answer(judged: list[Verdict], *, failed: int) -> str:
 def _more(judged: list[Verdict]) -> list[str]:
     """Defenses under which more was rebuilt than without one."""
     worse = list(dict.fromkeys(verdict.defense for verdict in judged if verdict.more_than_plain))
-    return [f"More was rebuilt than without a defense under {joined(worse)}."] if worse else []
+    return [f"More was rebuilt than without a defense under {some(worse)}."] if worse else []
 
 
 def _budget(judged: list[Verdict]) -> list[str]:
@@ -88,7 +88,7 @@ def _partly(of_defense: dict[str, list[Verdict]]) -> str:
 
 
 def _details(of_defense: dict[str, list[Verdict]]) -> str:
-    return joined([f"{name} ({_strongest(group)}: {_pooled(group)})" for name, group in of_defense.items()])
+    return some([f"{name} ({_strongest(group)}: {_pooled(group)})" for name, group in of_defense.items()])
 
 
 def _resists(of_defense: dict[str, list[Verdict]]) -> str:
@@ -100,23 +100,23 @@ def _resists(of_defense: dict[str, list[Verdict]]) -> str:
         limit = intervals.of_share(0, clients)[1]
         bound = f"0 of {images} images; a true rate up to {f.percent(limit)} cannot be excluded"
         alike.setdefault(bound, []).append(name)
-    parts = [f"{joined(names)} ({bound}{', for each' if len(names) > 1 else ''})" for bound, names in alike.items()]
+    parts = [f"{some(names)} ({bound}{', for each' if len(names) > 1 else ''})" for bound, names in alike.items()]
     return f"None of the attacks tried rebuilt an image under {'; '.join(parts)}."
 
 
 def _floor(of_defense: dict[str, list[Verdict]]) -> str:
-    return f"The strongest attack did no better than a guess that ignores the update under {joined(list(of_defense))}."
+    return f"The strongest attack did no better than a guess that ignores the update under {some(list(of_defense))}."
 
 
 _SAYINGS = {"leaks": _leaks, "partly": _partly, "resists": _resists, "floor": _floor}
 
 def _pooled(group: list[Verdict]) -> str:
-    images = sum(verdict.best["n"] for verdict in group)
+    images = sum(verdict.most["n"] for verdict in group)
     return f"{sum(verdict.rebuilt for verdict in group)} of {images} images"
 
 
 def _strongest(group: list[Verdict]) -> str:
-    return joined(list(dict.fromkeys(spoken(verdict.best["attack_label"]) for verdict in group)))
+    return joined(list(dict.fromkeys(spoken(verdict.most["attack_label"]) for verdict in group)))
 
 
 def headline(text: str) -> tuple[str, str]:
@@ -125,20 +125,37 @@ def headline(text: str) -> tuple[str, str]:
     return first, rest
 
 
+MOST_NAMES = 4
+"""How many things a sentence names one by one."""
+
+
+def some(parts: list[str]) -> str:
+    """`a, b, c, d and 3 more`: the tables name all."""
+    if len(parts) <= MOST_NAMES:
+        return joined(parts)
+    return f"{', '.join(parts[:MOST_NAMES])} and {len(parts) - MOST_NAMES} more"
+
+
 def joined(parts: list[str], *, last: str = "and") -> str:
     """`a, b and c`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"
 
 
 def _cost(of_defense: dict[str, list[Verdict]]) -> list[str]:
-    """The largest loss of test accuracy that each defense brought on any model, against no defense on that model."""
-    parts = []
+    """The largest loss of test accuracy that each defense brought on any model, against no defense on that model; of
+    many defenses the dearest."""
+    costs = []
     for defense, group in of_defense.items():
         measured = [verdict for verdict in group if verdict.loss is not None]
         if measured:
             worst = max(measured, key=lambda verdict: verdict.loss or 0.0)
-            parts.append(f"{defense} {f.points(worst.loss, worst.slack)}")
-    return [f"The cost in test accuracy, in percentage points at most: {', '.join(parts)}."] if parts else []
+            costs.append((worst.loss or 0.0, f"{defense} {f.points(worst.loss, worst.slack)}"))
+    if len(costs) > MOST_NAMES:
+        costs.sort(key=lambda cost: -cost[0])
+    said = [words for _, words in costs]
+    parts, left = said[:MOST_NAMES], len(said) - MOST_NAMES
+    rest = f"; the {left} others cost no more" if left > 0 else ""
+    return [f"The cost in test accuracy, in percentage points at most: {', '.join(parts)}{rest}."] if parts else []
 
 
 _THREATS: dict[str, dict[str, str]] = {

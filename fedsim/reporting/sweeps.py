@@ -47,7 +47,7 @@ def strengths(rows: list[Row]) -> Iterator[tuple[str, Strength]]:
                 if isinstance(value, int | float) and not isinstance(value, bool) and part["name"] != "dropout":
                     rest = [{k: v for k, v in p.items() if (i, k) != (at, key)} for i, p in enumerate(own)]
                     others = [_described(p) for i, p in enumerate(rest) if i != at]
-                    fixed = {k: v for k, v in rest[at].items() if k != "name"}
+                    fixed = {k: v for k, v in rest[at].items() if k != "name" and v is not None}
                     where = _described({"name": part["name"], **fixed})
                     axis = f"{key} of {' + '.join([where, *others])}"
                     sweeps.setdefault(axis, []).append((float(value), row))

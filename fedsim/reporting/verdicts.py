@@ -37,6 +37,7 @@ class Verdict:
         kind: `leaks` (at least half of the images), `partly`, `resists` (no image of any attack leaked), or `floor`
             (images above the criterion, but no better than a guess that never looks at the update).
         best: the board's row of the strongest attack.
+        most: that of the attack which rebuilt the most images; the strongest, unless another rebuilt more.
         baseline: this is the undefended client.
         plain: the same of the undefended client in this setting; None where it was not attacked.
         loss: test accuracy lost against the undefended client, in [-1, 1]; None where it was not measured.
@@ -48,6 +49,7 @@ class Verdict:
     defense: str
     kind: str
     best: Row
+    most: Row
     baseline: bool
     plain: Row | None
     loss: float | None
@@ -64,8 +66,8 @@ class Verdict:
 
     @property
     def rebuilt(self) -> int:
-        """Images that the strongest attack rebuilt, of `best["n"]`."""
-        return round((self.best["leaked_psnr"] or 0.0) * self.best["n"])
+        """Images that the attack with the most of them rebuilt, of `most["n"]`."""
+        return round((self.most["leaked_psnr"] or 0.0) * self.most["n"])
 
     @property
     def in_words(self) -> str:
@@ -86,7 +88,8 @@ def verdicts(board: pl.DataFrame) -> list[Verdict]:
         here = _alike(board, best, DEFENSE)
         plain = rows_of(strongest(_alike(board, best, SETTING).filter("baseline")))
         undefended = None if best["baseline"] else (plain[0] if plain else None)
-        kind = _kind(best, here)
+        most = _most(best, here)
+        kind = _kind(best, most, here)
         loss, slack = _loss(best, undefended)
         held = kind in HELD and not best["baseline"]
         found.append(
@@ -95,6 +98,7 @@ def verdicts(board: pl.DataFrame) -> list[Verdict]:
                 defense=best["defense_label"],
                 kind=kind,
                 best=best,
+                most=most,
                 baseline=best["baseline"],
                 plain=undefended,
                 loss=loss,
@@ -124,14 +128,18 @@ def _alike(board: pl.DataFrame, row: Mapping[str, object], columns: list[str]) -
     return board.filter(pl.all_horizontal(pl.col(key).eq_missing(pl.lit(row[key])) for key in columns))
 
 
-def _kind(best: Row, here: pl.DataFrame) -> str:
-    attacks = here.filter((pl.col("role") == "attack") & (pl.col("answered") > 0))
+def _most(best: Row, here: pl.DataFrame) -> Row:
+    attacks = rows_of(here.filter((pl.col("role") == "attack") & (pl.col("answered") > 0)))
+    return max([best, *attacks], key=lambda row: row["leaked_psnr"] or 0.0)
+
+
+def _kind(best: Row, most: Row, here: pl.DataFrame) -> str:
     guess = here.filter(pl.col("role") == "floor")["psnr"].max()
-    if max((rate for rate in attacks["leaked_psnr"] if rate is not None), default=0.0) == 0:
+    if not most["leaked_psnr"]:
         return "resists"
     if isinstance(guess, float) and best["psnr"] <= guess:
         return "floor"
-    return "leaks" if (best["leaked_psnr"] or 0) >= 0.5 else "partly"
+    return "leaks" if most["leaked_psnr"] >= 0.5 else "partly"
 
 
 def _loss(best: Row, plain: Row | None) -> tuple[float | None, float | None]:

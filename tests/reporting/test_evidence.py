@@ -94,3 +94,15 @@ def test_no_gap_is_claimed_where_only_noise_on_entries_was_drawn():
     rows = [under(noised, inverting_gradients=9.0), under(noised, told="known", inverting_gradients=10.0)]
     [row] = of(*rows, under(noised, told="known", well_informed=35.0))
     assert (row.by.oracle, row.closed) == (None, None)
+
+
+def test_what_was_rebuilt_is_by_the_attack_that_rebuilt_most_of_it():
+    """Another may have the higher median below the criterion, and not one image."""
+    higher = under(DROPPED, told="known", dropout_inversion=13.0)
+    lower = under(DROPPED, inverting_gradients=10.0).with_columns(leaked_psnr=pl.col("client") < 3)
+    [row] = of(higher, lower)
+    assert (row.verdict.best["attack"], row.verdict.most["attack"]) == ("dropout_inversion", "inverting_gradients")
+    assert (row.verdict.kind, row.verdict.rebuilt) == ("partly", 3)
+    assert "| 3 of 8 |" in markdown([row])
+    [row] = of(higher, lower.with_columns(leaked_psnr=pl.col("client") < 4))
+    assert row.verdict.kind == "leaks"

@@ -181,6 +181,16 @@ def test_the_leaks_line_is_named_where_nothing_is_drawn(psnr, side):
     assert named.xy[0] == side
 
 
+def test_the_leaks_line_has_no_name_where_it_is_not_drawn():
+    """Words are not cut off where the axes end: they would stand in the panel above."""
+
+    def draw(axes):
+        axes.plot([0, 1], [4, 11])
+        plots.psnr_axis(axes)
+
+    assert not drawn(style.Panel("", "", "", "", draw)).texts
+
+
 def test_a_panel_alone_is_as_wide_as_its_page():
     panel = style.Panel("", "", "", "", lambda axes: None)
     [alone], [two] = (list(style.pages([panel] * count, wide=True)) for count in (1, 2))

@@ -347,3 +347,16 @@ def test_a_typed_row_has_columns_of_the_board_and_their_types():
     for one in made:  # what is said never to be absent never is, of an attack that has answered
         absent = [name for name, kind in own.items() if type(None) not in get_args(kind) and one[name] is None]
         assert absent == ([] if one["answered"] else absent)
+
+
+def test_a_guess_stands_once_whatever_its_attacker_was_told():
+    rows = board_rows(inverting_gradients=40.0, null_mean=9.0)
+    told = rows.with_columns(threat_defense=pl.lit("known"))
+    board = leaderboard.build(pl.concat([rows, told]))
+    assert sorted(board["attack_label"]) == [
+        "inverting_gradients", "inverting_gradients [knows the defense]", "null_mean"
+    ]  # fmt: skip
+    [guess] = leaderboard.rows_of(board.filter(pl.col("attack") == "null_mean"))
+    assert guess["n"] == len(rows.filter(pl.col("attack") == "null_mean"))
+    hidden = rows.with_columns(threat_batch_size=pl.lit("unknown"))  # without which the mean image declines
+    assert leaderboard.build(pl.concat([rows, hidden]))["attack"].to_list().count("null_mean") == 2

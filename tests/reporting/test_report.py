@@ -64,6 +64,21 @@ def test_the_answer_counts_what_the_strongest_attack_rebuilt():
     assert "a stronger attack may do better" not in text
 
 
+def test_of_many_defenses_a_sentence_names_a_few():
+    def clipped(norm):
+        spec = json.dumps([{"name": "clip", "norm": norm}])
+        names = {"defense": pl.lit(f"clip(norm={norm})"), "defense_params": pl.lit(spec)}
+        return board_rows(inverting_gradients=30.0).with_columns(**names, utility=pl.lit(0.9 - norm / 100))
+
+    many = [clipped(float(norm)) for norm in range(1, 8)]
+    text = answer(pl.concat([board_rows(inverting_gradients=40.0).with_columns(utility=pl.lit(0.9)), *many]))
+    assert text.count("8 of 8 images)") == 4
+    assert "clip(norm=4.0) (inverting gradients: 8 of 8 images) and 3 more." in text
+    cost = text.partition("in percentage points at most: ")[2]
+    assert cost.startswith("clip(norm=7.0) 7")
+    assert "; the 3 others cost no more." in cost
+
+
 def test_a_defense_that_held_is_not_called_safe():
     text = answer(pl.concat([board_rows(inverting_gradients=40.0), defended(12.0)]))
     assert "None of the attacks tried rebuilt an image under clip(norm=1.0)" in text

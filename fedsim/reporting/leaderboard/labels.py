@@ -10,7 +10,9 @@ from typing import Any
 
 import polars as pl
 
+import attacks
 from attacks import ThreatModel
+from attacks.threat import GRANTS
 from fedsim.reporting.leaderboard.columns import DEFENSE, DESCRIBED, OBSERVED, ROW, THREAT
 from fedsim.reporting.naming import defense_label, distinguished, is_floor, needed_for
 from fedsim.reporting.settings import setting_labels
@@ -26,9 +28,9 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
     )
     rows = rows.with_columns(baseline=pl.col("defense_parts") == "[]")
     identity = [*ROW, "seed", "round", "client", "sample"]
-    rows = rows.unique(identity, keep="first", maintain_order=True)
+    rows = _guesses_once(rows.unique(identity, keep="first", maintain_order=True), identity)
     grants = _grants_that_vary(rows)
-    told = _each(rows, grants, partial(_grants_text, grants))
+    told = _each(rows, ["attack", *grants], partial(_grants_text, grants))
     return rows.with_columns(
         setting_label=_setting_labels(rows),
         defense_label=_defense_labels(rows),
@@ -43,6 +45,22 @@ def labelled(results: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit("oracle"))
         .otherwise(pl.lit("attack")),
     )
+
+
+def _guesses_once(rows: pl.DataFrame, identity: list[str]) -> pl.DataFrame:
+    """Without the rows of a guess that differ from others only in what its attacker was granted and makes no use of."""
+    twice = pl.lit(value=False)
+    for name in filter(is_floor, rows["attack"].unique().sort()):
+        told = [column for column in identity if column not in _unused(name)]
+        twice |= (pl.col("attack") == name) & ~pl.struct(told).is_first_distinct()
+    return rows.filter(~twice)
+
+
+def _unused(attack: str) -> frozenset[str]:
+    """The columns of grants that a guess makes no use of; none of any other attack: there it is said who was told."""
+    if not is_floor(attack):
+        return frozenset()
+    return frozenset(f"threat_{grant}" for grant in {*GRANTS} - attacks.get(attack).uses())
 
 
 def _stage(attack: str, details: str | None) -> str | None:
@@ -129,12 +147,12 @@ _TOLD = {
 }
 
 
-def _grants_text(fields: list[str], *values: str) -> str:
-    """`knows the defense`: where the threat model differs from the usual one."""
-    usual = ThreatModel().as_dict()
+def _grants_text(fields: list[str], attack: str, *values: str) -> str:
+    """`knows the defense`: where the threat model differs from the usual one, and the attack may make use of it."""
+    usual, unused = ThreatModel().as_dict(), _unused(attack)
     said = [
         _TOLD.get(f"{name} {value}") or _in_words(name, value)
-        for name, value in ((field.removeprefix("threat_"), value) for field, value in zip(fields, values))
+        for name, value in ((f.removeprefix("threat_"), v) for f, v in zip(fields, values) if f not in unused)
         if value is not None and value != usual[name]
     ]
     return ", ".join(said)

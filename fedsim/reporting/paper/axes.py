@@ -38,9 +38,11 @@ def strength_axis(axes: Axes, places: list[float]) -> None:
 
 def psnr_axis(axes: Axes) -> None:
     """From zero, with the line above which an image counts as leaked, and its name where the least is drawn."""
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     side, below = min(itertools.product((1, 0), (False, True)), key=lambda place: _crowd(axes, *place))
     axes.axhline(LEAKED_PSNR, color=FLOOR, lw=0.8, ls=":", zorder=0.9)
+    if not low <= LEAKED_PSNR <= high:  # words are not cut off at the axes: they would stand in another panel
+        return
     axes.annotate(
         f"{LEAKED_PSNR:g} dB: leaked",
         (side, LEAKED_PSNR),
