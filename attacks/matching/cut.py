@@ -11,7 +11,7 @@ hides nothing that lies before its encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +27,8 @@ from attacks.observation import Observation
 from attacks.twin import known_defense
 from attacks.unknowns import Setting
 from attacks.updates import lacks
+from defenses.base import Defense
+from defenses.client.kept import Kept
 from defenses.client.round import ClientRound
 
 
@@ -71,6 +73,21 @@ class _Before(Setting):
     def solved(self) -> bool:
         """Whether the features are the image: there is nothing to be searched for, nor to be believed."""
         return self.cut.untouched and not self.noise_inputs
+
+
+class _Selecting(Defense):
+    """What a known defense leaves of an update to say anything, and nothing else of it: what it adds or mixes is behind
+    the cut, or leaves no single vector to be read there."""
+
+    def __init__(self, known: Defense) -> None:
+        self.known = known
+
+    @property
+    def selects(self) -> bool:
+        return self.known.selects
+
+    def selection(self, observed: Mapping[str, Tensor]) -> Mapping[str, Kept] | None:
+        return self.known.selection(observed)
 
 
 @register("cut")
@@ -133,7 +150,9 @@ class Cut(MaskReadout):
             setting,
             matched=tuple(name for name in setting.matched if name in left),
             noise_inputs={path: shape for path, shape in setting.noise_inputs.items() if path in cut.sites},
-            round=ClientRound(model=model, batch_size=setting.round.batch_size),
+            round=ClientRound(
+                model=model, batch_size=setting.round.batch_size, defense=_Selecting(setting.round.defense)
+            ),
         )
         return _Before(**{each.name: getattr(narrow, each.name) for each in fields(narrow)}, cut=cut)
 

@@ -288,6 +288,22 @@ def test_an_update_that_hides_the_head_is_declined(change, reason: str, dropout:
         attacks.create("cut")(changed(observation, change), ThreatModel(), model)
 
 
+def columns_pruned(name: str, value: Tensor) -> Tensor:
+    """As Soteria sends it: every other column of the head is zero."""
+    return value * (torch.arange(value.shape[1]) % 2) if name == "head.weight" else value
+
+
+def test_whoever_is_told_that_columns_were_pruned_matches_those_that_are_left() -> None:
+    torch.manual_seed(0)
+    model = Convolutional(dropout=0.0)
+    images, observation = victim(model)
+    sent = changed(observation, columns_pruned)
+    attack = attacks.create("cut", iterations=600)
+    told = replace(sent, defense=({"name": "soteria"},))
+    assert psnr(attack(told, ThreatModel(defense="known"), model).images, images, 0.5) > 35
+    assert psnr(attack(sent, ThreatModel(), model).images, images, 0.5) < 20
+
+
 def test_zeros_that_are_not_dropout_s_are_not_read() -> None:
     model = Convolutional()
     _, observation = victim(model)
