@@ -45,6 +45,9 @@ FULL, COMPRESSED = 1e-5, 1e-3
 SMOOTH = 3
 """Entries of a kernel over which it is averaged."""
 
+LEAST = 0.02
+"""The share of what a layer sees by which two images differ at least."""
+
 LIFT = 3.0
 """Deviations by which the mean of a map lies above 0."""
 
@@ -126,8 +129,9 @@ class Ares(MaliciousAttack):
         if not bool(said.any()):
             raise NotApplicable("no unit of the changed layer was active")
         features, sizes = weight[said] / bias[said, None], bias[said].abs()
-        middle = features - features.median(0).values  # what all have in common tells none apart
-        kept, votes = distinct(middle / middle.square().mean(1).median().sqrt(), sizes)
+        apart = (features - features.median(0).values).square().mean(1).median()
+        alike = (LEAST * features).square().mean()  # of a single image rows differ by rounding alone
+        kept, votes = distinct(features / torch.maximum(apart, alike).sqrt(), sizes)
         unit = torch.eye(len(bias), dtype=bias.dtype, device=bias.device)[0]
         alone = [
             replace(

@@ -80,3 +80,22 @@ def test_every_image_that_is_alone_in_a_unit_is_found_and_what_is_certain_is_rig
     alone = (model[:4](images) > 0).double()
     alone = alone[:, alone.sum(0) == 1].any(1)
     assert int((error < 1e-3).sum()) >= int(alone.sum()) - 1
+
+
+def test_rows_of_one_image_differ_by_rounding_alone_and_are_one_answer() -> None:
+    model = network()
+    attack = create("ares", iterations=20)
+    attack.compile = "never"
+    attack.change(model, OUTSET, seed=0)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    active = (model[:4](PUBLIC) > 0).sum(1)
+    image = PUBLIC[[int(active.argmax())]]
+    loss = nn.functional.cross_entropy(model(image), torch.tensor([1]))
+    update = dict(zip(state, torch.autograd.grad(loss, list(model.parameters()))))
+    observation = Observation(
+        state=state, update=update, input_shape=(1, 12, 12), classes=3, mean=(0.5,), std=(0.5,), public=PUBLIC,
+        batch_size=None,
+    )  # fmt: skip
+    answer = attack(observation, ThreatModel(server="malicious", auxiliary_data="public"), model)
+    assert answer.details["rows"] > 3
+    assert answer.details["certain"] == [True]
