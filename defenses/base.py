@@ -110,7 +110,7 @@ class Defense:
 
     Class attributes:
         checks_model: `on_model` refuses some models, and changes none.
-        adds_parameters: `on_model` adds parameters, which the server sends and every client trains.
+        adds_parameters: `on_model` adds parameters or buffers, which the server sends with the model's own.
         pretrains: a model that is trained before the federation has them then already; else they are added to it after.
         told_by: the field of the threat model that tells an attacker of it.
         shows: whether what `on_batch` makes of an image still shows that image (turned, shifted), so that whoever

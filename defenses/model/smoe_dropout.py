@@ -30,6 +30,8 @@ class SMoEDropout(Defense):
         rising: rounds over which k rises in equal steps to `experts`; 0: it is `least` in all.
     """
 
+    adds_parameters = True
+    pretrains = False
     behind = True
 
     def __init__(self, *, experts: int = 16, least: int = 8, rising: int = 0) -> None:

@@ -813,6 +813,19 @@ def test_it_keeps_names_shapes_and_types_and_spares_its_input(name):
     assert all(torch.equal(update[key], copy[key]) for key in copy)
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_it_says_whether_the_state_that_is_sent_has_more_than_the_model(name):
+    defense = defenses.create(name, **TABLE[name].parameters)
+    for kind in relatives.KEYS:
+        plain = relatives.model(kind)
+        before = set(plain.state_dict())
+        try:
+            after = set(defense.on_model(plain).state_dict())
+        except ValueError:
+            continue  # a model that it refuses
+        assert defense.adds_parameters or after == before
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"), [(name, parameters) for name, row in TABLE.items() for parameters in row.refused]
 )
