@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import RunArgument, command, out
+from fedsim.cli.shell import RunArgument, command, kind, out
 
 
 @command("animate")
@@ -17,7 +17,10 @@ def animate(
         str | None, typer.Argument(help="A job's key, or its start; without it, the jobs are listed.")
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.gif", help="Where to write it; beside the run's report.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.gif", callback=kind(".gif"), help="Where to write it; beside the run's report."
+        ),
     ] = None,
     victim: Annotated[int, typer.Option(help="Which of the job's recorded images, from 0.")] = 0,
 ) -> None:

@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import command, err, out
+from fedsim.cli.shell import command, err, kind, out
 from fedsim.errors import BadInput
 
 
 @command("leaderboard")
 def leaderboard(
     run_directories: Annotated[list[Path] | None, typer.Argument(help="One run directory or more.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write it as an HTML page.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(callback=kind(".html"), help="Also write it as an HTML page.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=kind(".json"), help="Also write it as JSON.")
+    ] = None,
     submitted: Annotated[
         Path | None, typer.Option("--submit", metavar="RUN", help="Write this run's entries of the public leaderboard.")
     ] = None,

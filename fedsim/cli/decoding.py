@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import command, err, out
+from fedsim.cli.shell import command, err, kind, out
 
 
 @command("train-decoder")
 def train_decoder(
     data: Annotated[str, typer.Argument(help="A data set that a scenario may name, e.g. mnist.")],
-    to: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the weights go (safetensors).")],
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE.safetensors", callback=kind(".safetensors"), help="Where the weights go."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of its block, e.g. test_fraction=0.5.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedsim.cli.shell import RunArgument, command, err, out
+from fedsim.cli.shell import RunArgument, command, err, kind, out
 from fedsim.errors import BadInput
 
 
@@ -17,8 +17,12 @@ from fedsim.errors import BadInput
 def results(
     run_directories: Annotated[list[Path], typer.Argument(help="One run directory or more.")],
     sql: Annotated[str | None, typer.Option(metavar="QUERY", help="A query; the table is called results.")] = None,
-    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write it as CSV; - prints it.")] = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="As JSON; - prints it.")] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", callback=kind(".csv"), help="Write it as CSV; - prints it.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", callback=kind(".json"), help="As JSON; - prints it.")
+    ] = None,
 ) -> None:
     """Look at the rows of one run or several, ask them by SQL, write them for other programs."""
     from fedsim import api

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from click import Context
@@ -63,6 +63,20 @@ class _Paper(Console):
     @size.setter
     def size(self, wanted: tuple[int, int]) -> None:
         raise NotImplementedError("it is as wide as where it prints to")
+
+
+Named = TypeVar("Named", Path, str)
+
+
+def kind(ending: str) -> Callable[[Named | None], Named | None]:
+    """Callback of an option that names the file to write: refuses a name that says that it is of another kind."""
+
+    def checked(value: Named | None) -> Named | None:
+        if value is not None and Path(value).suffix.lower() not in ("", ending):
+            raise BadInput(f"{value}: what is written there is {ending[1:].upper()}; give it a name in {ending}")
+        return value
+
+    return checked
 
 
 # Paths and names are the user's: what looks like markup in them is not.

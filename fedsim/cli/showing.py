@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import RunArgument, app, command, demand_results, out
+from fedsim.cli.shell import RunArgument, app, command, demand_results, kind, out
 
 
 @command("runs")
@@ -38,7 +38,8 @@ def note(
 def report(
     run_directory: RunArgument,
     to: Annotated[
-        Path | None, typer.Option("--html", help="Where to write it; report.html in the run if not given.")
+        Path | None,
+        typer.Option("--html", callback=kind(".html"), help="Where to write it; report.html in the run if not given."),
     ] = None,
     all_victims: Annotated[
         bool, typer.Option("--all", help="Show the pictures of every victim, not of eight.")
@@ -54,7 +55,7 @@ def report(
 @command("picture")
 def picture(
     run_directory: RunArgument,
-    to: Annotated[Path, typer.Option("--png", help="Where to write the picture.")],
+    to: Annotated[Path, typer.Option("--png", callback=kind(".png"), help="Where to write the picture.")],
 ) -> None:
     """Draw the originals above what each attack rebuilt."""
     from fedsim.api import Run
