@@ -44,7 +44,9 @@ def leaderboard(
 @command("defenses")
 def defenses(
     run_directories: Annotated[list[Path], typer.Argument(help="One run directory or more.")],
-    markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown, with remarks, instead.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(callback=kind(".md"), help="Write it as Markdown, with remarks, instead.")
+    ] = None,
 ) -> None:
     """Show the defenses of runs beside one another: what each stops, of whom, and at what cost."""
     import polars as pl

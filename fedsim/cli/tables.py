@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.shell import command, demand_results, out
+from fedsim.cli.shell import command, demand_results, kind, out
 from fedsim.errors import BadInput
 
 
@@ -27,6 +27,7 @@ def table(
 
     if latex + md + html > 1:
         raise BadInput("table: takes one of --latex, --md and --html")
+    kind(".tex" if latex else ".html" if html else ".md")(to)
     results = api.results(run_directories)
     demand_results(results, run_directories)
     written = crossed.latex if latex else crossed.html if html else crossed.markdown

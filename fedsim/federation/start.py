@@ -104,7 +104,7 @@ def _build(plan: Plan, spec: Spec) -> nn.Module:
 
 
 def adding_parameters(work: Work) -> list[Spec]:
-    """The parts of a cell's defense that add parameters to the model."""
+    """The parts of a cell's defense that add parameters or buffers to the model."""
     return [spec for spec in work.defense if defenses.get(spec["name"]).adds_parameters]
 
 

@@ -176,11 +176,20 @@ def _objections(
         yield "no attack that takes it into account was tried"
     else:
         yield from _weaknesses(board, informed[0], best)
+    yield from _likenesses(rivals)
     fewest = min(row["clients"] for row in (best, plain))
     if fewest < intervals.ENOUGH:
         yield f"{fewest} clients are too few for an interval ({intervals.ENOUGH} are needed)"
     elif not _below(best, plain):
         yield "its interval and that of the undefended client overlap"
+
+
+def _likenesses(rivals: pl.DataFrame) -> Iterator[str]:
+    """What tells whose image it is although it is not the image, as half of its patches do."""
+    telling = rivals.filter(pl.col("identified") > 0)
+    if len(telling):
+        most = rows_of(telling.sort("identified", descending=True, maintain_order=True))[0]
+        yield f"what {spoken(most['attack_label'])} made of it identifies {f.percent(most['identified'])} of the images"
 
 
 def _weaknesses(board: pl.DataFrame, informed: Row, best: Row) -> Iterator[str]:

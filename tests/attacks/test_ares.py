@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import ThreatModel, create
+from attacks import Attack, ThreatModel, create
 from attacks.malicious import Outset
 from attacks.observation import Observation
 
 PUBLIC = torch.rand(200, 1, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 OUTSET = Outset(input_shape=(1, 12, 12), classes=3, mean=(0.5,), std=(0.5,), public=PUBLIC)
+
+MALICIOUS = ThreatModel(server="malicious", auxiliary_data="public")
 
 
 def network(*between: nn.Module, linear: int = 1600) -> nn.Sequential:
@@ -58,21 +60,26 @@ def test_a_model_that_does_not_admit_it_is_named(model: nn.Module, reason: str) 
         create("ares").change(model, OUTSET, seed=0)
 
 
-def test_every_image_that_is_alone_in_a_unit_is_found_and_what_is_certain_is_right() -> None:
+def attacked(images: torch.Tensor, labels: torch.Tensor, **options: int) -> tuple[Attack, nn.Sequential, Observation]:
+    """The attack, the network as it changed that, and what a client with these images sends of it."""
     model = network()
-    attack = create("ares", iterations=300)
+    attack = create("ares", **options)
     attack.compile = "never"
     attack.change(model, OUTSET, seed=0)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    images = PUBLIC[:12]
-    loss = nn.functional.cross_entropy(model(images), torch.arange(12) % 3)
-    gradient = torch.autograd.grad(loss, list(model.parameters()))
-    update = dict(zip((name for name, _ in model.named_parameters()), gradient))
+    loss = nn.functional.cross_entropy(model(images), labels)
+    update = dict(zip(state, torch.autograd.grad(loss, list(model.parameters()))))
     observation = Observation(
-        state=state, update=update, input_shape=(1, 12, 12), classes=3, mean=(0.5,), std=(0.5,), batch_size=12,
-        public=PUBLIC,
+        state=state, update=update, input_shape=(1, 12, 12), classes=3, mean=(0.5,), std=(0.5,), public=PUBLIC,
+        batch_size=len(images) if len(images) > 1 else None,
     )  # fmt: skip
-    answer = attack(observation, ThreatModel(server="malicious", auxiliary_data="public"), model)
+    return attack, model, observation
+
+
+def test_every_image_that_is_alone_in_a_unit_is_found_and_what_is_certain_is_right() -> None:
+    images = PUBLIC[:12]
+    attack, model, observation = attacked(images, torch.arange(12) % 3, iterations=300)
+    answer = attack(observation, MALICIOUS, model)
     error = ((answer.images[:, None] - images[None]) / 2).square().mean((2, 3, 4)).amin(1)
     certain = torch.tensor(answer.details["certain"])
     assert certain.any()
@@ -83,19 +90,10 @@ def test_every_image_that_is_alone_in_a_unit_is_found_and_what_is_certain_is_rig
 
 
 def test_rows_of_one_image_differ_by_rounding_alone_and_are_one_answer() -> None:
-    model = network()
-    attack = create("ares", iterations=20)
-    attack.compile = "never"
-    attack.change(model, OUTSET, seed=0)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    active = (model[:4](PUBLIC) > 0).sum(1)
-    image = PUBLIC[[int(active.argmax())]]
-    loss = nn.functional.cross_entropy(model(image), torch.tensor([1]))
-    update = dict(zip(state, torch.autograd.grad(loss, list(model.parameters()))))
-    observation = Observation(
-        state=state, update=update, input_shape=(1, 12, 12), classes=3, mean=(0.5,), std=(0.5,), public=PUBLIC,
-        batch_size=None,
-    )  # fmt: skip
-    answer = attack(observation, ThreatModel(server="malicious", auxiliary_data="public"), model)
+    changed = network()
+    create("ares").change(changed, OUTSET, seed=0)
+    most = int((changed[:4](PUBLIC) > 0).sum(1).argmax())
+    attack, model, observation = attacked(PUBLIC[[most]], torch.tensor([1]), iterations=20)
+    answer = attack(observation, MALICIOUS, model)
     assert answer.details["rows"] > 3
     assert answer.details["certain"] == [True]

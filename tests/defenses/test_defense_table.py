@@ -816,14 +816,15 @@ def test_it_keeps_names_shapes_and_types_and_spares_its_input(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_it_says_whether_the_state_that_is_sent_has_more_than_the_model(name):
     defense = defenses.create(name, **TABLE[name].parameters)
+    more = False
     for kind in relatives.KEYS:
         plain = relatives.model(kind)
         before = set(plain.state_dict())
         try:
-            after = set(defense.on_model(plain).state_dict())
+            more |= set(defense.on_model(plain).state_dict()) != before
         except ValueError:
             continue  # a model that it refuses
-        assert defense.adds_parameters or after == before
+    assert more == defense.adds_parameters
 
 
 @pytest.mark.parametrize(

@@ -30,30 +30,6 @@ def test_a_table_or_picture_of_nothing_is_refused(runs, monkeypatch, fedsim, wor
     assert not (runs / "x.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "written"),
-    [
-        (("report", "some", "--html", "some/results.parquet"), "HTML"),
-        (("leaderboard", "some", "--html", "some/results.parquet"), "HTML"),
-        (("leaderboard", "some", "--json", "some/results.parquet"), "JSON"),
-        (("results", "some", "--csv", "some/results.parquet"), "CSV"),
-        (("results", "some", "--json", "some/results.parquet"), "JSON"),
-        (("picture", "some", "--png", "some/results.parquet"), "PNG"),
-        (("animate", "some", "job", "--out", "some/results.parquet"), "GIF"),
-        (("train-decoder", "mnist", "--out", "some/results.parquet"), "SAFETENSORS"),
-    ],
-)
-def test_a_file_whose_name_says_another_kind_is_not_written_over(runs, monkeypatch, fedsim, words, written):
-    monkeypatch.chdir(runs)
-    before = (runs / "some/results.parquet").read_bytes()
-    code, said, error = fedsim(*words)
-    assert (code, said) == (2, "")
-    assert error == (
-        f"fedsim: some/results.parquet: what is written there is {written}; give it a name in .{written.lower()}\n"
-    )
-    assert (runs / "some/results.parquet").read_bytes() == before
-
-
 def test_the_defenses_of_nothing_are_none_and_of_something_have_a_legend(runs, fedsim):
     assert fedsim("defenses", runs / "none")[:2] == (0, "There are no results yet.".ljust(25) + "\n")
     code, said, _ = fedsim("defenses", runs / "some")

@@ -138,6 +138,14 @@ def test_without_the_undefended_client_nothing_is_recommended():
     assert "but the undefended client was not attacked" in advice(under("clip", 9.0)).use[0]
 
 
+def test_what_tells_whose_image_it_is_is_no_protection():
+    """Half of its patches tell a digit from a thousand others, at 13 dB."""
+    known = under("clip", 9.0, identified=pl.col("client") < 2)
+    said = advice(under("none", 40.0), known)
+    assert "but what dropout inversion made of it identifies 25 % of the images" in said.use[0]
+    assert advice(under("none", 40.0), under("clip", 9.0, identified=pl.lit(False))).use[0].startswith("Use clip")
+
+
 def test_fewer_than_six_clients_recommend_nothing():
     few = [part.filter(pl.col("client") < 5) for part in (under("none", 40.0), under("clip", 9.0))]
     assert "but 5 clients are too few for an interval (6 are needed)" in advice(*few).use[0]
