@@ -58,15 +58,19 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="victims that are left out first: those for development")
     parser.add_argument("--std", type=float, default=0.01)
     parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of names of attacks")
+    parser.add_argument("--modes", nargs="+", choices=["eval", "train"], help="of the client; pretrained: both, else train")
     parser.add_argument("--picture", help="a PNG: originals, and below them what each attack made of their updates")
     arguments = parser.parse_args()
     dataset, model, decoder = setting(arguments)
     rows, shown = [], list[Tensor]()
     modes = ["eval", "train"] if arguments.what == "pretrained" else ["train"]
-    for mode in modes:
+    for mode in arguments.modes or modes:
         seen, images, noise = clients(dataset, model, mode, arguments)
         shown = shown or [images]
         for name, keys in PLAN[arguments.what]:
+            if not any(part in name for part in arguments.only):
+                continue
             own = {"decoder": decoder} if name in ("ggl", "gias") else {}
             attack = attacks.create(name, **{"iterations": arguments.iterations, **keys, **own})
             attack.compile = "never"
