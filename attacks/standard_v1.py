@@ -69,12 +69,13 @@ class ReadoutDescent(MaskReadout):
     """`mask_readout` by L-BFGS, lengths compared: masks that were read are substituted, others are looked for."""
 
     name: ClassVar[str] = "readout_descent"
+    memory: ClassVar[int] = 50
 
     def compose(self, setting: Setting) -> Composition:
         unread = {path: shape for path, shape in setting.noise_inputs.items() if path not in setting.read}
         sought = replace(setting, noise_inputs=unread)
         priors = [TotalVariation(self.total_variation), DropRate(self.drop_rate, setting.sites, known=setting.read)]
-        return composed(setting, Relaxed(sought, "logistic"), priors)
+        return composed(setting, Relaxed(sought, "logistic"), priors, memory=self.memory)
 
 
 @register("standard_v1")
@@ -101,6 +102,10 @@ class StandardV1(Attack):
     seeks_noise: ClassVar = True
     ignores: ClassVar = ("noise", "auxiliary_data", "batch_order")
 
+    stages: ClassVar[Mapping[str, Mapping[str, Any]]] = STAGES
+    whole: ClassVar[float] = WHOLE
+    readout: ClassVar[type[ReadoutDescent]] = ReadoutDescent
+
     def run(
         self,
         observations: Sequence[Observation],
@@ -115,15 +120,15 @@ class StandardV1(Attack):
         plans: dict[int, Plan] = {}
         for index in open_ones:
             try:
-                plans[index] = plan(observations[index], threat_model, model)
+                plans[index] = plan(observations[index], threat_model, model, stages=self.stages, whole=self.whole)
             except NotApplicable as reason:
                 trials[index].declined["search"] = str(reason)
         found: dict[int, dict[str, Reconstruction]] = {index: {} for index in plans}
         warm = learnt({id(observations[index]): trials[index] for index in plans})
-        for name in STAGES:
+        for name in self.stages:
             for iterations in sorted({each[name] for each in plans.values() if name in each}):
                 group = [i for i, each in plans.items() if each.get(name) == iterations and not _done(found[i])]
-                attack = _stage(name, iterations)
+                attack = self._stage(name, iterations)
                 attack.compile, attack.record_every, attack.warm_start = self.compile, self.record_every, warm
                 seen = [observations[index] for index in group]
                 answers = attack.run(seen, threat_model, model, seed=seed, progress=progress) if seen else []
@@ -140,19 +145,36 @@ class StandardV1(Attack):
                 trials[index].note(name, answer, Puzzle.of(observation, threat_model, model) if partial else None)
         return [trial.result() for trial in trials]
 
+    def _stage(self, name: str, iterations: int) -> IterativeAttack:
+        options = {**self.stages[name], "iterations": iterations}
+        attack = self.readout(**options) if name == self.readout.name else create(name, **options)
+        assert isinstance(attack, IterativeAttack)
+        return attack
+
 
 Plan = Mapping[str, int]
 """The iterations of each search that one victim is due, by name."""
 
 
-def plan(observation: Observation, threat_model: ThreatModel, model: nn.Module) -> Plan:
+def plan(
+    observation: Observation,
+    threat_model: ThreatModel,
+    model: nn.Module,
+    *,
+    stages: Mapping[str, Mapping[str, Any]] = STAGES,
+    whole: float = WHOLE,
+) -> Plan:
     """Which searches the model calls for, and how long they may be: from one victim's update alone.
+
+    Args:
+        stages: a version's searches, with their options.
+        whole: what an iteration that compares whole gradients counts for.
 
     Raises:
         NotApplicable: the model cannot be replayed, or what the client did is not granted.
     """
     local_steps(observation)
-    names = list(STAGES)
+    names = list(stages)
     if deep(model):
         names = ["multiscale_inversion"]
     elif not smooth(observation, threat_model, model):
@@ -160,7 +182,7 @@ def plan(observation: Observation, threat_model: ThreatModel, model: nn.Module) 
     operations = of_an_iteration(observation, threat_model, model)
 
     def iterations(name: str) -> int:
-        each = operations * STAGES[name]["restarts"] * (WHOLE if name in DESCENTS else 1)
+        each = operations * stages[name]["restarts"] * (whole if name in DESCENTS else 1)
         return int(max(1, min(LONGEST, OPERATIONS // each)))
 
     return {name: iterations(name) for name in names}
@@ -195,10 +217,3 @@ def _read(observation: Observation, twin: nn.Module) -> Mapping[str, Tensor]:
 
 def _done(answers: Mapping[str, Reconstruction]) -> bool:
     return any(answer.stopped == "converged" for answer in answers.values())
-
-
-def _stage(name: str, iterations: int) -> IterativeAttack:
-    options = {**STAGES[name], "iterations": iterations}
-    attack = ReadoutDescent(**options) if name == ReadoutDescent.name else create(name, **options)
-    assert isinstance(attack, IterativeAttack)
-    return attack

@@ -9,7 +9,9 @@ with the range. `d_snr` and `alike` (`fedsim.scoring.detection`) are of the chan
 one, on the same batch.
 
 With `--fishing` the table is of that attack instead: in a batch of 64 digits one is of its class, on which it lets
-`cascade` go with at most `--iterations`; `psnr` is that image's, `stage` who answered.
+`--then` go with at most `--iterations`; `psnr` is that image's, `stage` who answered. With `--feature-fishing` all 32
+are of the class, and `share` is 1 over that: `caught` counts the images that came in, `psnr` is of the image that an
+answer is next to, of the rounds that caught any.
 
 With `--ares` it is of that attack: networks of two convolutions with pooling and several linear layers, as PyTorch's
 and Flower's tutorials have them, on batches of 8 and 20. `psnr` is the median over the batch's images of the answer
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -62,13 +65,16 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=0, help="steps of SGD before the attack, batch 32, rate 0.1")
     parser.add_argument("--aim", type=float, default=40.0, help="dB")
     parser.add_argument("--fishing", action="store_true")
+    parser.add_argument("--feature-fishing", action="store_true")
     parser.add_argument("--ares", action="store_true")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 20], help="of ares")
     parser.add_argument("--iterations", type=int, default=600, help="of what fishing lets go")
+    parser.add_argument("--then", default="cascade", help="what fishing lets go")
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     rows = []
-    for source, model, name, keys, batch in () if arguments.fishing or arguments.ares else VICTIMS:
+    other = arguments.fishing or arguments.feature_fishing or arguments.ares
+    for source, model, name, keys, batch in () if other else VICTIMS:
         dataset = data.load({"name": source})
         for rate in arguments.rates:
             found = [
@@ -84,8 +90,8 @@ def main() -> None:
             rows.append({"data": source, "model": label, "p": rate, "attack": name, "of": batch, **counts, **honest})
             if not arguments.json:
                 print(".", end="", flush=True)
-    if arguments.fishing:
-        rows = [fished(model, rate, arguments) for model in ("mlp", "lenet") for rate in arguments.rates]
+    for name in [n for n in ("fishing", "feature_fishing") if getattr(arguments, n)]:
+        rows = [fished(name, model, rate, arguments) for model in ("mlp", "lenet") for rate in arguments.rates]
     if arguments.ares:
         rows = [
             recovered(source, name, rate, batch, arguments)
@@ -100,16 +106,18 @@ def main() -> None:
         show(rows)
 
 
-def fished(name: str, rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One image of class 3 among 64, for each seed."""
+def fished(attack: str, name: str, rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A batch of digits for each seed: one of class 3 among 64, or of that class alone."""
     dataset = data.load({"name": "mnist"})
-    spec = {"name": "fishing", "target": 3, "iterations": arguments.iterations}
-    attack, found, stages, other = attacks.create(**spec), [], [], []
-    attack.compile = "never"
+    of, keys = (64, {}) if attack == "fishing" else (32, {"share": 1 / 32})
+    spec = {"name": attack, "target": 3, "iterations": arguments.iterations, "then": arguments.then, **keys}
+    fisher, found, caught, stages, seen = attacks.create(**spec), list[float](), list[int](), list[str](), []
+    fisher.compile = "never"
     for seed in arguments.seeds:
         order = torch.from_numpy(rng_for(seed, "batch").permutation(len(dataset.train_images)).copy())
         of_class = dataset.train_labels[order] == 3
-        chosen = torch.cat([order[of_class][:1], order[~of_class][:63]])
+        mine = 1 if attack == "fishing" else of
+        chosen = torch.cat([order[of_class][:mine], order[~of_class][: of - mine]])
         model = models.build(
             {"name": name, "dropout": rate},
             input_shape=dataset.input_shape,
@@ -119,17 +127,24 @@ def fished(name: str, rate: float, arguments: argparse.Namespace) -> dict[str, A
         images, labels = dataset.normalise(dataset.train_images[chosen]), dataset.train_labels[chosen]
         before = disaggregation(model, images, labels)
         state = {n: v.clone() for n, v in changed(model, dataset, spec, seed=0).items()}
-        other.append((disaggregation(model, images, labels), before))
-        local = Local(batch_size=64)
+        seen.append((disaggregation(model, images, labels), before))
+        local = Local(batch_size=of)
         result = train(model, images, labels, local=local, defense=defenses.compose([]), seed=seed, client=0, round=1)
         observation = observed(dataset, local, state=state, update=result.played.update)
-        answer = attack(observation, ThreatModel(server="malicious", labels="unknown"), model)
-        error = ((answer.images[0] - images[0]) * torch.tensor(dataset.std).view(-1, 1, 1)).square().mean()
-        found.append(min(100.0, -10 * float(error.clamp_min(1e-16).log10())))
+        try:
+            answer = fisher(observation, replace(THREAT, batch_size="known"), model)
+        except NotApplicable:
+            caught.append(0)
+            continue
+        std = torch.tensor(dataset.std).view(-1, 1, 1)
+        errors = ((answer.images[:, None] - images[None, :mine]) * std).square().flatten(2).mean(2)
+        found.append(min(100.0, -10 * float(errors.min().clamp_min(1e-16).log10())))
+        caught.append(answer.details["caught"])
         stages.append(str(answer.details.get("stage")))
-    psnr = f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
-    ratio = f"{median(after for after, _ in other):.2f} ({median(before for _, before in other):.2f})"
-    return {"model": name, "p": rate, "of": 64, "psnr": psnr, "stage": ", ".join(sorted(set(stages))), "d_snr": ratio}
+    psnr = f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})" if found else "none"
+    ratio = f"{median(after for after, _ in seen):.2f} ({median(before for _, before in seen):.2f})"
+    row = {"model": name, "p": rate, "of": of, "caught": _range(caught), "psnr": psnr}
+    return {**row, "stage": ", ".join(sorted(set(stages))), "d_snr": ratio}
 
 
 def tutorial(source: str, rate: float) -> nn.Module:

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--std", type=float, default=0.01)
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--only", nargs="+", default=[""], help="parts of names of attacks")
-    parser.add_argument("--modes", nargs="+", choices=["eval", "train"], help="of the client; pretrained: both, else train")
+    parser.add_argument("--modes", nargs="+", choices=["eval", "train"], help="default: train, and both of pretrained")
     parser.add_argument("--picture", help="a PNG: originals, and below them what each attack made of their updates")
     arguments = parser.parse_args()
     dataset, model, decoder = setting(arguments)

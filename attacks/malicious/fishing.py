@@ -37,6 +37,9 @@ from defenses.registry import parameters
 WHOLE = 0.05
 """How far the count of the target's images may be from a whole number."""
 
+FAR = 100.0
+"""So many deviations of a feature no image is from another."""
+
 
 @register("fishing")
 @dataclass(kw_only=True, eq=False)
@@ -110,6 +113,10 @@ class Fishing(MaliciousAttack):
             counts: (classes,) images of each class less the softmaxes of all, as the head's bias says them.
         """
 
+    def _let_in(self, state: Mapping[str, Tensor], head: Head) -> Mapping[str, Tensor]:
+        """A state that gives whoever came in the gradient that the client's had, and keeps no image out."""
+        return state
+
     def reconstruct(
         self, observation: Observation, threat_model: ThreatModel, model: nn.Module, *, seed: int
     ) -> Reconstruction:
@@ -137,6 +144,7 @@ class Fishing(MaliciousAttack):
             alone |= {head.weight: torch.outer(delta, features), head.bias: delta}
         caught = replace(
             observation,
+            state=self._let_in(observation.state, head),
             update={name: alone[name] for name in gradient if name in alone},
             kind="gradient",
             local=None,
@@ -198,6 +206,14 @@ class FeatureFishing(Fishing):
             model.train().get_parameter(head.weight).zero_()[self.target, place] = -steep
             bias.zero_()
             bias[self.target] = steep * threshold
+
+    def _let_in(self, state: Mapping[str, Tensor], head: Head) -> Mapping[str, Tensor]:
+        """The target's softmax is next to nothing for whoever came in. With it so for every image, a search can start
+        from images that the client's state would have kept out, where nothing has a slope."""
+        assert head.bias is not None
+        bias = state[head.bias].clone()
+        bias[self.target] -= FAR * self.margin
+        return {**state, head.bias: bias}
 
     def _check_counts(self, counts: Tensor) -> None:
         others = torch.arange(len(counts), device=counts.device) != self.target

@@ -50,6 +50,7 @@ class FedAvgInversion(SeveralSteps):
 
     agreement: float = 1e-3
     coupling: str = "nearest"
+    memory: int = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()

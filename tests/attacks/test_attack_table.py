@@ -218,6 +218,7 @@ TABLE = [
     Target(a("multiscale_inversion", batch_norm=0.1, iterations=400), 25, grants=RETURNED, model=normalised),
     Target(a("multiscale_inversion", **BEGUN), 30),
     Target(a("standard_v1"), 60, dropout=0.5),
+    Target(a("standard_v2"), 60, dropout=0.5),
     Target(a("cascade", iterations=1200), 30, dropout=0.5),
     Target(a("cascade", iterations=1200, restarts=2), 25, dropout=0.5, defense=PRUNED, grants=KNOWN),
     Target(a("imprint"), 100, dropout=0.5, grants=MALICIOUS),

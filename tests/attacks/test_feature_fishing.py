@@ -50,6 +50,18 @@ def test_what_comes_in_is_counted_and_a_single_image_is_exact():
     assert singles >= 2
 
 
+def test_a_search_for_several_starts_where_something_has_a_slope():
+    for seed in range(8):
+        images, labels = one_class(10, seed)
+        model, observation = victim(images, labels, share=0.05)
+        attack = create("feature_fishing", target=1, then="inverting_gradients", iterations=20)
+        if not any(bool(update.any()) for update in observation.update.values()):
+            continue  # nothing came in
+        answer = attack(observation, THREAT, model)
+        assert answer.details["caught"] == len(answer.images)
+        assert 0 < answer.loss < 1
+
+
 def test_a_client_of_several_classes_is_declined():
     images, labels = one_class(6, 0)
     labels[3] = 2

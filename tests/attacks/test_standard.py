@@ -1,4 +1,4 @@
-"""The standard attack has no parameters, and version 1 stays what it is."""
+"""The standard attack has no parameters, and a version stays what it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attack_victims import observe, paper_mlp
 from torch import nn
 
 import attacks
-from attacks import Reconstruction, ThreatModel, standard_v1
+from attacks import Reconstruction, ThreatModel, standard_v1, standard_v2
 from attacks.operations import of_an_iteration, smooth
 from attacks.standard_v1 import best, plan
 from defenses.registry import parameters
@@ -38,11 +38,32 @@ def test_version_1_is_frozen():
     assert not parameters(attacks.get("standard_v1"))
 
 
+def test_version_2_is_frozen():
+    frozen = [standard_v2.WHOLE, standard_v2.MEMORY, standard_v2.STAGES]
+    digest = hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()
+    assert digest[:16] == "0657f2fb448fd5af"
+    assert not parameters(attacks.get("standard_v2"))
+    assert standard_v1.ReadoutDescent.memory == 50
+    assert standard_v2.LongReadoutDescent.memory == standard_v2.MEMORY
+
+
+@pytest.mark.parametrize("version", ["standard_v1", "standard_v2"])
 @pytest.mark.parametrize("name", standard_v1.STAGES)
-def test_every_option_of_a_search_is_stated(name):
+def test_every_option_of_a_search_is_stated(version, name):
     """A default that changes later changes nothing here."""
-    stated = {*standard_v1.STAGES[name], "iterations"}
-    assert {field.name for field in fields(standard_v1._stage(name, 10))} == stated
+    attack = attacks.create(version)
+    stated = {*attack.stages[name], "iterations"}
+    assert {field.name for field in fields(attack._stage(name, 10))} == stated
+
+
+def test_the_second_version_searches_longer_where_whole_gradients_are_compared(monkeypatch):
+    model = convolutional(nn.Sigmoid())
+    first, second = (attacks.create(version) for version in ("standard_v1", "standard_v2"))
+    assert second.stages["fedavg_inversion"]["memory"] == 4 * first.stages["fedavg_inversion"]["memory"]
+    each = of_an_iteration(victim_of(model), ThreatModel(), model)
+    monkeypatch.setattr(standard_v1, "OPERATIONS", 80 * each)
+    planned = plan(victim_of(model), ThreatModel(), model, stages=second.stages, whole=second.whole)
+    assert planned["fedavg_inversion"] == planned["readout_descent"] == 40
 
 
 def test_operations_are_counted():
