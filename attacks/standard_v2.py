@@ -37,6 +37,10 @@ class StandardV2(StandardV1):
     libraries.
     """
 
+    paper: ClassVar[str] = StandardV1.paper
+    exploits: ClassVar[str] = StandardV1.exploits
+    under_dropout: ClassVar[str] = StandardV1.under_dropout
+
     stages: ClassVar[Mapping[str, Mapping[str, Any]]] = STAGES
     whole: ClassVar[float] = WHOLE
     readout: ClassVar[type[ReadoutDescent]] = LongReadoutDescent
