@@ -148,7 +148,7 @@ TABLE = [
     Target(a("fedavg_inversion", iterations=300), 30),
     Target(a("fedavg_inversion", iterations=600), 30, dropout=0.5),
     Target(a("fedavg_inversion", iterations=300, agreement=0.01, memory=10, **DESCENT), 25, batch=2, local=EPOCHS),
-    Target(a("fedavg_inversion", iterations=600, restarts=2, memory=50, drop_rate=1e-3), 20, dropout=0.5, batch=2, local=EPOCHS),
+    Target(a("fedavg_inversion", iterations=600, restarts=2, drop_rate=1e-3), 20, dropout=0.5, batch=2, local=EPOCHS),
     Target(a("fedavg_inversion", iterations=300, coupling="mean"), 25, batch=2, local=EPOCHS),
     Target(a("fedavg_inversion", **BEGUN), 30),
     Target(a("surrogate_model", iterations=300), 30),
