@@ -14,7 +14,7 @@ MEMORY = 200
 """Past steps: with 50 a search by L-BFGS needs twice the iterations, or is not through."""
 
 WHOLE = 1
-"""An iteration that compares whole gradients counts as any other: on LeNet and a ViT it takes one to two times as long."""
+"""An iteration that compares whole gradients counts as any other: on LeNet it takes twice as long, on a ViT as long."""
 
 STAGES: dict[str, dict[str, Any]] = {**FIRST, "fedavg_inversion": {**FIRST["fedavg_inversion"], "memory": MEMORY}}
 """The searches in their order, with every option that they have."""
