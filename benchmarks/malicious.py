@@ -9,7 +9,7 @@ with the range. `d_snr` and `alike` (`fedsim.scoring.detection`) are of the chan
 one, on the same batch.
 
 With `--fishing` the table is of that attack instead: in a batch of 64 digits one is of its class, on which it lets
-`--then` go with at most `--iterations`; `psnr` is that image's, `stage` who answered. With `--feature-fishing` all 32
+`cascade` go with at most `--iterations`; `psnr` is that image's, `stage` who answered. With `--feature-fishing` all 32
 are of the class, and `share` is 1 over that: `caught` counts the images that came in, `psnr` is of the image that an
 answer is next to, of the rounds that caught any.
 
@@ -69,7 +69,6 @@ def main() -> None:
     parser.add_argument("--ares", action="store_true")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 20], help="of ares")
     parser.add_argument("--iterations", type=int, default=600, help="of what fishing lets go")
-    parser.add_argument("--then", default="cascade", help="what fishing lets go")
     parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
     arguments = parser.parse_args()
     rows = []
@@ -110,7 +109,7 @@ def fished(attack: str, name: str, rate: float, arguments: argparse.Namespace) -
     """A batch of digits for each seed: one of class 3 among 64, or of that class alone."""
     dataset = data.load({"name": "mnist"})
     of, keys = (64, {}) if attack == "fishing" else (32, {"share": 1 / 32})
-    spec = {"name": attack, "target": 3, "iterations": arguments.iterations, "then": arguments.then, **keys}
+    spec = {"name": attack, "target": 3, "iterations": arguments.iterations, **keys}
     fisher, found, caught, stages, seen = attacks.create(**spec), list[float](), list[int](), list[str](), []
     fisher.compile = "never"
     for seed in arguments.seeds:

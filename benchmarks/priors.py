@@ -62,15 +62,16 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=["eval", "train"], help="default: train, and both of pretrained")
     parser.add_argument("--picture", help="a PNG: originals, and below them what each attack made of their updates")
     arguments = parser.parse_args()
+    plan = [(name, keys) for name, keys in PLAN[arguments.what] if any(part in name for part in arguments.only)]
+    if not plan:
+        parser.error(f"--only: of {', '.join(dict(PLAN[arguments.what]))} no name has any of these parts")
     dataset, model, decoder = setting(arguments)
     rows, shown = [], list[Tensor]()
     modes = ["eval", "train"] if arguments.what == "pretrained" else ["train"]
     for mode in arguments.modes or modes:
         seen, images, noise = clients(dataset, model, mode, arguments)
         shown = shown or [images]
-        for name, keys in PLAN[arguments.what]:
-            if not any(part in name for part in arguments.only):
-                continue
+        for name, keys in plan:
             own = {"decoder": decoder} if name in ("ggl", "gias") else {}
             attack = attacks.create(name, **{"iterations": arguments.iterations, **keys, **own})
             attack.compile = "never"
