@@ -13,6 +13,8 @@ from torch import nn
 
 import attacks
 from attacks import Reconstruction, ThreatModel, standard_v1, standard_v2
+from attacks.descent import composed
+from attacks.matching import fedavg_inversion
 from attacks.operations import of_an_iteration, smooth
 from attacks.standard_v1 import best, plan
 from defenses.registry import parameters
@@ -56,14 +58,26 @@ def test_every_option_of_a_search_is_stated(version, name):
     assert {field.name for field in fields(attack._stage(name, 10))} == stated
 
 
-def test_the_second_version_searches_longer_where_whole_gradients_are_compared(monkeypatch):
+@pytest.mark.parametrize(("version", "memory", "iterations"), [("standard_v1", 50, 2), ("standard_v2", 200, 10)])
+def test_a_version_s_descents_are_run_with_its_memory_and_its_length(monkeypatch, version, memory, iterations):
+    """Four times as long in version 2, whose iterations of whole gradients count once."""
     model = convolutional(nn.Sigmoid())
-    first, second = (attacks.create(version) for version in ("standard_v1", "standard_v2"))
-    assert second.stages["fedavg_inversion"]["memory"] == 4 * first.stages["fedavg_inversion"]["memory"]
-    each = of_an_iteration(victim_of(model), ThreatModel(), model)
-    monkeypatch.setattr(standard_v1, "OPERATIONS", 80 * each)
-    planned = plan(victim_of(model), ThreatModel(), model, stages=second.stages, whole=second.whole)
-    assert planned["fedavg_inversion"] == planned["readout_descent"] == 40
+    victim = victim_of(model)
+    monkeypatch.setattr(standard_v1, "OPERATIONS", 20 * of_an_iteration(victim, ThreatModel(), model))
+    memories, lengths = [], {}
+
+    def watched(*args, **keys):
+        memories.append(keys["memory"])
+        return composed(*args, **keys)
+
+    for module in (standard_v1, fedavg_inversion):
+        monkeypatch.setattr(module, "composed", watched)
+    attack = attacks.create(version)
+    stage = attack._stage
+    monkeypatch.setattr(attack, "_stage", lambda name, long: lengths.update({name: long}) or stage(name, long))
+    attack(victim, ThreatModel(), model)
+    assert set(memories) == {memory}
+    assert {lengths[name] for name in standard_v1.DESCENTS} == {iterations}
 
 
 def test_operations_are_counted():
